@@ -1,0 +1,1 @@
+"""What a search is: images, captions, embeddings, indexes, galleries. Imports nothing heavy."""

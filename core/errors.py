@@ -1,0 +1,153 @@
+"""Every error that TwoLens raises on purpose, as one tree.
+
+::
+
+    TwoLensError
+    ├── InputError                 a value from a visitor or a caller
+    │   ├── QueryError             query, k, nprobe, lens or index kind
+    │   ├── UnknownImageError      no such image id in the gallery
+    │   ├── ImageError             one file that cannot be used, with the reason
+    │   └── SourceError            a dataset or folder that cannot be read as asked
+    ├── GalleryError               a gallery on disk, with its path
+    │   ├── GalleryNotFoundError
+    │   ├── IncompleteGalleryError
+    │   ├── CorruptGalleryError
+    │   ├── ManifestMismatchError
+    │   └── GalleryExistsError
+    └── ModelError                 a model that cannot be loaded or run
+        ├── ModelNotFoundError
+        └── MissingDependencyError
+
+``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
+visitor: it never holds a path of the server beyond what the operator typed. The data behind the
+sentence are attributes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TwoLensError(Exception):
+    """Root of every error raised on purpose; ``str()`` is fit for a visitor's eyes."""
+
+
+class InputError(TwoLensError):
+    """A value that a visitor or a caller gave is outside what is accepted."""
+
+
+class QueryError(InputError):
+    """A search request that cannot be answered: empty or overlong query, k, nprobe, lens, index."""
+
+
+class UnknownImageError(InputError):
+    """An image id that the gallery does not hold.
+
+    Attributes:
+        image_id: The id as given.
+    """
+
+    def __init__(self, image_id: str) -> None:
+        """Keep the id; the sentence quotes at most 40 characters of it."""
+        self.image_id = image_id
+        super().__init__(f"No picture has the id {image_id[:40]!r} in this gallery.")
+
+
+class ImageError(InputError):
+    """One file that cannot be used as an image.
+
+    Attributes:
+        file_name: Name as its owner knows it, never a path of the server.
+        reason: What is wrong and the limit, without the name, e.g. ``"is truncated"``.
+    """
+
+    def __init__(self, file_name: str, reason: str) -> None:
+        """Compose ``"NAME REASON."``; the name is shortened to 80 characters."""
+        self.file_name = file_name
+        self.reason = reason
+        shown = file_name if len(file_name) <= 80 else file_name[:60] + "…" + file_name[-16:]
+        super().__init__(f"{shown} {reason}.")
+
+
+class SourceError(InputError):
+    """A dataset or a folder that cannot be read as asked: missing, empty, or without a column."""
+
+
+class GalleryError(TwoLensError):
+    """A gallery on disk that cannot be served or written.
+
+    Attributes:
+        path: The gallery's folder, as the operator gave it.
+    """
+
+    def __init__(self, path: Path, sentence: str) -> None:
+        """Keep the path beside the sentence."""
+        self.path = path
+        super().__init__(sentence)
+
+
+class GalleryNotFoundError(GalleryError):
+    """The folder does not exist."""
+
+
+class IncompleteGalleryError(GalleryError):
+    """The folder has no manifest: a build that did not finish, or no gallery at all."""
+
+
+class CorruptGalleryError(GalleryError):
+    """A file of the gallery is missing or differs from the hash in the manifest."""
+
+
+class ManifestMismatchError(GalleryError):
+    """The gallery was built by another model or format than the one that would search it.
+
+    Attributes:
+        field: Dotted name of the manifest field.
+        expected: What the running program needs.
+        found: What the manifest says.
+    """
+
+    def __init__(self, path: Path, field: str, expected: object, found: object) -> None:
+        """Quote the field and both values."""
+        self.field = field
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            path,
+            f"Gallery {path.name} does not match: {field} is {found!r}, but {expected!r} is "
+            f"needed. Rebuild it with: python -m precompute build SOURCE --out {path} --overwrite",
+        )
+
+
+class GalleryExistsError(GalleryError):
+    """The output folder exists and replacing it was not asked for."""
+
+
+class ModelError(TwoLensError):
+    """A model that cannot be loaded or run."""
+
+
+class ModelNotFoundError(ModelError):
+    """Weights that are neither on this machine nor reachable.
+
+    Attributes:
+        model: Name of the model.
+    """
+
+    def __init__(self, model: str, remedy: str) -> None:
+        """Say which model is missing and what to do."""
+        self.model = model
+        super().__init__(f"The model {model} could not be found. {remedy}")
+
+
+class MissingDependencyError(ModelError):
+    """A package that an option needs is not installed.
+
+    Attributes:
+        package: Its name on the registry.
+    """
+
+    def __init__(self, package: str, needed_for: str) -> None:
+        """Name the package, what needs it, and the command that installs it."""
+        self.package = package
+        super().__init__(f"{needed_for} needs {package}. Install it with: pip install {package}")

