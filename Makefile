@@ -1,0 +1,31 @@
+# `make demo` and `make test` do all the set-up; see the README.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/.requirements
+	$(BIN)/python app.py $(ARGS)
+
+test: .venv/.requirements-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.requirements-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "TwoLens needs Python 3.10 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.requirements: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

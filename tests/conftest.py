@@ -1,0 +1,17 @@
+"""Fixtures that more than one folder of tests needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of photos with captions that lies beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not there: the photos with captions are not part of the project")
+    return SHARED_DATA

@@ -1,0 +1,132 @@
+"""Who may import what, checked on the source and in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {
+    "bitsandbytes",
+    "datasets",
+    "faiss",
+    "gradio",
+    "open_clip",
+    "peft",
+    "ray",
+    "sentence_transformers",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def _files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def _tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in _imports(path)}
+
+
+def test_core_and_app_never_import_precompute():
+    offenders = [str(p) for p in [*_files("core"), ROOT / "app.py"] if "precompute" in _tops(p)]
+    assert offenders == []
+
+
+def test_precompute_never_imports_the_app_or_the_ui():
+    offenders = [
+        str(p)
+        for p in _files("precompute")
+        if any(name == "app" or name.startswith("core.ui") for name in _imports(p))
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("gradio", ("core/ui/", "app.py")),
+        ("peft", ("precompute/finetune/",)),
+        ("ray", ("precompute/ray_executor.py",)),
+    ],
+)
+def test_a_package_is_imported_only_where_it_may_be(package, allowed):
+    offenders = [
+        path.relative_to(ROOT).as_posix()
+        for path in [*_files("core", "precompute"), ROOT / "app.py"]
+        if package in _tops(path)
+    ]
+    assert [path for path in offenders if not path.startswith(allowed)] == []
+
+
+def test_nothing_is_pickled():
+    offenders = [
+        path.relative_to(ROOT).as_posix()
+        for path in [*_files("core", "precompute"), ROOT / "app.py"]
+        if _tops(path) & {"pickle", "joblib", "dill", "cloudpickle", "shelve"}
+    ]
+    assert offenders == []
+
+
+def _fresh(code: str) -> dict[str, object]:
+    """Run code in a new interpreter and return the JSON on its last line."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+IMPORT_ALL_OF_CORE = """
+import json, pkgutil, importlib, sys, resource
+import core
+for module in pkgutil.iter_modules(core.__path__, "core."):
+    if module.name != "core.ui":
+        importlib.import_module(module.name)
+cpu = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    "cpu_s": cpu.ru_utime + cpu.ru_stime,
+}))
+"""
+
+
+def test_importing_all_of_core_loads_nothing_heavy():
+    loaded = _fresh(IMPORT_ALL_OF_CORE)
+    assert HEAVY & set(loaded["modules"]) == set()
+
+
+HELP = """
+import contextlib, io, json, resource, sys, runpy
+sys.argv = ["precompute", "--help"]
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    runpy.run_module("precompute", run_name="__main__")
+cpu = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    "cpu_s": cpu.ru_utime + cpu.ru_stime,
+    "help": out.getvalue(),
+}))
+"""
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    loaded = _fresh(HELP)
+    assert "build" in loaded["help"]
+    assert HEAVY & set(loaded["modules"]) == set()
+    assert loaded["cpu_s"] < 1.0  # the bench holds it to 0.5 s on a quiet machine
