@@ -62,6 +62,7 @@ PROFILES: dict[ProfileName, Profile] = {
             name="InstructBLIP flan-t5-xl",
             source="hub:Salesforce/instructblip-flan-t5-xl",
             licence="MIT",
+            revision="bf9bd58cb3bb06e88c03b80f9cc346b90094bc6d",
             precision="int8",
             note="The Hub says MIT; the authors' README asks for research use.",
         ),

@@ -1,0 +1,257 @@
+"""InstructBLIP as a captioner, in 8 bits, bfloat16 or float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from core.decoding import Decoding, caption_flags, clean_caption, read_decoding
+from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
+from core.models import ModelSpec, Precision
+from core.records import Caption
+from core.weights import local_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_BATCH = 32
+"""Images that are in memory as tensors at once; a longer request is cut into several."""
+
+_FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
+"""Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: Any
+    processor: Any
+    device: str
+    decoding: Decoding
+    suppressed: list[int] | None
+
+
+class InstructBlipCaptioner:
+    """Writes captions with an ``InstructBlipForConditionalGeneration`` checkpoint.
+
+    The constructor is cheap: weights are read by the first :meth:`caption` or :meth:`load`.
+
+    Args:
+        spec: Which checkpoint. Its precision is what is used where the device supports it:
+            ``int8`` and ``bf16`` need CUDA (``int8`` also bitsandbytes, else bf16), a CPU runs
+            fp32.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
+        precision: Exactly this precision, on any device, instead of the above.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        """Remember what to load; load nothing."""
+        self.spec = spec
+        self._device = device
+        self._decoding = decoding
+        self._precision = precision
+        self._lock = RLock()
+        self._loaded: _Loaded | None = None
+
+    def load(self) -> None:
+        """Read the weights unless that was done; safe to call from several threads.
+
+        Raises:
+            ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
+            MissingDependencyError: 8 bits were demanded and bitsandbytes is not installed.
+            ModelError: The checkpoint is damaged, or its parts do not belong together.
+        """
+        self._ready()
+
+    def caption(self, images: Sequence[Image]) -> list[Caption]:
+        """Caption RGB images, in order; a doubtful caption is decoded once more, differently.
+
+        Returns:
+            One caption an image. Its text is empty only under the flag ``empty``; ``retried``
+            says that the first attempt was doubtful. The confidence is the mean probability of
+            the generated tokens, after the penalties of the decoding.
+        """
+        captions: list[Caption] = []
+        for start in range(0, len(images), _LARGEST_BATCH):
+            captions += self._caption_batch(images[start : start + _LARGEST_BATCH])
+        return captions
+
+    def _caption_batch(self, images: Sequence[Image]) -> list[Caption]:
+        loaded = self._ready()
+        captions = _generate(loaded, images, loaded.decoding)
+        doubtful = [row for row, caption in enumerate(captions) if caption.flags]
+        if doubtful:
+            retry = loaded.decoding.for_retry()
+            again = _generate(loaded, [images[row] for row in doubtful], retry)
+            for row, second in zip(doubtful, again, strict=True):
+                captions[row] = _better(captions[row], second)
+        return captions
+
+    def _ready(self) -> _Loaded:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _load(self) -> _Loaded:
+        from core.devices import resolve_device
+
+        folder = local_folder(self.spec)
+        device = resolve_device(self._device)
+        precision = self._precision or _supported(self.spec.precision, device)
+        if precision == "int8" and not _has_bitsandbytes():
+            raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
+        _log.info("loading %s in %s on %s", self.spec.name, precision, device)
+        model, processor = _read(self.spec, folder, device, precision)
+        _check_image_tokens(self.spec.name, model.config, processor)
+        return _Loaded(
+            model=model,
+            processor=processor,
+            device=device,
+            decoding=self._decoding or read_decoding(folder),
+            suppressed=model.generation_config.suppress_tokens,
+        )
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def _supported(precision: Precision, device: str) -> Precision:
+    if not device.startswith("cuda"):
+        return "fp32"
+    if precision == "int8" and not _has_bitsandbytes():
+        _log.warning("bitsandbytes is not installed: bf16 instead of int8")
+        return "bf16"
+    return precision
+
+
+def _read(
+    spec: ModelSpec, folder: Path | None, device: str, precision: Precision
+) -> tuple[Any, Any]:
+    """Return the model in evaluation mode on its device, and its processor."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import (
+        BitsAndBytesConfig,
+        InstructBlipForConditionalGeneration,
+        InstructBlipProcessor,
+    )
+
+    where = str(folder) if folder else spec.source.partition(":")[2]
+    options: dict[str, Any] = {"local_files_only": True} if folder else {"revision": spec.revision}
+    quantization = None
+    if precision == "int8":
+        quantization = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=list(_FULL_PRECISION_MODULES)
+        )
+    try:
+        processor = InstructBlipProcessor.from_pretrained(where, **options)
+        model, report = InstructBlipForConditionalGeneration.from_pretrained(
+            where,
+            dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+            use_safetensors=True,
+            trust_remote_code=False,
+            quantization_config=quantization,
+            device_map={"": device} if quantization else None,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise ModelError(f"The weights of {spec.name} are damaged: {error}.") from error
+    except (OSError, ValueError) as error:
+        remedy = (
+            "Its folder holds no complete InstructBLIP checkpoint in safetensors."
+            if folder
+            else "Check the connection to the Hugging Face Hub, or choose the mini profile."
+        )
+        raise ModelNotFoundError(spec.name, remedy) from error
+    if report["missing_keys"]:
+        raise ModelError(
+            f"The checkpoint of {spec.name} lacks {len(report['missing_keys'])} of its weights, "
+            f"{min(report['missing_keys'])} among them."
+        )
+    return (model if quantization else model.to(device)).eval(), processor
+
+
+def _check_image_tokens(name: str, config: Any, processor: Any) -> None:  # noqa: ANN401
+    """Refuse a processor that would mark other places for the image than the model fills."""
+    if processor.num_query_tokens != config.num_query_tokens:
+        raise ModelError(
+            f"The processor of {name} makes room for {processor.num_query_tokens} image tokens, "
+            f"but its model has {config.num_query_tokens}."
+        )
+    marker = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
+    if config.image_token_index is None or config.image_token_index != marker:
+        raise ModelError(
+            f"The model of {name} expects the image token {config.image_token_index}, but its "
+            f"tokenizer writes {marker}."
+        )
+
+
+def _generate(loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> list[Caption]:
+    """Run one batch through the model once and judge what it says."""
+    import torch
+
+    inputs = loaded.processor(
+        images=[image.convert("RGB") for image in images],
+        text=[decoding.prompt] * len(images),
+        return_tensors="pt",
+    ).to(loaded.device)
+    with torch.inference_mode():
+        output = loaded.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=decoding.num_beams,
+            min_new_tokens=decoding.min_new_tokens,
+            max_new_tokens=decoding.max_new_tokens,
+            repetition_penalty=decoding.repetition_penalty,
+            length_penalty=decoding.length_penalty,
+            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            suppress_tokens=loaded.suppressed,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        scores = loaded.model.language_model.compute_transition_scores(
+            output.sequences,
+            output.scores,
+            getattr(output, "beam_indices", None),
+            normalize_logits=decoding.num_beams == 1,
+        )
+    # A decoder-only language model returns the prompt too; only the tail was generated.
+    tokens = output.sequences[:, -scores.shape[1] :]
+    generated = tokens != loaded.processor.tokenizer.pad_token_id
+    chances = scores.float().exp().masked_fill(~generated, 0.0).sum(dim=1)
+    confidences = (chances / generated.sum(dim=1).clamp(min=1)).tolist()
+    texts = loaded.processor.batch_decode(tokens, skip_special_tokens=True)
+    captions = []
+    for text, confidence in zip(texts, confidences, strict=True):
+        cleaned = clean_caption(text)
+        flags = caption_flags(cleaned, decoding.prompt)
+        captions.append(Caption("" if "empty" in flags else cleaned, flags, confidence))
+    return captions
+
+
+def _better(first: Caption, second: Caption) -> Caption:
+    """Prefer the second attempt unless it is the worse one; either way it is marked."""
+
+    def doubts(caption: Caption) -> tuple[bool, int]:
+        return "empty" in caption.flags, len(caption.flags)
+
+    chosen = second if doubts(second) <= doubts(first) else first
+    return Caption(chosen.text, (*chosen.flags, "retried"), chosen.confidence)

@@ -1,0 +1,114 @@
+"""How a captioner is asked and decoded, and what is doubtful about what it said."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from core.errors import ModelError
+
+DECODING_FILE = "twolens.json"
+"""Beside a checkpoint: ``{"decoding": {...}}`` with the fields of :class:`Decoding`."""
+
+_REPEATED_WORDS = 4
+"""As many words twice in one caption are a loop; three ("in front of") can be chance."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_LEADING_JUNK = " \t\r\n-–—_.,;:!?*#|/\\)]}>\"'`’”"
+_TRAILING_JUNK = " \t\r\n-–—_,;:*#|/\\([{<\"'`‘“"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Prompt and search over tokens. The defaults are InstructBLIP's authors' for captions.
+
+    Attributes:
+        prompt: Instruction given to the Q-Former and to the language model.
+        retry_prompt: Instruction of the second attempt at a flagged caption.
+        num_beams: Width of the beam search; 1 is greedy.
+        min_new_tokens: Fewest tokens generated before the end token is allowed.
+        max_new_tokens: Most tokens generated.
+        repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
+        length_penalty: Exponent of the length that a beam's score is divided by.
+        no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
+    """
+
+    prompt: str = "A short image caption."
+    retry_prompt: str = "Write a short description for the image."
+    num_beams: int = 5
+    min_new_tokens: int = 8
+    max_new_tokens: int = 80
+    repetition_penalty: float = 1.5
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can honour."""
+        if self.num_beams < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ModelError(
+                f"Decoding with {self.num_beams} beams and {self.min_new_tokens} to "
+                f"{self.max_new_tokens} tokens is not possible."
+            )
+
+    def for_retry(self) -> Decoding:
+        """Return the decoding of the second attempt: another prompt, no bigram twice."""
+        return replace(
+            self,
+            prompt=self.retry_prompt,
+            num_beams=self.num_beams + 2,
+            repetition_penalty=max(self.repetition_penalty, 1.2),
+            no_repeat_ngram_size=2,
+        )
+
+
+def read_decoding(folder: Path | None) -> Decoding:
+    """Return the decoding that a checkpoint asks for, or the defaults if it asks for none.
+
+    Raises:
+        ModelError: The file is not JSON, or names a field that does not exist.
+    """
+    path = folder / DECODING_FILE if folder else None
+    if path is None or not path.is_file():
+        return Decoding()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
+        unknown = sorted(set(values) - {field.name for field in fields(Decoding)})
+        if unknown:
+            raise ModelError(f"{DECODING_FILE} names unknown settings: {', '.join(unknown)}.")
+        return Decoding(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{DECODING_FILE} of the captioner cannot be read.") from error
+
+
+def clean_caption(text: str) -> str:
+    """Collapse whitespace and drop punctuation that leads, or dangles at the end."""
+    return " ".join(text.split()).lstrip(_LEADING_JUNK).rstrip(_TRAILING_JUNK)
+
+
+def caption_flags(text: str, prompt: str) -> tuple[str, ...]:
+    """Return the doubts about a cleaned caption: ``empty``, ``prompt_echo``, ``repetition``."""
+    words = _WORD.findall(text.lower())
+    if not words:
+        return ("empty",)
+    flags = []
+    asked = _WORD.findall(prompt.lower())
+    if asked and words[: len(asked)] == asked:
+        flags.append("prompt_echo")
+    if _repeats(words):
+        flags.append("repetition")
+    return tuple(flags)
+
+
+def _repeats(words: list[str]) -> bool:
+    """Tell whether an n-gram follows itself at once, or a longer one comes back later."""
+    for size in range(1, len(words) // 2 + 1):
+        for start in range(len(words) - 2 * size + 1):
+            if words[start : start + size] == words[start + size : start + 2 * size]:
+                return True
+    grams = [
+        tuple(words[start : start + _REPEATED_WORDS])
+        for start in range(len(words) - _REPEATED_WORDS + 1)
+    ]
+    return len(set(grams)) < len(grams)
