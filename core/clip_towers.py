@@ -1,0 +1,250 @@
+"""The two towers of an open_clip model, each built and read without the other.
+
+``open_clip.create_model`` always builds and reads both. A text search needs one, so the towers
+are built here by the functions that ``create_model`` itself calls, and filled with only their own
+tensors of the safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import ModelNotFoundError
+from core.models import ModelSpec
+from core.weights import local_folder
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+CONFIG_NAME = "open_clip_config.json"
+LOCAL_WEIGHTS_NAME = "model.safetensors"
+HUB_WEIGHTS_NAME = "open_clip_model.safetensors"
+
+_BASE_PREFIX = "package:"
+_OUTSIDE_TOWERS = frozenset({"logit_scale", "logit_bias"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFiles:
+    """Where an open_clip model is, and its configuration.
+
+    Attributes:
+        spec: The model.
+        config: Content of ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``.
+        weights: The safetensors file; may hold half-precision tensors.
+    """
+
+    spec: ModelSpec
+    config: Mapping[str, Any]
+    weights: Path
+
+    @property
+    def model_cfg(self) -> Mapping[str, Any]:
+        """Architecture, in open_clip's own terms."""
+        return self.config["model_cfg"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTower:
+    """A loaded image tower.
+
+    Attributes:
+        module: Maps float pixels (n, 3, height, width) to (n, dim), not normalised.
+        preprocess: Maps an RGB image to float pixels (3, height, width).
+    """
+
+    module: torch.nn.Module
+    preprocess: Callable[[Image], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TextTower:
+    """A loaded text tower.
+
+    Attributes:
+        module: Maps token ids (n, length) to (n, dim), not normalised.
+        tokenize: Maps texts to token ids (n, length); not thread-safe.
+    """
+
+    module: torch.nn.Module
+    tokenize: Callable[[Sequence[str]], torch.Tensor]
+
+
+def find_clip_files(spec: ModelSpec) -> ClipFiles:
+    """Find a model's configuration and weights, in a local folder or on the Hub.
+
+    Raises:
+        ModelNotFoundError: A file is missing, unreadable, or the Hub cannot be reached.
+    """
+    folder = local_folder(spec)
+    if folder is None:
+        config_path, weights = _hub_files(spec)
+    else:
+        config_path, weights = folder / CONFIG_NAME, folder / LOCAL_WEIGHTS_NAME
+        for path in (config_path, weights):
+            if not path.is_file():
+                raise ModelNotFoundError(spec.name, f"Its folder has no {path.name}.")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelNotFoundError(spec.name, f"Its {CONFIG_NAME} is not valid JSON.") from error
+    if not isinstance(config, dict) or "model_cfg" not in config:
+        raise ModelNotFoundError(spec.name, f"Its {CONFIG_NAME} has no model_cfg.")
+    return ClipFiles(spec, config, weights)
+
+
+def load_image_tower(files: ClipFiles) -> ImageTower:
+    """Build the image tower and read its tensors, in fp32 on the CPU, in evaluation mode."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    module = build_image_tower(files.model_cfg)
+    _fill(module, files, prefix="visual.", supplied_elsewhere="")
+    settings = dict(files.config.get("preprocess_cfg") or {})
+    settings["size"] = module.image_size
+    preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    return ImageTower(module.eval(), preprocess)
+
+
+def load_text_tower(files: ClipFiles) -> TextTower:
+    """Build the text tower and read its tensors, in fp32 on the CPU, in evaluation mode.
+
+    Where the configuration takes the transformer from an installed package
+    (``"hf_model_name": "package:MODULE/FOLDER"``), the file needs only what was trained.
+    """
+    module = build_text_tower(files.model_cfg)
+    supplied = "transformer." if _base_package(files.model_cfg) else ""
+    _fill(module, files, prefix="text.", supplied_elsewhere=supplied)
+    return TextTower(module.eval(), text_tokenizer(files.model_cfg))
+
+
+def build_image_tower(model_cfg: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the image tower of an open_clip configuration, with random weights."""
+    from open_clip.model import _build_vision_tower
+
+    quick_gelu = bool(model_cfg.get("quick_gelu", False))
+    return _build_vision_tower(model_cfg["embed_dim"], dict(model_cfg["vision_cfg"]), quick_gelu)
+
+
+def build_text_tower(model_cfg: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the text tower of an open_clip configuration.
+
+    Weights are random, but for a transformer that an installed package supplies.
+    """
+    from open_clip.model import _build_text_tower
+
+    text_cfg = dict(model_cfg["text_cfg"])
+    base = _base_package(model_cfg)
+    if "hf_model_name" in text_cfg:
+        text_cfg["hf_model_name"] = str(base or text_cfg["hf_model_name"])
+        text_cfg["hf_model_pretrained"] = base is not None
+    quick_gelu = bool(model_cfg.get("quick_gelu", False))
+    return _build_text_tower(model_cfg["embed_dim"], text_cfg, quick_gelu).float()
+
+
+def text_tokenizer(model_cfg: Mapping[str, Any]) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Return the tokenizer of an open_clip configuration.
+
+    open_clip pads every text to the context length, which costs a short query most of its time.
+    Transformers of Hugging Face mask the padding, so the columns that are padding in every row
+    are cut; open_clip's own text transformer accepts the full length only.
+    """
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+
+    text_cfg = model_cfg["text_cfg"]
+    length = text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    if name := text_cfg.get("hf_tokenizer_name"):
+        name = str(_package_folder(name) or name)
+        mode = text_cfg.get("tokenizer_mode")
+        pad = HFTokenizer(name, context_length=length, tokenizer_mode=mode, **options)
+    else:
+        pad = SimpleTokenizer(context_length=length, **options)
+    if not text_cfg.get("hf_model_name"):
+        return lambda texts: pad(list(texts))
+
+    def tokenize(texts: Sequence[str]) -> torch.Tensor:
+        ids = pad(list(texts))
+        return ids[:, : max(1, int((ids != pad.tokenizer.pad_token_id).sum(dim=1).max()))]
+
+    return tokenize
+
+
+def _base_package(model_cfg: Mapping[str, Any]) -> Path | None:
+    return _package_folder(model_cfg["text_cfg"].get("hf_model_name", ""))
+
+
+def _package_folder(name: str) -> Path | None:
+    if not name.startswith(_BASE_PREFIX):
+        return None
+    return local_folder(ModelSpec(name.removeprefix(_BASE_PREFIX), name, licence=""))
+
+
+def _hub_files(spec: ModelSpec) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+
+    repository = spec.source.removeprefix("hub:")
+    try:
+        config, weights = (
+            Path(hf_hub_download(repository, name, revision=spec.revision))
+            for name in (CONFIG_NAME, HUB_WEIGHTS_NAME)
+        )
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(spec.name, hub_remedy(spec)) from error
+    return config, weights
+
+
+def hub_remedy(spec: ModelSpec) -> str:
+    """Return what to do about a model of the Hub that is neither cached nor reachable."""
+    repository = spec.source.removeprefix("hub:")
+    revision = f" --revision {spec.revision}" if spec.revision else ""
+    return (
+        f"Fetch it where the Hub can be reached with: hf download {repository}{revision}, "
+        "or use the profile mini."
+    )
+
+
+def _fill(
+    module: torch.nn.Module, files: ClipFiles, *, prefix: str, supplied_elsewhere: str
+) -> None:
+    """Copy a tower's tensors from the file into it; every one must be there and fit.
+
+    CLIP models without a custom text tower keep the text tensors at the top level.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(files.weights, framework="pt") as file:
+            names = list(file.keys())
+            if prefix == "text." and not any(name.startswith(prefix) for name in names):
+                wanted = {
+                    name: name
+                    for name in names
+                    if not name.startswith("visual.") and name not in _OUTSIDE_TOWERS
+                }
+            else:
+                wanted = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
+            tensors = {key: file.get_tensor(name) for key, name in wanted.items()}
+        known = module.state_dict()
+        # Old checkpoints carry this index buffer, which transformers no longer registers.
+        tensors.pop("transformer.embeddings.position_ids", None)
+        missing = [
+            key
+            for key in known
+            if key not in tensors
+            and not (supplied_elsewhere and key.startswith(supplied_elsewhere))
+        ]
+        if missing:
+            raise KeyError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+        module.load_state_dict(tensors, strict=False)
+        if unknown := sorted(set(tensors) - set(known)):
+            raise KeyError(f"{len(unknown)} tensors are unknown, the first is {unknown[0]}")
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        tower = "image" if prefix == "visual." else "text"
+        raise ModelNotFoundError(
+            files.spec.name, f"The {tower} tower in {files.weights.name} does not fit its config."
+        ) from error
