@@ -16,7 +16,8 @@
     │   └── GalleryExistsError
     └── ModelError                 a model that cannot be loaded or run
         ├── ModelNotFoundError
-        └── MissingDependencyError
+        ├── MissingDependencyError
+        └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
 
 ``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
 visitor: it never holds a path of the server beyond what the operator typed. The data behind the
@@ -151,3 +152,7 @@ class MissingDependencyError(ModelError):
         """Name the package, what needs it, and the command that installs it."""
         self.package = package
         super().__init__(f"{needed_for} needs {package}. Install it with: pip install {package}")
+
+
+class EmbeddingError(ModelError):
+    """Embeddings that cannot be indexed or searched with; the sentence quotes the numbers."""

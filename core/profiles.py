@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from core.captioners import InstructBlipCaptioner
-from core.encoders import ClipEncoder, MiniLmEncoder
 from core.models import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from core.config import ProfileName
     from core.records import Lens
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -84,44 +85,102 @@ PROFILES: dict[ProfileName, Profile] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedQuery:
+    """A query's embedding and what it took to get it.
+
+    Attributes:
+        embedding: float32 (dim,), unit norm, read-only.
+        encode_ms: Milliseconds of the encoder, its loading included, or of the look-up.
+        cached: The encoder did not run.
+    """
+
+    embedding: np.ndarray
+    encode_ms: float
+    cached: bool
+
+
 class Models:
     """The models of one profile: built cheaply, each loaded once and only when first used.
+
+    Safe to use from many threads.
 
     Args:
         profile: Which models.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         query_cache_size: Query embeddings kept, least recently used dropped first.
+        captioner: Used in place of the one that the profile names; so are the next two.
+        sentence: Likewise.
+        clip: Likewise.
     """
 
     def __init__(
-        self, profile: Profile, *, device: str = "auto", query_cache_size: int = 2048
+        self,
+        profile: Profile,
+        *,
+        device: str = "auto",
+        query_cache_size: int = 2048,
+        captioner: Captioner | None = None,
+        sentence: TextEncoder | None = None,
+        clip: ImageTextEncoder | None = None,
     ) -> None:
         """Remember what to load; load nothing."""
         self.profile = profile
         self.device = device
+        self._captioner = captioner
+        self._sentence = sentence
+        self._clip = clip
+        # Two threads must not build a model twice: each copy would load its own weights.
+        self._lock = threading.Lock()
         self._cached_query = lru_cache(maxsize=query_cache_size)(self._encode_query)
+        self._this_thread = threading.local()
 
-    @cached_property
+    @property
     def captioner(self) -> Captioner:
         """The captioner of the profile."""
-        return InstructBlipCaptioner(self.profile.captioner, device=self.device)
+        with self._lock:
+            if self._captioner is None:
+                from core.captioners import InstructBlipCaptioner
 
-    @cached_property
+                self._captioner = InstructBlipCaptioner(self.profile.captioner, device=self.device)
+            return self._captioner
+
+    @property
     def sentence(self) -> TextEncoder:
         """The sentence encoder of the caption lens."""
-        return MiniLmEncoder(self.profile.sentence, device=self.device)
+        with self._lock:
+            if self._sentence is None:
+                from core.encoders import MiniLmEncoder
 
-    @cached_property
+                self._sentence = MiniLmEncoder(self.profile.sentence, device=self.device)
+            return self._sentence
+
+    @property
     def clip(self) -> ImageTextEncoder:
         """The CLIP model, whose two towers load separately."""
-        return ClipEncoder(self.profile.clip, device=self.device)
+        with self._lock:
+            if self._clip is None:
+                from core.encoders import ClipEncoder
+
+                self._clip = ClipEncoder(self.profile.clip, device=self.device)
+            return self._clip
 
     def embed_query(self, lens: Lens, query: str) -> np.ndarray:
         """Return the query's embedding for a lens: float32 (dim,), unit norm, read-only, cached."""
         return self._cached_query(lens, query)
 
+    def encode_query(self, lens: Lens, query: str) -> EncodedQuery:
+        """Return :meth:`embed_query`'s embedding with its time and whether it was cached."""
+        self._this_thread.encoded = False
+        started = time.perf_counter()
+        embedding = self._cached_query(lens, query)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        return EncodedQuery(embedding, elapsed_ms, cached=not self._this_thread.encoded)
+
     def _encode_query(self, lens: Lens, query: str) -> np.ndarray:
+        self._this_thread.encoded = True
         encoder: TextEncoder = self.sentence if lens == "captions" else self.clip
-        embedding = encoder.encode_text([query])[0]
+        # A row of its own: the encoder's array may be larger, or not ours to lock.
+        embedding = encoder.encode_text([query])[0].copy()
         embedding.setflags(write=False)
         return embedding

@@ -1,0 +1,43 @@
+"""Which file of a gallery is called what, said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.records import INDEX_KINDS, LENSES, IndexKind, Lens
+
+MANIFEST_FILE = "manifest.json"
+"""Written last: a folder without it is not a gallery."""
+
+RECORDS_FILE = "records.parquet"
+"""One row for each picture; its order is the row order of every array and index."""
+
+THUMBNAILS_FOLDER = "thumbnails"
+
+
+def embeddings_file(lens: Lens) -> str:
+    """Return the name of a lens's embeddings: float32 (n, dim), unit norm, row i = record i."""
+    return f"{lens}.npy"
+
+
+def index_file(lens: Lens, kind: IndexKind) -> str:
+    """Return the name of one FAISS index."""
+    return f"{lens}.{kind}.faiss"
+
+
+REQUIRED_FILES: tuple[str, ...] = (
+    RECORDS_FILE,
+    *(embeddings_file(lens) for lens in LENSES),
+    *(index_file(lens, kind) for lens in LENSES for kind in INDEX_KINDS),
+)
+"""What the manifest must name beside the thumbnails; it may name more."""
+
+
+def thumbnail_path(folder: Path, image_id: str) -> Path:
+    """Return where a picture's thumbnail lies: ``thumbnails/<2 hex digits>/<id>.webp``.
+
+    Args:
+        folder: The gallery's folder.
+        image_id: :attr:`core.records.ImageRecord.id`, 16 hex digits; not checked here.
+    """
+    return folder / THUMBNAILS_FOLDER / image_id[:2] / f"{image_id}.webp"

@@ -1,0 +1,184 @@
+"""Filling a gallery folder: records, embeddings, indexes, and the manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.errors import EmbeddingError, IncompleteGalleryError
+from core.files import fsync, sha256_of
+from core.gallery_layout import (
+    MANIFEST_FILE,
+    RECORDS_FILE,
+    REQUIRED_FILES,
+    embeddings_file,
+    index_file,
+    thumbnail_path,
+)
+from core.index import Index, check_embeddings
+from core.manifest import Counts, Manifest, ModelRef, SourceRef, now, thumbnails_digest
+from core.records import INDEX_KINDS, ImageRecord, Lens
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from core.profiles import Profile
+
+
+def write_gallery(
+    folder: Path,
+    *,
+    name: str,
+    records: Sequence[ImageRecord],
+    caption_embeddings: np.ndarray,
+    clip_embeddings: np.ndarray,
+    profile: Profile,
+    source: SourceRef,
+    caption_origin: str = "generated",
+    counts: Counts | None = None,
+    created_at: datetime | None = None,
+    extra_files: Iterable[str] = (),
+) -> Manifest:
+    """Turn a folder that holds ``thumbnails/`` into a gallery.
+
+    The same input gives the same bytes in every file (and in the manifest, for the same
+    ``created_at``). All is forced to disk before the manifest is written.
+
+    Args:
+        folder: An existing folder with a thumbnail for each record
+            (:func:`core.gallery_layout.thumbnail_path`). A manifest in it is removed first.
+        name: Of the gallery: printable, no slash, at most 100 characters.
+        records: n pictures; each id is the first 16 digits of its sha256, none comes twice.
+        caption_embeddings: float32 (n, profile.sentence.dim), rows of unit norm.
+        clip_embeddings: float32 (n, profile.clip.dim), likewise.
+        profile: The models that made captions and embeddings.
+        source: Where the pictures came from.
+        caption_origin: ``generated``, or ``column:NAME``, which leaves out the captioner.
+        counts: What became of the source's files; None stands for n images and no others.
+        created_at: For the manifest; None stands for now.
+        extra_files: Names, relative to the folder, of files already there that the manifest
+            shall cover too, e.g. ``build_report.json``.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        EmbeddingError: Embeddings of another shape, not finite, or not of unit norm.
+        IncompleteGalleryError: A thumbnail or an extra file is missing.
+        ValueError: Ids that do not fit, or counts that disagree with the records.
+    """
+    counts = counts or Counts(images=len(records))
+    if counts.images != len(records):
+        raise ValueError(f"counts.images is {counts.images} for {len(records)} records")
+    check_ids(records)
+    embeddings: dict[Lens, np.ndarray] = {
+        "captions": _checked("caption", caption_embeddings, records, profile.sentence.dim),
+        "clip": _checked("CLIP", clip_embeddings, records, profile.clip.dim),
+    }
+    extra = tuple(extra_files)
+    _check_present(folder, [thumbnail_path(folder, record.id) for record in records])
+    _check_present(folder, [folder / file for file in extra])
+
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    _write_records(folder / RECORDS_FILE, records)
+    ids = tuple(record.id for record in records)
+    for lens, vectors in embeddings.items():
+        _write_array(folder / embeddings_file(lens), vectors)
+        for kind in INDEX_KINDS:
+            Index.build(vectors, ids, kind).save(folder / index_file(lens, kind))
+    _, digest = thumbnails_digest(folder)
+    manifest = Manifest(
+        name=name,
+        created_at=created_at or now(),
+        source=source,
+        profile=profile.name,
+        captioner=ModelRef.of(profile.captioner) if caption_origin == "generated" else None,
+        sentence=ModelRef.of(profile.sentence),
+        clip=ModelRef.of(profile.clip),
+        caption_origin=caption_origin,
+        counts=counts,
+        thumbnails_sha256=digest,
+        files={file: sha256_of(folder / file) for file in sorted({*REQUIRED_FILES, *extra})},
+    )
+    fsync(folder)
+    manifest.write(folder)
+    return manifest
+
+
+def check_ids(records: Sequence[ImageRecord]) -> None:
+    """Raise ValueError unless ids are distinct and each starts its record's sha256."""
+    seen: set[str] = set()
+    for row, record in enumerate(records):
+        digest = record.sha256
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise ValueError(f"record {row} has no sha256 but {digest[:80]!r}")
+        if record.id != digest[:16]:
+            raise ValueError(f"record {row} has the id {record.id[:80]!r}, not {digest[:16]!r}")
+        if record.id in seen:
+            raise ValueError(f"the id {record.id} comes twice, again at record {row}")
+        seen.add(record.id)
+
+
+def records_schema() -> pa.Schema:
+    """Return the columns of ``records.parquet``: the fields of ImageRecord, in their order."""
+    import pyarrow as pa
+
+    texts = pa.list_(pa.string())
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("file_name", pa.string(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("caption", pa.string(), nullable=False),
+            pa.field("caption_flags", texts, nullable=False),
+            pa.field("confidence", pa.float64()),
+            pa.field("references", texts, nullable=False),
+            pa.field("license", pa.string()),
+            pa.field("source_url", pa.string()),
+        ]
+    )
+
+
+def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [asdict(record) for record in records]
+    pq.write_table(pa.Table.from_pylist(rows, schema=records_schema()), path, compression="zstd")
+    fsync(path)
+
+
+def _write_array(path: Path, vectors: np.ndarray) -> None:
+    np.save(path, vectors, allow_pickle=False)
+    fsync(path)
+
+
+def _checked(
+    what: str, embeddings: np.ndarray, records: Sequence[ImageRecord], dim: int | None
+) -> np.ndarray:
+    try:
+        vectors = check_embeddings(embeddings, dim)
+    except EmbeddingError as error:
+        raise EmbeddingError(f"The {what} embeddings cannot be used: {error}") from error
+    if len(vectors) != len(records):
+        raise EmbeddingError(
+            f"The {what} embeddings have {len(vectors)} rows for {len(records)} records."
+        )
+    return vectors
+
+
+def _check_present(folder: Path, paths: Sequence[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise IncompleteGalleryError(
+            folder,
+            f"{len(missing)} of {len(paths)} files are missing in {folder.name}, "
+            f"the first is {missing[0].relative_to(folder).as_posix()}.",
+        )

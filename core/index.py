@@ -1,0 +1,269 @@
+"""An index over unit vectors: FAISS finds the candidates, this module settles score and order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.errors import CorruptGalleryError, EmbeddingError, QueryError
+from core.files import fsync
+from core.records import INDEX_KINDS, Hit, IndexKind
+
+if TYPE_CHECKING:
+    import faiss
+
+NORM_TOLERANCE = 1e-3
+"""How far from 1 the norm of an embedding may be."""
+
+_TRAINING_SEED = 1234
+# FAISS sums float32 products in an order that depends on batch size and position, so two scores
+# closer than this may come in either order, and equal vectors may get unequal scores.
+_SCORE_UNCERTAINTY = 1e-5
+_SPARE_CANDIDATES = 16
+_QUERIES_A_BATCH = 256
+
+
+def check_embeddings(embeddings: np.ndarray, dim: int | None = None) -> np.ndarray:
+    """Return the embeddings as C-contiguous float32, or raise one error that quotes the numbers.
+
+    Args:
+        embeddings: Floating-point (n, dim); n may be 0.
+        dim: The length that is needed; None accepts any of 1 or more.
+
+    Raises:
+        EmbeddingError: Wrong shape or dtype, a value that is not finite, or a row whose norm is
+            further than :data:`NORM_TOLERANCE` from 1.
+    """
+    array = np.asarray(embeddings)
+    if array.dtype.kind != "f":
+        raise EmbeddingError(f"Embeddings must be float32; these are {array.dtype}.")
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise EmbeddingError(f"Embeddings must have the shape (n, dim); got {array.shape}.")
+    if dim is not None and array.shape[1] != dim:
+        raise EmbeddingError(f"Embeddings of length {dim} are needed; got length {array.shape[1]}.")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", array, array))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
+    if wrong.size:
+        row = int(wrong[0])
+        if not np.isfinite(array[row]).all():
+            unfit = int((~np.isfinite(array).all(axis=1)).sum())
+            raise EmbeddingError(
+                f"Row {row} holds a value that is not finite ({unfit} of {len(array)} rows do)."
+            )
+        raise EmbeddingError(
+            f"Row {row} has norm {norms[row]:.6g}, but unit norm is needed "
+            f"({wrong.size} of {len(array)} rows differ from 1 by more than {NORM_TOLERANCE:g})."
+        )
+    return array
+
+
+def cluster_count(size: int) -> int:
+    """Return nlist for ``size`` vectors: min(4 sqrt(n), n / 39), at least 1.
+
+    39 is the least number of training points a cluster that FAISS is content with.
+    """
+    return max(1, int(min(4 * math.sqrt(size), size / 39)))
+
+
+class Index:
+    """Image ids ranked by inner product with a query; higher is better.
+
+    Make one with :meth:`build` or :meth:`load`. Safe to search from many threads at once: a
+    search changes nothing, nprobe included. A search of one query runs on the calling thread.
+
+    Ties: scores are recomputed in double precision from the stored vectors and rounded to
+    float32; images of equal score come in row order, whatever the kind, k or batch size.
+
+    Attributes:
+        kind: ``flat`` or ``ivf``.
+        ids: Image id of each row.
+    """
+
+    def __init__(self, backend: faiss.Index, ids: Sequence[str], kind: IndexKind) -> None:
+        """Take over a FAISS index whose row i is ``ids[i]``; see :meth:`build`, :meth:`load`."""
+        # Any: the stubs that come with FAISS lack attributes that its classes have.
+        self._backend: Any = backend
+        self.ids = ids
+        self.kind = kind
+
+    @classmethod
+    def build(cls, embeddings: np.ndarray, ids: Sequence[str], kind: IndexKind) -> Index:
+        """Index embeddings; the same input gives the same index, byte for byte.
+
+        Args:
+            embeddings: float32 (n, dim), rows of unit norm; n may be 0.
+            ids: n image ids, in row order.
+            kind: ``flat``, or ``ivf`` with :func:`cluster_count` clusters.
+
+        Raises:
+            EmbeddingError: See :func:`check_embeddings`; or the numbers of rows and ids differ.
+            QueryError: Unknown kind.
+        """
+        import faiss
+
+        check_index_kind(kind)
+        vectors = check_embeddings(embeddings)
+        if len(vectors) != len(ids):
+            raise EmbeddingError(f"{len(vectors)} embeddings were given for {len(ids)} ids.")
+        dim = vectors.shape[1]
+        backend: Any = faiss.IndexFlatIP(dim)
+        if kind == "ivf":
+            backend = faiss.IndexIVFFlat(
+                backend, dim, cluster_count(len(vectors)), faiss.METRIC_INNER_PRODUCT
+            )
+            backend.cp.seed = _TRAINING_SEED
+            backend.cp.min_points_per_centroid = 1  # a small gallery is no cause for a warning
+            # An empty gallery has nothing to train on, yet an untrained index cannot be searched.
+            backend.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
+        backend.add(vectors)
+        return cls(backend, ids, kind)
+
+    @classmethod
+    def load(cls, path: Path, ids: Sequence[str], mmap: bool = True) -> Index:
+        """Read an index that :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            ids: Image ids in the row order of the build.
+            mmap: Leave the vectors on disk, read page by page as searches need them.
+
+        Raises:
+            CorruptGalleryError: Not an index of one of our kinds, or of another size than ``ids``.
+        """
+        import faiss
+
+        # The first flag maps inverted lists only, the second the flat codes.
+        flags = faiss.IO_FLAG_READ_ONLY
+        try:
+            backend = faiss.read_index(str(path), flags | faiss.IO_FLAG_MMAP_IFC if mmap else flags)
+        except RuntimeError as error:
+            raise CorruptGalleryError(
+                path.parent, f"{path.name} is not an index that FAISS can read."
+            ) from error
+        kinds: dict[type, IndexKind] = {faiss.IndexFlatIP: "flat", faiss.IndexIVFFlat: "ivf"}
+        kind = kinds.get(type(backend))
+        if kind is None or backend.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise CorruptGalleryError(
+                path.parent, f"{path.name} is a {type(backend).__name__}, not a flat or IVF index."
+            )
+        if backend.ntotal != len(ids):
+            raise CorruptGalleryError(
+                path.parent, f"{path.name} holds {backend.ntotal} vectors for {len(ids)} images."
+            )
+        return cls(backend, ids, kind)
+
+    def save(self, path: Path) -> None:
+        """Write the index to a file and force it to disk; the ids are not part of it."""
+        import faiss
+
+        faiss.write_index(self._backend, str(path))
+        fsync(path)
+
+    def __len__(self) -> int:
+        """Return the number of vectors."""
+        return int(self._backend.ntotal)
+
+    @property
+    def size(self) -> int:
+        """Number of vectors."""
+        return len(self)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._backend.d)
+
+    @property
+    def nlist(self) -> int | None:
+        """Number of clusters; None for a flat index."""
+        return int(self._backend.nlist) if self.kind == "ivf" else None
+
+    @property
+    def default_nprobe(self) -> int | None:
+        """Clusters searched unless asked otherwise, the root of nlist; None for a flat index."""
+        return None if self.nlist is None else round(math.sqrt(self.nlist))
+
+    def search(self, queries: np.ndarray, k: int, *, nprobe: int | None = None) -> list[list[Hit]]:
+        """Rank the images for each query.
+
+        Args:
+            queries: float32 (q, dim), rows of unit norm.
+            k: Hits a query, 1 or more; capped at the size. An IVF search may give fewer, when
+                the clusters it looked into hold fewer.
+            nprobe: Clusters an IVF search looks into, 1 or more, capped at nlist; None takes
+                :attr:`default_nprobe`. A flat index has no clusters and ignores it.
+
+        Returns:
+            One ranking for each query, best first.
+
+        Raises:
+            EmbeddingError: See :func:`check_embeddings`.
+            QueryError: k or nprobe below 1.
+        """
+        if k < 1:
+            raise QueryError(f"k must be 1 or more; got {k}.")
+        if nprobe is not None and nprobe < 1:
+            raise QueryError(f"nprobe must be 1 or more; got {nprobe}.")
+        vectors = check_embeddings(queries, self.dim)
+        k = min(k, len(self))
+        if k == 0:
+            return [[] for _ in vectors]
+        parameters = self._parameters(nprobe)
+        rankings: list[list[Hit]] = []
+        for start in range(0, len(vectors), _QUERIES_A_BATCH):
+            rankings += self._search_batch(vectors[start : start + _QUERIES_A_BATCH], k, parameters)
+        return rankings
+
+    def _parameters(self, nprobe: int | None) -> Any:  # noqa: ANN401 - a FAISS type or None
+        if self.nlist is None:
+            return None
+        import faiss
+
+        # Setting backend.nprobe instead would change the searches of other threads.
+        parameters = faiss.SearchParametersIVF()
+        parameters.nprobe = min(nprobe or self.default_nprobe or 1, self.nlist)
+        return parameters
+
+    def _search_batch(self, vectors: np.ndarray, k: int, parameters: Any) -> list[list[Hit]]:  # noqa: ANN401
+        """Search with spare candidates, and again with more where the cut may split a tie."""
+        rankings: list[list[Hit]] = [[] for _ in vectors]
+        pending = np.arange(len(vectors))
+        fetched = min(len(self), k + _SPARE_CANDIDATES)
+        while pending.size:
+            queries = vectors[pending]
+            scores, rows, found = self._backend.search_and_reconstruct(
+                queries, fetched, params=parameters
+            )
+            settled = (
+                (rows[:, -1] < 0)
+                | (scores[:, k - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
+                | (fetched == len(self))
+            )
+            for position in np.flatnonzero(settled):
+                kept = rows[position] >= 0
+                rankings[pending[position]] = self._rank(
+                    queries[position], rows[position][kept], found[position][kept], k
+                )
+            pending = pending[~settled]
+            fetched = min(len(self), 4 * fetched)
+        return rankings
+
+    def _rank(self, query: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> list[Hit]:
+        products = found.astype(np.float64) * query.astype(np.float64)
+        scores = products.sum(axis=1).astype(np.float32)
+        order = np.lexsort((rows, -scores))[:k]
+        return [
+            Hit(id=self.ids[rows[at]], score=min(1.0, max(-1.0, float(scores[at]))), rank=rank)
+            for rank, at in enumerate(order, start=1)
+        ]
+
+
+def check_index_kind(kind: str) -> None:
+    """Raise QueryError unless ``kind`` is one of :data:`core.records.INDEX_KINDS`."""
+    if kind not in INDEX_KINDS:
+        raise QueryError(f"Index must be one of {', '.join(INDEX_KINDS)}; got {str(kind)[:40]!r}.")

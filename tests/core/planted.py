@@ -1,0 +1,132 @@
+"""Planted vectors: galleries on disk and encoders whose embeddings a test has chosen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.gallery import write_gallery
+from core.gallery_layout import thumbnail_path
+from core.manifest import Manifest, SourceRef
+from core.models import ModelSpec
+from core.profiles import Profile
+from core.records import ImageRecord, Lens
+
+CREATED_AT = datetime(2026, 11, 1, 12, 0, tzinfo=timezone.utc)
+
+
+def unit_rows(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def image_ids(count: int) -> tuple[str, ...]:
+    return tuple(_sha256(row)[:16] for row in range(count))
+
+
+def _sha256(row: int) -> str:
+    return hashlib.sha256(f"picture {row}".encode()).hexdigest()
+
+
+def records(count: int) -> list[ImageRecord]:
+    return [
+        ImageRecord(
+            id=_sha256(row)[:16],
+            file_name=f"folder/picture {row}.jpg",
+            sha256=_sha256(row),
+            width=640 + row,
+            height=480,
+            caption=f"caption {row} — “ünïcode” 🐕",
+            caption_flags=("retried",) if row % 2 else (),
+            confidence=row / 10 if row % 3 else None,
+            references=(f"first reference {row}", "second") if row % 2 else (),
+            license="CC BY 4.0" if row % 2 else None,
+            source_url=f"https://example.org/{row}" if row % 3 else None,
+        )
+        for row in range(count)
+    ]
+
+
+def profile(folder: Path, caption_dim: int = 8, clip_dim: int = 6) -> Profile:
+    """A profile whose models are folders with a few bytes of weights each, so have revisions."""
+
+    def spec(name: str, dim: int | None) -> ModelSpec:
+        model = folder / name
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "model.safetensors").write_bytes(f"weights of {name}".encode())
+        return ModelSpec(name=name, source=f"path:{model}", licence="MIT", dim=dim)
+
+    return Profile(
+        name="planted",
+        captioner=spec("captioner", None),
+        sentence=spec("sentence", caption_dim),
+        clip=spec("clip", clip_dim),
+    )
+
+
+def write_thumbnails(folder: Path, pictures: Sequence[ImageRecord]) -> None:
+    for row, record in enumerate(pictures):
+        path = thumbnail_path(folder, record.id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (row % 256, row // 256, 0)).save(path, "WEBP", lossless=True)
+
+
+def gallery_on_disk(
+    folder: Path,
+    models: Profile,
+    captions: np.ndarray,
+    clip: np.ndarray,
+    name: str = "planted",
+) -> Manifest:
+    pictures = records(len(captions))
+    folder.mkdir(parents=True)
+    write_thumbnails(folder, pictures)
+    return write_gallery(
+        folder,
+        name=name,
+        records=pictures,
+        caption_embeddings=captions,
+        clip_embeddings=clip,
+        profile=models,
+        source=SourceRef(kind="folder", id="photos"),
+        created_at=CREATED_AT,
+    )
+
+
+class PlantedEncoder:
+    """Embeds the texts and images that it was told about, and counts its batches."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        texts: Mapping[str, np.ndarray],
+        colours: Mapping[tuple[int, int, int], np.ndarray] | None = None,
+    ) -> None:
+        self.spec = spec
+        self._texts = texts
+        self._colours = colours or {}
+        self.encoded: list[str] = []
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        self.encoded += texts
+        return np.stack([self._texts[text] for text in texts]).astype(np.float32)
+
+    def encode_image(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return np.stack([self._colours[image.getpixel((0, 0))] for image in images])
+
+
+def brute_force(
+    embeddings: np.ndarray, ids: Sequence[str], query: np.ndarray, k: int
+) -> list[tuple[str, float]]:
+    """The ranking by numpy: products in double, rounded to float32, ties in row order."""
+    scores = (embeddings.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    order = np.lexsort((np.arange(len(ids)), -scores))[:k]
+    return [(ids[row], float(scores[row])) for row in order]
+
+
+Lenses = Mapping[Lens, np.ndarray]
