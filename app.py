@@ -1,0 +1,104 @@
+"""Starts TwoLens: ``python app.py [--gallery DIR ...]``, then open the address it prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.config import Settings, get_settings
+from core.errors import TwoLensError
+
+if TYPE_CHECKING:
+    from core.ui.shelf import Shelf
+
+logger = logging.getLogger("twolens")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Open the galleries, serve the page until interrupted, and return the exit status.
+
+    Args:
+        arguments: As on the command line; None reads them from there.
+
+    Returns:
+        0 after an orderly end, 2 if a gallery is refused or a model is missing.
+    """
+    settings = _settings(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        shelf = open_shelf(settings)
+    except TwoLensError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal
+        return 2
+    serve(shelf, settings)
+    return 0
+
+
+def open_shelf(settings: Settings) -> Shelf:
+    """Open the galleries of the settings, or the default gallery if there are none.
+
+    Raises:
+        GalleryError: A gallery cannot be served.
+        ModelError: The profile's models are not there.
+    """
+    from core.default_gallery import default_gallery
+    from core.profiles import PROFILES, Models
+    from core.ui.shelf import Shelf
+
+    profile = PROFILES[settings.profile]
+    models = Models(profile, device=settings.device, query_cache_size=settings.query_cache_size)
+    folders: Sequence[Path] = settings.galleries
+    if not folders:
+        folders = [default_gallery(settings.cache_dir, profile)]
+    return Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
+
+
+def serve(shelf: Shelf, settings: Settings) -> None:
+    """Serve the page over open galleries until the process is interrupted."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from core.ui.launch import launch
+
+    threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()
+    launch(shelf, host=settings.host, port=settings.port)
+
+
+def _warm_up(shelf: Shelf) -> None:
+    try:
+        shelf.warm_up()
+    except TwoLensError as error:
+        logger.warning("the first search will fail: %s", error)
+
+
+def _settings(arguments: Sequence[str] | None) -> Settings:
+    parser = argparse.ArgumentParser(prog="app.py", description="Serve TwoLens in a browser.")
+    parser.add_argument(
+        "--gallery",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="a gallery folder to serve; may be given more than once (default: one of photos "
+        "that ship inside installed packages)",
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    parser.add_argument("--profile", choices=("mini", "full"), help="which models answer")
+    given = parser.parse_args(arguments)
+    values = {
+        "galleries": tuple(given.gallery) if given.gallery else None,
+        "host": given.host,
+        "port": given.port,
+        "profile": given.profile,
+    }
+    changed = {name: value for name, value in values.items() if value is not None}
+    return Settings(**{**get_settings().model_dump(), **changed})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

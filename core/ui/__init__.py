@@ -1,0 +1,1 @@
+"""The page and the endpoints, one file a tab: only this and ``app.py`` import gradio."""

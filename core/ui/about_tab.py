@@ -1,0 +1,136 @@
+"""The About tab: which models answer, which gallery, and what the numbers mean."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+
+from core.models import ModelSpec
+from core.profiles import Profile
+from core.ui.markup import LENS_WORDS, escape
+from core.ui.shelf import Shelf
+
+_NUMBERS = (
+    (
+        "score",
+        "How close your words are to a caption, or to a picture: the cosine of the angle between "
+        "two embeddings, 1 at most. Each lens has its own scale: 0.3 may be poor for the caption "
+        "lens and excellent for CLIP.",
+    ),
+    ("overlap", "Of the pictures one lens shows, the share that the other one shows too."),
+    ("Jaccard", "Pictures that both lenses show over pictures that either shows."),
+    (
+        "RBO",
+        "Rank-biased overlap: agreement in which the first places count most. 1 is the same "
+        "order, 0 no picture in common.",
+    ),
+    (
+        "best of both",
+        "Reciprocal-rank fusion: from each lens a picture earns 1 / (60 + its rank). Scores are "
+        "not used, so their different scales do no harm.",
+    ),
+    (
+        "encode, search",
+        "Milliseconds to turn your words into an embedding, and to find the nearest ones. Words "
+        "that were asked before are remembered and need no encoding.",
+    ),
+    (
+        "flat, IVF",
+        "A flat index compares with everything. IVF looks only into the nprobe clusters nearest "
+        "to your words: faster on large galleries, at the price of a missed picture now and then.",
+    ),
+    (
+        "confidence",
+        "How probable the captioner found its own words, on average. It says nothing on whether "
+        "they are true.",
+    ),
+)
+
+
+def about_tab(shelf: Shelf) -> gr.HTML:
+    """Build the tab inside the current ``gr.Tab``; return the part that follows the gallery."""
+    gr.HTML(_how() + _models(shelf.profile), apply_default_css=False, elem_classes=["tl-about"])
+    described = gr.HTML(
+        gallery_description(shelf, None), apply_default_css=False, elem_classes=["tl-about"]
+    )
+    gr.HTML(_numbers(), apply_default_css=False, elem_classes=["tl-about"])
+    return described
+
+
+def gallery_description(shelf: Shelf, gallery: str | None) -> str:
+    """Return what the page says of a gallery, with its manifest."""
+    if not shelf.entries:
+        return "<section><h2>The gallery</h2><p>No gallery is loaded.</p></section>"
+    entry = shelf.entry(gallery)
+    manifest = entry.gallery.manifest
+    counts = manifest.counts
+    generated = manifest.caption_origin == "generated"
+    captions = (
+        f"Its captions were written by {escape(manifest.captioner.name)}."
+        if generated and manifest.captioner
+        else "Its captions came with the pictures; they were not generated."
+    )
+    document = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return (
+        f"<section><h2>The gallery: {escape(entry.name)}</h2>"
+        f"<p>{counts.images:,} pictures, built {escape(str(manifest.created_at)[:10])} with the "
+        f"{escape(str(manifest.profile))} models. {captions} "
+        f"{counts.duplicates:,} identical files were stored once, {counts.skipped:,} could not be "
+        f"used.</p><details><summary>Manifest</summary><pre>{escape(document)}</pre></details>"
+        f"</section>"
+    )
+
+
+def _how() -> str:
+    cards = "".join(
+        f'<div class="tl-how {lens}"><h3>{words.mark}{words.title} <small>{words.verb}</small></h3>'
+        f"<p>{escape(words.how)}</p></div>"
+        for lens, words in LENS_WORDS.items()
+    )
+    return (
+        "<section><h2>Two ways to find a picture by words</h2>"
+        f'<div class="tl-hows">{cards}</div>'
+        "<p>The caption lens is right when its caption says what you ask for, and blind to all it "
+        "leaves out. CLIP sees the whole picture, and is weak on counting, on who does what to "
+        "whom, and on small things. Where both agree, they are usually right.</p></section>"
+    )
+
+
+def _models(profile: Profile) -> str:
+    rows = "".join(
+        _model_row(role, spec)
+        for role, spec in (
+            ("Captions (InstructBLIP)", profile.captioner),
+            ("Words, for the caption lens", profile.sentence),
+            ("Words and pictures (CLIP)", profile.clip),
+        )
+    )
+    switch = (
+        "<p>These are the small models: they come with the app, need no download and run on a "
+        "laptop. The full ones (InstructBLIP flan-t5-xl and CLIP ViT-B/32) are better. To switch, "
+        "build a gallery with them, on a machine with a GPU, and start the app on it:</p>"
+        "<pre>python -m precompute build PHOTOS --out galleries/mine --profile full\n"
+        "python app.py --profile full --gallery galleries/mine</pre>"
+        if profile.name == "mini"
+        else "<p>These are the full models. <code>--profile mini</code> answers with small ones "
+        "that come with the app.</p>"
+    )
+    return (
+        '<section id="models"><h2>The models that answer</h2><div class="tl-table"><table><thead>'
+        '<tr><th scope="col">What for</th><th scope="col">Model</th><th scope="col">Licence</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div>{switch}</section>"
+    )
+
+
+def _model_row(role: str, spec: ModelSpec) -> str:
+    note = f"<br><small>{escape(spec.note)}</small>" if spec.note else ""
+    return (
+        f'<tr><th scope="row">{escape(role)}</th><td>{escape(spec.name)}</td>'
+        f"<td>{escape(spec.licence)}{note}</td></tr>"
+    )
+
+
+def _numbers() -> str:
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _NUMBERS)
+    return f"<section><h2>What the numbers mean</h2><dl>{terms}</dl></section>"

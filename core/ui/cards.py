@@ -1,0 +1,199 @@
+"""Pictures as cards: what a card shows, and what it carries for the picture's detail view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from core.records import LENSES, FusedHit, Hit, ImageRecord, Lens
+from core.ui.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
+from core.ui.shelf import ShelvedGallery
+
+RANKS_LOOKED_AT = 50
+"""How far down each lens's ranking the detail view can say where a picture stands."""
+
+_FLAG_SENTENCES = {
+    "empty": "The captioner wrote nothing for this picture.",
+    "repetition": "The caption repeats itself.",
+    "prompt_echo": "The caption echoes the instruction it was given.",
+    "retried": "This is the captioner's second try; the first was doubtful.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one query ranked the pictures of a gallery, through both lenses.
+
+    Attributes:
+        query: The words, as typed; "" when the pictures were not found by words.
+        hits: For each lens that answered, its first hits by image id.
+        looked_at: How many hits of each lens are in ``hits`` at most.
+    """
+
+    query: str = ""
+    hits: Mapping[Lens, Mapping[str, Hit]] = field(default_factory=dict)
+    looked_at: int = RANKS_LOOKED_AT
+
+    def describe(self, image_id: str, gallery_size: int) -> list[dict[str, str]]:
+        """Return one line for each lens that answered: its id, its title and where it stands."""
+        lines = []
+        for lens in LENSES:
+            if lens not in self.hits:
+                continue
+            hit = self.hits[lens].get(image_id)
+            place = (
+                f"{ordinal(hit.rank)} of {gallery_size} · score {hit.score:.2f}"
+                if hit
+                else f"not among its first {min(self.looked_at, gallery_size)}"
+            )
+            lines.append({"lens": lens, "title": LENS_WORDS[lens].title, "place": place})
+        return lines
+
+
+def alt_text(record: ImageRecord) -> str:
+    """Return the caption, or the file's name where there is none."""
+    return record.caption or record.file_name
+
+
+def safe_link(address: str | None) -> str:
+    """Return an address that may become a link, or "": only http and https do."""
+    if not address:
+        return ""
+    try:
+        parts = urlsplit(address.strip())
+    except ValueError:
+        return ""
+    return address.strip() if parts.scheme in ("http", "https") and parts.netloc else ""
+
+
+def detail_of(entry: ShelvedGallery, record: ImageRecord, standing: Standing) -> dict[str, object]:
+    """Return what the detail view shows of a picture, as plain text values for JSON."""
+    origin = entry.gallery.manifest.caption_origin
+    generated = origin == "generated"
+    confidence = ""
+    if record.confidence is not None:
+        confidence = f"{record.confidence:.0%} sure of its words, on average"
+    return {
+        "id": record.id,
+        "src": entry.thumbnail_url(record.id),
+        "caption": record.caption,
+        "alt": alt_text(record),
+        "origin": "Written by the captioner" if generated else "Caption given by the source",
+        "confidence": confidence,
+        "flags": [_FLAG_SENTENCES.get(flag, flag) for flag in record.caption_flags],
+        "file": record.file_name,
+        "size": f"{record.width} × {record.height} pixels",
+        "licence": record.license or "",
+        "source": safe_link(record.source_url),
+        "query": standing.query,
+        "ranks": standing.describe(record.id, len(entry.gallery)),
+    }
+
+
+def card(
+    entry: ShelvedGallery,
+    image_id: str,
+    standing: Standing,
+    *,
+    facts: str = "",
+    caption: bool = False,
+    both: bool = False,
+) -> str:
+    """Return one picture as a list item with a button that opens its detail view.
+
+    Args:
+        entry: The gallery it is in.
+        image_id: Its id.
+        standing: Where the query ranked it.
+        facts: HTML under the picture: rank, score.
+        caption: Whether its caption is shown; the alternative text has it in any case.
+        both: Whether both lenses found it.
+    """
+    record = entry.gallery.record(image_id)
+    detail = escape(json.dumps(detail_of(entry, record, standing), ensure_ascii=False))
+    badge = f'<span class="tl-both">{BOTH_MARK}<span>both</span></span>' if both else ""
+    words = (
+        f'<span class="tl-caption"><span>{escape(record.caption) or "no caption"}</span></span>'
+        if caption
+        else ""
+    )
+    return (
+        f'<li class="tl-item"><button type="button" class="tl-card{" is-both" if both else ""}" '
+        f'data-picture="{detail}"><span class="tl-frame"><img src="'
+        f'{escape(entry.thumbnail_url(record.id))}" alt="{escape(alt_text(record))}" '
+        f'width="{record.width}" height="{record.height}" loading="lazy" decoding="async">'
+        f"{badge}</span>{facts}{words}</button></li>"
+    )
+
+
+def score_facts(rank: int, score: float, best: float) -> str:
+    """Return rank, a bar as long as the score is of the best one, and the score."""
+    share = max(0.04, min(1.0, score / best)) if best > 0 else 0.04
+    return (
+        f'<span class="tl-facts"><span class="tl-rank">{rank}</span>'
+        f'<span class="tl-bar" aria-hidden="true"><i style="width:{share:.0%}"></i></span>'
+        f'<span class="tl-score"><span class="tl-sr">score </span>{score:.2f}</span></span>'
+    )
+
+
+def hit_row(
+    entry: ShelvedGallery,
+    hits: Sequence[Hit],
+    standing: Standing,
+    *,
+    lens: Lens,
+    found_by_both: frozenset[str] = frozenset(),
+) -> str:
+    """Return the pictures of one lens's ranking, best first."""
+    best = max((hit.score for hit in hits), default=0.0)
+    items = [
+        card(
+            entry,
+            hit.id,
+            standing,
+            facts=score_facts(hit.rank, hit.score, best),
+            caption=lens == "captions",
+            both=hit.id in found_by_both,
+        )
+        for hit in hits
+    ]
+    return f'<ol class="tl-row">{"".join(items)}</ol>'
+
+
+def fused_row(
+    entry: ShelvedGallery,
+    hits: Sequence[FusedHit],
+    standing: Standing,
+    found_by_both: frozenset[str] = frozenset(),
+) -> str:
+    """Return the pictures of a fused ranking, each with its place in the lenses that found it."""
+    items = []
+    for hit in hits:
+        places = "".join(
+            f'<span class="tl-place {lens}">{LENS_WORDS[lens].mark}'
+            f'<span class="tl-sr">{LENS_WORDS[lens].title} </span>{hit.sources[lens].rank}</span>'
+            for lens in LENSES
+            if lens in hit.sources
+        )
+        facts = (
+            f'<span class="tl-facts"><span class="tl-rank">{hit.rank}</span>'
+            f'<span class="tl-places">{places}</span></span>'
+        )
+        items.append(
+            card(entry, hit.id, standing, facts=facts, caption=True, both=hit.id in found_by_both)
+        )
+    return f'<ol class="tl-row">{"".join(items)}</ol>'
+
+
+def plain_row(entry: ShelvedGallery, image_ids: Sequence[str]) -> str:
+    """Return pictures that no query ranked, with their captions."""
+    items = [card(entry, image_id, Standing(), caption=True) for image_id in image_ids]
+    return f'<ol class="tl-row">{"".join(items)}</ol>'
+
+
+def skeleton_row(pictures: int = 5) -> str:
+    """Return a row of placeholders of a card's shape."""
+    block = '<li class="tl-item"><span class="tl-frame"></span><span class="tl-facts"></span></li>'
+    return f'<ul class="tl-row">{block * pictures}</ul>'

@@ -1,0 +1,207 @@
+"""The Compare tab: one query, both lenses side by side, and the best of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from core.records import LENSES, FusedHit, Lens
+from core.search import Comparison, SearchResult
+from core.ui.cards import Standing, fused_row, hit_row
+from core.ui.events import SEARCH_EVENT, event_value, for_page
+from core.ui.markup import BOTH_MARK, LENS_WORDS, explained, stage
+from core.ui.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.standing import standing_of
+from core.ui.states import (
+    examples_line,
+    fewer_note,
+    lens_failure,
+    lens_heading,
+    similar_state,
+    start_state,
+    top_pictures,
+    two_lens_skeleton,
+    weak_note,
+)
+
+OVERLAP_HELP = "How many of the pictures shown by one lens the other one shows too."
+JACCARD_HELP = (
+    "Pictures that both lenses show, divided by all pictures that either shows: 1 if they show "
+    "the same pictures, 0 if they share none."
+)
+RBO_HELP = (
+    "Rank-biased overlap: agreement that counts the first places most. 1 if both lenses give the "
+    "same order, 0 if they share no picture."
+)
+FUSION_HELP = (
+    "Reciprocal-rank fusion: a picture earns 1 / (60 + rank) from each lens that found it. It uses "
+    "places, not scores, because the scores of the two lenses cannot be compared."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTab:
+    """The components of the tab that the rest of the page needs."""
+
+    box: SearchBox
+    results: gr.HTML
+
+
+def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
+    """Build the tab inside the current ``gr.Tab`` and connect its events.
+
+    Args:
+        shelf: The galleries.
+        gallery: The component whose value is the name of the gallery to search.
+    """
+    box = search_box("compare", k_label="Pictures per lens")
+    results = gr.HTML(
+        start_state(shelf, None),
+        elem_classes=["tl-results"],
+        js_on_load=RESULTS_BRIDGE,
+        apply_default_css=False,
+    )
+
+    @for_page
+    def search(query: str, k: float, gallery_name: str) -> str:
+        return answer(shelf, query, k, gallery_name)
+
+    @for_page
+    def pick(k: float, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
+        query = event_value(event, "query")
+        return query, answer(shelf, query, k, gallery_name)
+
+    @for_page
+    def similar(k: float, gallery_name: str, event: gr.EventData) -> str:
+        return similar_answer(shelf, event, k, gallery_name)
+
+    gr.on(
+        [box.query.submit, box.button.click],
+        search,
+        [box.query, box.k, gallery],
+        results,
+        **SEARCH_EVENT,
+    )
+    results.pick(pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
+    results.similar(similar, [box.k, gallery], results, **SEARCH_EVENT)
+    return CompareTab(box, results)
+
+
+def answer(shelf: Shelf, query: str, k: float, gallery_name: str) -> str:
+    """Return the results area for a query; the start state for an empty one.
+
+    Raises:
+        QueryError: The query or k cannot be answered.
+    """
+    if not shelf.entries or not query.strip():
+        return start_state(shelf, gallery_name)
+    entry = shelf.entry(gallery_name)
+    comparison = entry.service.compare(query, k=int(k))
+    standing = standing_of(entry, comparison.query, LENSES)
+    ids = [hit.id for hit in comparison.fused]
+    return stage(
+        _comparison(entry, comparison, standing, int(k)),
+        two_lens_skeleton(),
+        summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
+    )
+
+
+def similar_answer(shelf: Shelf, event: gr.EventData, k: float, gallery_name: str) -> str:
+    """Return the results area for "similar by ...", as asked by an event of the page.
+
+    Raises:
+        QueryError: The lens or k is not known.
+        UnknownImageError: The gallery has no such picture.
+    """
+    entry = shelf.entry(gallery_name)
+    image_id, lens = event_value(event, "id"), event_value(event, "lens")
+    result = entry.service.similar(image_id, k=int(k), lens=lens)  # type: ignore[arg-type]
+    return similar_state(entry, result, image_id, event_value(event, "query"))
+
+
+def _comparison(
+    entry: ShelvedGallery, comparison: Comparison, standing: Standing, asked: int
+) -> str:
+    both = _found_by_both(comparison)
+    lenses = "".join(_lens(entry, comparison, standing, lens, both) for lens in LENSES)
+    shown = max((len(found.hits) for found in _answers(comparison)), default=0)
+    return (
+        f"{examples_line(comparison.query)}{_agreement(comparison)}"
+        f'<div class="tl-lenses">{lenses}</div>'
+        f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
+        f"compared with each other; a bar shows a score against the best one of its own lens.</p>"
+        f"{weak_note(comparison.captions)}{fewer_note(shown, asked)}"
+        f"{_fused(entry, comparison.fused, standing, both)}"
+    )
+
+
+def _answers(comparison: Comparison) -> list[SearchResult]:
+    return [found for found in (comparison.captions, comparison.clip) if found is not None]
+
+
+def _found_by_both(comparison: Comparison) -> frozenset[str]:
+    if comparison.captions is None or comparison.clip is None:
+        return frozenset()
+    captions = {hit.id for hit in comparison.captions.hits}
+    return frozenset(captions & {hit.id for hit in comparison.clip.hits})
+
+
+def _agreement_words(comparison: Comparison) -> str:
+    if not _answers(comparison):
+        return "No lens could answer."
+    if comparison.captions is None or comparison.clip is None:
+        return "Only one lens answered."
+    shown = max(len(comparison.captions.hits), len(comparison.clip.hits))
+    common = len(_found_by_both(comparison))
+    if common == 0:
+        return f"They agree on none of {shown}."
+    return (
+        f"They agree on {common} of {shown}." if common < shown else f"They agree on all {shown}."
+    )
+
+
+def _agreement(comparison: Comparison) -> str:
+    agreement = comparison.agreement
+    if agreement is None:
+        return ""
+    words = _agreement_words(comparison).rstrip(".")
+    return (
+        f'<p class="tl-agree"><strong>{BOTH_MARK}{words}</strong>'
+        f"{explained(f'overlap {agreement.overlap:.0%}', OVERLAP_HELP)}"
+        f"{explained(f'Jaccard {agreement.jaccard:.2f}', JACCARD_HELP)}"
+        f"{explained(f'RBO {agreement.rbo:.2f}', RBO_HELP)}</p>"
+    )
+
+
+def _lens(
+    entry: ShelvedGallery,
+    comparison: Comparison,
+    standing: Standing,
+    lens: Lens,
+    both: frozenset[str],
+) -> str:
+    result = comparison.captions if lens == "captions" else comparison.clip
+    label = f'<section class="tl-lens {lens}" aria-label="{LENS_WORDS[lens].title}">'
+    if result is None:
+        sentence = comparison.failures.get(lens, "")
+        return f"{label}{lens_failure(lens, sentence)}</section>"
+    row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
+    return f"{label}{lens_heading(lens, result)}{row}</section>"
+
+
+def _fused(
+    entry: ShelvedGallery,
+    hits: tuple[FusedHit, ...],
+    standing: Standing,
+    both: frozenset[str],
+) -> str:
+    if not hits:
+        return ""
+    return (
+        f'<section class="tl-lens both wide" aria-label="Best of both">'
+        f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
+        f"<small>{explained('fused by reciprocal rank', FUSION_HELP)}</small></h2></header>"
+        f"{fused_row(entry, hits, standing, both)}</section>"
+    )

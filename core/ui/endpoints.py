@@ -1,0 +1,191 @@
+"""The named endpoints: plain values in, JSON out. Their docstrings are the API's documentation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gradio as gr
+
+from core.errors import QueryError
+from core.records import FusedHit, Hit, IndexKind, Lens
+from core.search import SearchResult
+from core.ui.events import for_endpoint
+from core.ui.shelf import Shelf, ShelvedGallery
+
+_ENDPOINT: dict[str, Any] = {
+    "queue": False,
+    "concurrency_id": "search",
+    "concurrency_limit": None,
+}
+
+
+def add_endpoints(shelf: Shelf) -> None:
+    """Add the endpoints to the current ``gr.Blocks``."""
+
+    @for_endpoint
+    def compare(query: str, k: int = 5, gallery: str = "") -> dict[str, Any]:
+        """Find pictures by words through both lenses, and say how far they agree.
+
+        Args:
+            query: What the picture should show, at most 1,000 characters.
+            k: Pictures per lens, 1 to 50.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            query, captions and clip (lists of rank, id, file_name, score, caption), fused (the
+            same by reciprocal-rank fusion, with the ranks in each lens), agreement (overlap,
+            jaccard, rbo; null if only one lens answered), timings_ms, and failures (a sentence
+            for each lens that could not answer; usually empty).
+        """
+        entry = shelf.entry(gallery)
+        result = entry.service.compare(query, k=_whole(k))
+        lenses = {"captions": result.captions, "clip": result.clip}
+        agreement = result.agreement
+        return {
+            "query": result.query,
+            "captions": _hits(entry, result.captions),
+            "clip": _hits(entry, result.clip),
+            "fused": [_fused(entry, hit) for hit in result.fused],
+            "agreement": agreement
+            and {
+                "overlap": agreement.overlap,
+                "jaccard": agreement.jaccard,
+                "rbo": agreement.rbo,
+            },
+            "timings_ms": {
+                lens: _timings(found) for lens, found in lenses.items() if found is not None
+            },
+            "failures": dict(result.failures),
+        }
+
+    @for_endpoint
+    def search_captions(
+        query: str, k: int = 5, index: Literal["flat", "ivf"] = "flat", gallery: str = ""
+    ) -> dict[str, Any]:
+        """Find pictures whose generated captions are close to the words.
+
+        Args:
+            query: What the picture should show, at most 1,000 characters.
+            k: Number of pictures, 1 to 50.
+            index: flat compares with every caption; ivf only with those of the nearest clusters.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            query, lens, index, hits (lists of rank, id, file_name, score, caption), timings_ms.
+        """
+        return _by_text(shelf.entry(gallery), query, k, "captions", index)
+
+    @for_endpoint
+    def search_clip(
+        query: str, k: int = 5, index: Literal["flat", "ivf"] = "flat", gallery: str = ""
+    ) -> dict[str, Any]:
+        """Find pictures that CLIP places close to the words, without reading a caption.
+
+        Args:
+            query: What the picture should show, at most 1,000 characters.
+            k: Number of pictures, 1 to 50.
+            index: flat compares with every picture; ivf only with those of the nearest clusters.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            query, lens, index, hits (lists of rank, id, file_name, score, caption), timings_ms.
+        """
+        return _by_text(shelf.entry(gallery), query, k, "clip", index)
+
+    @for_endpoint
+    def similar(
+        image_id: str, lens: Literal["captions", "clip"] = "clip", k: int = 5, gallery: str = ""
+    ) -> dict[str, Any]:
+        """Find pictures like one picture of a gallery; the picture itself is left out.
+
+        Args:
+            image_id: Id of the picture, from any other endpoint.
+            lens: captions finds pictures whose captions say the same, clip those that look alike.
+            k: Number of pictures, 1 to 50.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            image_id, lens, hits (lists of rank, id, file_name, score, caption), timings_ms.
+        """
+        entry = shelf.entry(gallery)
+        result = entry.service.similar(image_id, k=_whole(k), lens=lens)
+        return {
+            "image_id": image_id,
+            "lens": result.lens,
+            "hits": _hits(entry, result),
+            "timings_ms": _timings(result),
+        }
+
+    @for_endpoint
+    def galleries() -> list[dict[str, Any]]:
+        """List the galleries that can be searched.
+
+        Returns:
+            For each: name, images, profile, caption_origin and the models that built it.
+        """
+        return [_described(entry) for entry in shelf.entries]
+
+    gr.api(compare, api_name="compare", **_ENDPOINT)
+    gr.api(search_captions, api_name="search_captions", **_ENDPOINT)
+    gr.api(search_clip, api_name="search_clip", **_ENDPOINT)
+    gr.api(similar, api_name="similar", **_ENDPOINT)
+    gr.api(galleries, api_name="galleries", **_ENDPOINT)
+
+
+def _whole(k: object) -> int:
+    """Accept a whole number however JSON wrote it."""
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k):
+        raise QueryError(f"k is a whole number from 1 to 50; got {str(k)[:20]!r}.")
+    return int(k)
+
+
+def _by_text(
+    entry: ShelvedGallery, query: str, k: object, lens: Lens, index: IndexKind
+) -> dict[str, Any]:
+    result = entry.service.by_text(query, k=_whole(k), lens=lens, index=index)
+    return {
+        "query": query,
+        "lens": result.lens,
+        "index": result.index,
+        "hits": _hits(entry, result),
+        "timings_ms": _timings(result),
+    }
+
+
+def _hits(entry: ShelvedGallery, result: SearchResult | None) -> list[dict[str, Any]]:
+    return [] if result is None else [_hit(entry, hit) for hit in result.hits]
+
+
+def _hit(entry: ShelvedGallery, hit: Hit | FusedHit) -> dict[str, Any]:
+    record = entry.gallery.record(hit.id)
+    return {
+        "rank": hit.rank,
+        "id": hit.id,
+        "file_name": record.file_name,
+        "score": hit.score,
+        "caption": record.caption,
+    }
+
+
+def _fused(entry: ShelvedGallery, hit: FusedHit) -> dict[str, Any]:
+    ranks = {f"{name}_rank": source.rank for name, source in hit.sources.items()}
+    return {**_hit(entry, hit), **ranks}
+
+
+def _timings(result: SearchResult) -> dict[str, float]:
+    return {"encode": round(result.encode_ms, 3), "search": round(result.search_ms, 3)}
+
+
+def _described(entry: ShelvedGallery) -> dict[str, Any]:
+    manifest = entry.gallery.manifest
+    return {
+        "name": entry.name,
+        "images": len(entry.gallery),
+        "profile": manifest.profile,
+        "caption_origin": manifest.caption_origin,
+        "models": {
+            "captioner": manifest.captioner.name if manifest.captioner else None,
+            "sentence": manifest.sentence.name,
+            "clip": manifest.clip.name,
+        },
+    }

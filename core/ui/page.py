@@ -1,0 +1,121 @@
+"""The whole page: header, gallery selector, one tab after the other, endpoints."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+
+from core.profiles import Profile
+from core.records import LENSES
+from core.ui.about_tab import about_tab, gallery_description
+from core.ui.compare_tab import compare_tab
+from core.ui.endpoints import add_endpoints
+from core.ui.events import PAGE_EVENT, for_page
+from core.ui.lens_tab import cluster_count, lens_tab
+from core.ui.markup import escape
+from core.ui.shelf import Shelf
+from core.ui.states import start_state
+
+TITLE = "TwoLens: two ways to find a picture by words"
+_STATIC = Path(__file__).parent
+_SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
+_MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
+_TAKE_QUERY = "(theirs, ours) => ours || theirs"
+
+_LOGO = (
+    '<svg class="tl-logo" viewBox="0 0 44 28" width="44" height="28" aria-hidden="true" '
+    'focusable="false"><circle class="a" cx="15" cy="14" r="12"/><circle class="b" cx="29" cy="14" '
+    'r="12"/><path class="c" d="M22 4.25a12 12 0 0 1 0 19.5a12 12 0 0 1 0-19.5z"/></svg>'
+)
+
+
+def theme() -> gr.themes.Base:
+    """Return gradio's base theme with system fonts only, so that nothing is fetched."""
+    return gr.themes.Base(
+        primary_hue="stone", neutral_hue="stone", font=list(_SANS), font_mono=list(_MONO)
+    )
+
+
+@cache
+def head() -> str:
+    """Return the page's own style and script as elements of the document's head."""
+    style = (_STATIC / "page.css").read_text(encoding="utf-8")
+    script = (_STATIC / "page.js").read_text(encoding="utf-8")
+    return f"<style>{style}</style><script>{script}</script>"
+
+
+def build_page(shelf: Shelf) -> gr.Blocks:
+    """Build the page and its endpoints over the galleries of a shelf.
+
+    Nothing is loaded and no query is run; a model loads with the first search that needs it.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        with gr.Row(elem_classes=["tl-top"], equal_height=True):
+            gr.HTML(_header(shelf.profile), apply_default_css=False, elem_classes=["tl-brand"])
+            gallery = gr.Dropdown(
+                shelf.names,
+                value=shelf.names[0] if shelf.entries else None,
+                label="Gallery",
+                container=False,
+                show_label=False,
+                visible=len(shelf.entries) > 1,
+                filterable=False,
+                scale=0,
+                min_width=200,
+                elem_id="gallery",
+                elem_classes=["tl-gallery"],
+            )
+        with gr.Tabs(elem_classes=["tl-tabs"]):
+            with gr.Tab("Compare", id="compare"):
+                compare = compare_tab(shelf, gallery)
+            lens_tabs = []
+            for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
+                with gr.Tab(title, id=lens) as tab:
+                    built = lens_tab(shelf, gallery, lens)
+                lens_tabs.append(built)
+                tab.select(
+                    None,
+                    [compare.box.query, built.box.query],
+                    built.box.query,
+                    js=_TAKE_QUERY,
+                    api_visibility="private",
+                )
+            with gr.Tab("About", id="about"):
+                described = about_tab(shelf)
+
+        @for_page
+        def change_gallery(name: str) -> list[object]:
+            start = start_state(shelf, name)
+            sliders = [
+                gr.Slider(maximum=max(2, cluster_count(shelf, name, lens))) for lens in LENSES
+            ]
+            return [start, start, start, *sliders, gallery_description(shelf, name)]
+
+        gallery.change(
+            change_gallery,
+            gallery,
+            [
+                compare.results,
+                *(tab.results for tab in lens_tabs),
+                *(tab.nprobe for tab in lens_tabs),
+                described,
+            ],
+            **PAGE_EVENT,
+        )
+        add_endpoints(shelf)
+    return page
+
+
+def _header(profile: Profile) -> str:
+    answering = (
+        "<strong>small models</strong> answer · switch to full"
+        if profile.name == "mini"
+        else f"<strong>{escape(profile.name)} models</strong> answer"
+    )
+    return (
+        f'<div class="tl-header"><h1>{_LOGO}TwoLens</h1>'
+        "<p>Two ways to find a picture by words, side by side.</p>"
+        f'<button type="button" class="tl-pill" data-tab="About">{answering}</button></div>'
+    )

@@ -1,0 +1,67 @@
+"""The row that starts a search: the words, how many pictures, and the button."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+PLACEHOLDER = "a dog catching a frisbee in the snow"
+
+RESULTS_BRIDGE = """
+element.twolensTrigger = (name, data) => trigger(name, data); // sends 'pick' and 'similar'
+watch('value', () => window.dispatchEvent(new CustomEvent('twolens:shown', {detail: element})));
+"""
+"""Lets the page's own script send the events of a results area and learn of new results."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchBox:
+    """The components of one search row."""
+
+    query: gr.Textbox
+    k: gr.Number
+    button: gr.Button
+
+
+def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
+    """Build a search row inside the current block.
+
+    Args:
+        name: Makes the ids of the elements unique: ``NAME-query``, ``NAME-k``, ``NAME-search``.
+        k_label: What the number of pictures is called.
+    """
+    with gr.Row(elem_classes=["tl-search"], equal_height=True):
+        query = gr.Textbox(
+            label="Describe the picture you are looking for",
+            show_label=False,
+            container=False,
+            placeholder=PLACEHOLDER,
+            lines=1,
+            max_lines=1,
+            scale=8,
+            min_width=160,
+            elem_id=f"{name}-query",
+            elem_classes=["tl-query"],
+        )
+        k = gr.Number(
+            5,
+            label=k_label,
+            minimum=1,
+            maximum=50,
+            step=1,
+            precision=0,
+            scale=0,
+            min_width=132,
+            elem_id=f"{name}-k",
+            elem_classes=["tl-k"],
+        )
+        button = gr.Button(
+            "Search",
+            variant="primary",
+            scale=0,
+            min_width=112,
+            elem_id=f"{name}-search",
+            elem_classes=["tl-go"],
+        )
+    return SearchBox(query, k, button)

@@ -1,0 +1,151 @@
+"""What the results area shows when there are no results to show, and what stands above results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.records import Lens
+from core.search import SearchResult
+from core.ui.cards import Standing, alt_text, hit_row, plain_row, skeleton_row
+from core.ui.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
+from core.ui.shelf import Shelf, ShelvedGallery
+
+EXAMPLES = (
+    "two children on a beach",
+    "a red bus",
+    "someone climbing",
+    "an animal looking at me",
+    "something sad",
+)
+PICTURES_BEFORE_SEARCH = 10
+WEAK_CAPTION_SCORE = 0.25
+"""Under this, MiniLM's score of a query and a caption says that they have little in common."""
+
+
+def examples_line(current: str = "") -> str:
+    """Return the examples as buttons; the one that was asked is marked."""
+    chips = "".join(
+        f'<button type="button" class="tl-chip" data-query="{escape(example)}"'
+        f"{' aria-pressed=true' if example == current else ''}>{escape(example)}</button>"
+        for example in EXAMPLES
+    )
+    return f'<div class="tl-try"><span>Try</span>{chips}</div>'
+
+
+def lens_heading(lens: Lens, result: SearchResult | None = None, *, level: int = 2) -> str:
+    """Return a lens's mark, name and what it does, with the time it took."""
+    words = LENS_WORDS[lens]
+    timing = ""
+    if result is not None:
+        encode = "words remembered" if result.cached else f"encode {milliseconds(result.encode_ms)}"
+        timing = f'<span class="tl-ms">{encode} · search {milliseconds(result.search_ms)}</span>'
+    return (
+        f'<header class="tl-lens-head"><h{level} title="{escape(words.how)}">{words.mark}'
+        f"{words.title} <small>{words.verb}</small></h{level}>{timing}</header>"
+    )
+
+
+def start_state(shelf: Shelf, gallery: str | None) -> str:
+    """Return what stands before the first search: examples and pictures of the gallery."""
+    if not shelf.entries:
+        return no_gallery_state()
+    entry = shelf.entry(gallery)
+    ids = [record.id for record in entry.gallery.records]
+    step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
+    shown = ids[::step][:PICTURES_BEFORE_SEARCH]
+    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}"
+    answer = (
+        f'{examples_line()}<section class="tl-lens plain"><header class="tl-lens-head">'
+        f"<h2>{escape(entry.name)} <small>{count}, here are {len(shown)}</small></h2></header>"
+        f"{plain_row(entry, shown)}</section>"
+    )
+    return stage(answer, two_lens_skeleton())
+
+
+def no_gallery_state() -> str:
+    """Return what stands where no gallery is loaded: what to run."""
+    answer = (
+        '<section class="tl-notice"><h2>No gallery is loaded</h2>'
+        "<p>A gallery is a folder of pictures with their captions and indexes. Build one, then "
+        "start the app on it:</p><pre>python -m precompute build PHOTOS --out galleries/mine\n"
+        "python app.py --gallery galleries/mine</pre></section>"
+    )
+    return stage(answer, "", summary="No gallery is loaded.")
+
+
+def lens_failure(lens: Lens, sentence: str) -> str:
+    """Return what stands in a lens's place when only the other one could answer."""
+    return (
+        f'{lens_heading(lens)}<div class="tl-notice"><p><strong>This lens could not answer.'
+        f"</strong> {escape(sentence)}</p></div>"
+    )
+
+
+def fewer_note(shown: int, asked: int) -> str:
+    """Return a note if fewer pictures are shown than were asked for, or ""."""
+    if shown >= asked:
+        return ""
+    pictures = "one picture" if shown == 1 else f"{shown} pictures"
+    return f'<p class="tl-note">This is all there is: the gallery holds {pictures} to rank.</p>'
+
+
+def weak_note(result: SearchResult | None) -> str:
+    """Return a note if not even the best caption is close to the query, or ""."""
+    if result is None or not result.hits or result.hits[0].score >= WEAK_CAPTION_SCORE:
+        return ""
+    return (
+        '<p class="tl-note"><strong>Weak matches.</strong> No caption is close to these words; '
+        "the lenses still put the nearest pictures first.</p>"
+    )
+
+
+def similar_state(entry: ShelvedGallery, result: SearchResult, image_id: str, query: str) -> str:
+    """Return the pictures that a lens finds like one picture, and the way back.
+
+    Args:
+        entry: The gallery.
+        result: What the lens found.
+        image_id: The picture that was asked about.
+        query: The words whose results were left, or "".
+    """
+    record = entry.gallery.record(image_id)
+    words = LENS_WORDS[result.lens]
+    how = "whose captions say the same" if result.lens == "captions" else "that look the same"
+    back = (
+        f'<button type="button" class="tl-chip" data-query="{escape(query)}">← {escape(query)}'
+        "</button>"
+        if query
+        else ""
+    )
+    standing = Standing("", {})
+    answer = (
+        f'<div class="tl-anchor"><img src="{escape(entry.thumbnail_url(record.id))}" '
+        f'alt="{escape(alt_text(record))}" width="{record.width}" height="{record.height}">'
+        f"<div><h2>Pictures {how}</h2><p>{escape(record.caption)}</p>{back}</div></div>"
+        f'<section class="tl-lens {result.lens} wide">{lens_heading(result.lens, level=3)}'
+        f"{hit_row(entry, result.hits, standing, lens=result.lens)}</section>"
+    )
+    first = f"{len(result.hits)} similar pictures by the {words.title}."
+    return stage(answer, one_lens_skeleton(), summary=first)
+
+
+def two_lens_skeleton() -> str:
+    """Return placeholders in the shape of a comparison."""
+    lens = f'<section class="tl-lens plain"><header class="tl-lens-head"></header>{skeleton_row()}'
+    return f'<div class="tl-lenses">{lens}</section>{lens}</section></div>'
+
+
+def one_lens_skeleton() -> str:
+    """Return placeholders in the shape of one lens's results."""
+    return (
+        '<section class="tl-lens plain wide"><header class="tl-lens-head"></header>'
+        f"{skeleton_row()}</section>"
+    )
+
+
+def top_pictures(entry: ShelvedGallery, image_ids: Sequence[str], what: str) -> str:
+    """Return a sentence for screen readers that names the first picture of a result."""
+    if not image_ids:
+        return f"{what} found nothing."
+    first = alt_text(entry.gallery.record(image_ids[0]))
+    return f"{what}: {len(image_ids)} pictures, the {ordinal(1)} is {first}."

@@ -1,0 +1,40 @@
+"""The route that serves thumbnails, so that gradio's own file route needs no allowed folder."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from core.errors import TwoLensError
+from core.ui.shelf import Shelf
+
+_IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+_FOR_GOOD = "public, max-age=31536000, immutable"
+
+
+def thumbnail_route(shelf: Shelf) -> Route:
+    """Return ``/thumbnails/{gallery}/{id}.webp``.
+
+    A visitor's text never becomes part of a path: the gallery is looked up on the shelf, the id in
+    that gallery's records, and the file's place is derived from the record. An id names the bytes
+    of its image, so the answer may be cached for good.
+    """
+
+    async def thumbnail(request: Request) -> Response:
+        image_id = request.path_params["image_id"]
+        missing = PlainTextResponse("no such thumbnail", status_code=404)
+        if not _IMAGE_ID.fullmatch(image_id):
+            return missing
+        try:
+            gallery = shelf.entry(request.path_params["gallery"]).gallery
+            path = gallery.thumbnail(gallery.record(image_id).id)
+        except TwoLensError:
+            return missing
+        if not path.is_file():
+            return missing
+        return FileResponse(path, media_type="image/webp", headers={"Cache-Control": _FOR_GOOD})
+
+    return Route("/thumbnails/{gallery}/{image_id}.webp", thumbnail, methods=["GET", "HEAD"])
