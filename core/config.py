@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["mini", "full"]
+UploadCaptioner = Literal["auto", "profile", "blip-base"]
 
 
 def _user_cache() -> Path:
@@ -39,6 +40,41 @@ class Settings(BaseSettings):
         100_000_000, ge=1, description="Most pixels (width x height) that are decoded."
     )
     thumbnail_px: int = Field(320, ge=32, description="Longer side of a thumbnail.")
+
+    upload_dir: Path | None = Field(
+        None, description="Where uploads lie while they live; in the cache folder unless set."
+    )
+    max_uploads: int = Field(64, ge=1, description="Visitors' uploads that may live at once.")
+    max_upload_files: int = Field(500, ge=1, description="Most photos of one upload.")
+    max_upload_bytes: int = Field(
+        1_000_000_000, ge=1, description="Most bytes of all files of one upload."
+    )
+    max_upload_pixels: int = Field(
+        10_000_000_000, ge=1, description="Most pixels of all photos of one upload."
+    )
+    upload_idle_s: float = Field(
+        3600, gt=0, description="Seconds without a request after which an upload is forgotten."
+    )
+    upload_closed_s: float = Field(
+        120, ge=0, description="Seconds after its tab was closed when an upload is forgotten."
+    )
+    upload_max_age_s: float = Field(
+        6 * 3600, gt=0, description="Seconds after which any upload is forgotten."
+    )
+    upload_captioner: UploadCaptioner = Field(
+        "auto",
+        description="Captioner of uploads: the profile's, or BLIP base, which a CPU can run; auto "
+        "takes BLIP base where the full profile has no GPU.",
+    )
+    upload_batch_size: int = Field(8, ge=1, description="Photos of an upload described at once.")
+    upload_queue_size: int = Field(
+        20, ge=1, description="Uploads that may wait for the captioner; more are turned away."
+    )
+    zero_gpu: bool = Field(
+        False,
+        validation_alias="SPACES_ZERO_GPU",
+        description="Whether GPUs are rented by the second; set by Hugging Face Spaces.",
+    )
 
     @field_validator("galleries", mode="before")
     @classmethod

@@ -7,6 +7,7 @@
     │   ├── QueryError             query, k, nprobe, lens or index kind
     │   ├── UnknownImageError      no such image id in the gallery
     │   ├── ImageError             one file that cannot be used, with the reason
+    │   ├── UploadError            an upload that has ended, is busy, or finds no room
     │   └── SourceError            a dataset or folder that cannot be read as asked
     ├── GalleryError               a gallery on disk, with its path
     │   ├── GalleryNotFoundError
@@ -68,6 +69,10 @@ class ImageError(InputError):
         self.reason = reason
         shown = file_name if len(file_name) <= 80 else file_name[:60] + "…" + file_name[-16:]
         super().__init__(f"{shown} {reason}.")
+
+
+class UploadError(InputError):
+    """An upload that cannot go on as asked: it has ended, is busy, or there is no room for it."""
 
 
 class SourceError(InputError):

@@ -8,14 +8,14 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from core.errors import QueryError, TwoLensError
 from core.fusion import Agreement, agreement, rrf
-from core.gallery import Gallery, check_lens
-from core.index import check_index_kind
+from core.gallery import check_lens
+from core.index import Index, check_index_kind
 from core.records import LENSES, FusedHit, Hit, IndexKind, Lens
 
 if TYPE_CHECKING:
@@ -94,6 +94,18 @@ class IndexComparison:
     kept: int
 
 
+class Searchable(Protocol):
+    """What a search needs of a gallery, or of an upload."""
+
+    def index(self, lens: Lens, kind: IndexKind) -> Index:
+        """Return an index over all pictures; raise QueryError for an unknown lens or kind."""
+        ...
+
+    def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
+        """Return one picture's embedding; raise UnknownImageError for an unknown id."""
+        ...
+
+
 class SearchService:
     """Searches one gallery with the models of one profile. Safe to use from many threads.
 
@@ -107,7 +119,7 @@ class SearchService:
         max_query_chars: Longest query that is answered.
     """
 
-    def __init__(self, gallery: Gallery, models: Models, max_query_chars: int = 1000) -> None:
+    def __init__(self, gallery: Searchable, models: Models, max_query_chars: int = 1000) -> None:
         """Remember what to search and with what; load nothing."""
         self.gallery = gallery
         self.models = models

@@ -1,0 +1,35 @@
+"""File names as visitors sent them, made fit to show and to store; they never name a file here."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_LONGEST = 120
+_TAIL = 20
+_UNNAMED = "unnamed"
+
+
+def shown_name(name: str) -> str:
+    """Return the last part of a name as one printable line of at most 120 characters.
+
+    Folders are cut off, whichever slash they use. Control characters, line breaks and lone
+    surrogates become U+FFFD, so that the reader sees that something was there; invisible format
+    characters, the marks that turn text from right to left among them, are dropped. HTML is left
+    as it is: whoever shows a name escapes it.
+    """
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    kept = []
+    for character in last:
+        category = unicodedata.category(character)
+        if category == "Cf":
+            continue
+        kept.append("\N{REPLACEMENT CHARACTER}" if category in _UNSHOWN else character)
+    line = " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+    if line in ("", ".", ".."):
+        return _UNNAMED
+    if len(line) > _LONGEST:
+        return f"{line[: _LONGEST - _TAIL - 1]}…{line[-_TAIL:]}"
+    return line
+
+
+_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}
