@@ -1,0 +1,322 @@
+"""What ``metrics.json`` of a gallery holds: the figures of both lenses and what they rest on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+METRICS_FILE = "metrics.json"
+
+Interval = tuple[float, float]
+
+LensName = Literal["captions", "clip", "fused", "fused_rrf", "fused_sum", "bm25", "random"]
+"""``fused`` is whichever of ``fused_rrf`` and ``fused_sum`` won where fusion was tuned."""
+
+MetricName = Literal["R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10", "median_rank"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class LensFigures(_Frozen):
+    """How well one way to search finds the right picture.
+
+    Attributes:
+        r_at_1: Share of the queries with a relevant picture first, in [0, 1].
+        r_at_5: Share with one among the first five.
+        r_at_10: Share with one among the first ten.
+        mrr: Mean of 1 / rank of the first relevant picture.
+        mean_ap: Mean average precision; None where every query has one relevant picture, since
+            it then equals ``mrr``.
+        ndcg_at_10: Normalised discounted cumulative gain of the first ten.
+        median_rank: Median rank of the first relevant picture, from 1.
+        ci95: 95 % bootstrap interval by metric name, resampled over pictures.
+    """
+
+    r_at_1: float = Field(alias="R@1")
+    r_at_5: float = Field(alias="R@5")
+    r_at_10: float = Field(alias="R@10")
+    mrr: float = Field(alias="MRR")
+    mean_ap: float | None = Field(None, alias="mAP")
+    ndcg_at_10: float = Field(alias="nDCG@10")
+    median_rank: float
+    ci95: dict[MetricName, Interval]
+
+    def value(self, metric: MetricName) -> float | None:
+        """Return one figure by the name it has in the file."""
+        found: float | None = self.model_dump(by_alias=True)[metric]
+        return found
+
+
+class PairedTest(_Frozen):
+    """Two lenses compared on the same queries.
+
+    Attributes:
+        first: Name of the one lens.
+        second: Name of the other.
+        metric: What was compared.
+        difference: ``first`` minus ``second``, as a fraction.
+        p_value: Two-sided, from a randomisation that flips whole pictures.
+    """
+
+    first: LensName
+    second: LensName
+    metric: MetricName
+    difference: float
+    p_value: float
+
+
+class FusionChoice(_Frozen):
+    """How the two lenses were joined, and where that was decided.
+
+    Attributes:
+        method: What won, in words, e.g. ``"z-score sum, caption weight 0.35"``.
+        rrf: The best reciprocal-rank fusion, in words.
+        weighted_sum: The best weighted sum, in words.
+        tuned_on: The pictures and queries that decided.
+        tuning_mrr: MRR there, by method in words.
+        beats_both: Whether ``fused`` is above both lenses in R@1, R@5, R@10 and MRR here.
+        verdict: One or two sentences: whether fusion helps, and why not if it does not.
+    """
+
+    method: str
+    rrf: str
+    weighted_sum: str
+    tuned_on: str
+    tuning_mrr: dict[str, float]
+    beats_both: bool
+    verdict: str
+
+
+class CaptionQuality(_Frozen):
+    """How close the generated captions are to the references.
+
+    Attributes:
+        images: Captions that were scored.
+        bleu_4: Corpus BLEU-4 in [0, 100].
+        cider: CIDEr-D, 1.0 being about as close as people are to each other on COCO.
+        clip_score: Mean of 2.5 max(cosine, 0), by the gallery's own CLIP.
+        clip_model: Which CLIP that was: scores of different ones do not compare.
+        flagged: Share of captions with a flag, in [0, 1].
+        distinct: Different captions divided by captions, in [0, 1].
+    """
+
+    images: int
+    bleu_4: float
+    cider: float
+    clip_score: float
+    clip_model: str
+    flagged: float
+    distinct: float
+
+
+class IndexPoint(_Frozen):
+    """One way to search one index, measured one query at a time.
+
+    Attributes:
+        kind: ``flat`` or ``ivf``.
+        nprobe: Clusters visited; None for ``flat``.
+        recall: Share of flat's first ten that were found.
+        p50_ms: Median latency of one search, without encoding.
+        p95_ms: 95th percentile.
+        bytes_per_vector: Size of the index file divided by its vectors.
+    """
+
+    kind: Literal["flat", "ivf"]
+    nprobe: int | None
+    recall: float
+    p50_ms: float
+    p95_ms: float
+    bytes_per_vector: float
+
+
+class IndexCurve(_Frozen):
+    """Flat against IVF for one lens, or for vectors made to a size the gallery does not have.
+
+    Attributes:
+        vectors: How many are indexed.
+        dim: Length of each.
+        nlist: Clusters of the IVF index.
+        queries: How many were timed.
+        points: Flat first, then IVF by rising nprobe.
+    """
+
+    vectors: int
+    dim: int
+    nlist: int
+    queries: int
+    points: tuple[IndexPoint, ...]
+
+
+class Histogram(_Frozen):
+    """Scores of the right picture against those of the best wrong one, in shared bins.
+
+    Attributes:
+        edges: Bin edges, one more than bins.
+        right: Share of the queries whose right picture scores in the bin.
+        wrong: Share of the queries whose best wrong picture does.
+    """
+
+    edges: tuple[float, ...]
+    right: tuple[float, ...]
+    wrong: tuple[float, ...]
+
+
+class QueryGroup(_Frozen):
+    """The queries of one length or content.
+
+    Attributes:
+        group: ``"length"`` or ``"content"``.
+        name: E.g. ``"7-9 words"`` or ``"a colour"``.
+        queries: How many.
+        r_at_5: R@5 by lens.
+        only_captions: Share that only the caption lens solves (right picture in its first five).
+        only_clip: Share that only the CLIP lens solves.
+        overlap_at_10: Mean share of their first ten pictures that the two lenses have in common.
+    """
+
+    group: Literal["length", "content"]
+    name: str
+    queries: int
+    r_at_5: dict[LensName, float]
+    only_captions: float
+    only_clip: float
+    overlap_at_10: float
+
+
+class SolvedByOne(_Frozen):
+    """A query that one lens solves and the other does not.
+
+    Attributes:
+        winner: The lens that has the right picture among its first five.
+        query: Its text.
+        image_id: The right picture.
+        caption: What the captioner says of it.
+        captions_rank: Where the caption lens has it.
+        clip_rank: Where the CLIP lens has it.
+        shown_instead: The picture that the other lens has first.
+        shown_caption: What the captioner says of that one.
+    """
+
+    winner: Literal["captions", "clip"]
+    query: str
+    image_id: str
+    caption: str
+    captions_rank: int
+    clip_rank: int
+    shown_instead: str
+    shown_caption: str
+
+
+class MeasuredModel(_Frozen):
+    """A model behind the figures."""
+
+    name: str
+    revision: str
+    precision: str
+
+
+class Provenance(_Frozen):
+    """What every figure of the file rests on.
+
+    Attributes:
+        manifest_sha256: Of the ``manifest.json`` that was measured; binds figures to a gallery.
+        source: Where the pictures come from.
+        split: Which part of it, or ``""``.
+        caption_origin: ``generated``, or ``column:NAME``.
+        query_origin: Where queries and relevance come from.
+        models: Sentence encoder, CLIP and captioner.
+        seed: Of everything drawn.
+        resamples: Of each bootstrap interval and each test.
+        machine: Processor, cores, Python, numpy.
+        program: Versions of the libraries that measured.
+        command: What to run for the same figures.
+    """
+
+    manifest_sha256: str
+    source: str
+    split: str
+    caption_origin: str
+    query_origin: str
+    models: dict[str, MeasuredModel]
+    seed: int
+    resamples: int
+    machine: str
+    program: str
+    command: str
+
+
+class Metrics(_Frozen):
+    """Everything that one evaluation found; the content of ``metrics.json``.
+
+    Attributes:
+        format: Version of this layout.
+        gallery: Its name.
+        images: Pictures that were searched.
+        queries: Queries asked.
+        several_relevant: Whether a query may have more than one relevant picture.
+        lenses: Figures by lens, the baselines among them.
+        tests: Paired tests between the lenses.
+        fusion: How ``fused`` joins the two.
+        captions: Quality of the generated captions; None where they were given.
+        index: Flat against IVF, by lens, and ``"synthetic"`` for a size beyond the gallery's.
+        groups: The lenses by kind of query.
+        solved_by_one: Examples.
+        scores: Score distributions by lens.
+        notes: What a reader must know to read the figures rightly.
+        seconds: Time spent by stage; differs from run to run, as do latencies.
+        provenance: What the figures rest on.
+    """
+
+    format: Literal[1] = 1
+    gallery: str
+    images: int
+    queries: int
+    several_relevant: bool
+    lenses: dict[LensName, LensFigures]
+    tests: tuple[PairedTest, ...]
+    fusion: FusionChoice
+    captions: CaptionQuality | None
+    index: dict[str, IndexCurve]
+    groups: tuple[QueryGroup, ...]
+    solved_by_one: tuple[SolvedByOne, ...]
+    scores: dict[str, Histogram]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """Return the file's text: indented, keys as the field writes them (``"R@1"``)."""
+        return json.dumps(self.model_dump(by_alias=True), ensure_ascii=False, indent=1) + "\n"
+
+
+def manifest_sha256(folder: Path) -> str:
+    """Return the digest that binds figures to the gallery in ``folder``."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+
+
+def read_metrics(folder: Path) -> Metrics | str:
+    """Return the figures of the gallery in ``folder``, or one sentence on why there are none.
+
+    ``metrics.json`` is written after the gallery and is not among the files that the manifest
+    hashes: it names the manifest it was measured on instead, and is refused if that is another.
+    """
+    path = folder / METRICS_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return "This gallery has not been evaluated."
+    except (OSError, UnicodeDecodeError):
+        return "The figures of this gallery cannot be read."
+    try:
+        metrics = Metrics.model_validate_json(text)
+    except ValidationError:
+        return "The figures of this gallery were written in another format or are damaged."
+    if metrics.provenance.manifest_sha256 != manifest_sha256(folder):
+        return "The figures beside this gallery were measured on another build of it."
+    return metrics

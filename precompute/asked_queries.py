@@ -1,0 +1,65 @@
+"""The queries of a gallery, embedded and ready to be scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.gallery import Gallery
+from core.records import Lens
+from precompute.qrels import QuerySet
+from precompute.rankings import Relevant, Scorer, dense_scorer
+
+if TYPE_CHECKING:
+    from core.profiles import Models
+
+
+@dataclass(frozen=True)
+class AskedQueries:
+    """The queries put to one gallery.
+
+    Attributes:
+        gallery: What is searched.
+        queries: What is asked, and what is relevant.
+        embedded: float32 (queries, dim) by lens, rows of unit norm.
+    """
+
+    gallery: Gallery
+    queries: QuerySet
+    embedded: dict[Lens, np.ndarray]
+
+    @classmethod
+    def embed(cls, gallery: Gallery, queries: QuerySet, models: Models) -> AskedQueries:
+        """Embed every distinct query once, in batches, with both lenses' text encoders."""
+        texts = [query.text for query in queries.queries]
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        distinct, rows = list(row_of), np.array([row_of[text] for text in texts])
+        return cls(
+            gallery,
+            queries,
+            {
+                "captions": models.sentence.encode_text(distinct)[rows],
+                "clip": models.clip.encode_text(distinct)[rows],
+            },
+        )
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.queries.queries)
+
+    @cached_property
+    def relevant(self) -> Relevant:
+        """Which pictures are relevant, as flat arrays."""
+        return Relevant.of([query.relevant for query in self.queries.queries])
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """Which queries are about the same picture: int (queries,)."""
+        return np.array([query.cluster for query in self.queries.queries])
+
+    def scorer(self, lens: Lens) -> Scorer:
+        """Score by one lens's embeddings, exactly: no index takes part."""
+        return dense_scorer(self.embedded[lens], self.gallery.embeddings(lens))

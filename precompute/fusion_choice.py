@@ -1,0 +1,131 @@
+"""Which fusion of the lenses answers, decided without looking at the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from core.evaluation import FusionChoice, LensFigures, LensName, MetricName, PairedTest
+from core.records import LENSES
+from precompute.asked_queries import AskedQueries
+from precompute.fusions import Fusion, Tuned, candidates, fused_scorer, reciprocal_ranks, tune
+from precompute.rankings import Scorer
+
+Pick = Literal["fused", "fused_rrf", "fused_sum"]
+
+_COMPARED: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
+_LENS_WORDS = {"captions": "the caption lens", "clip": "the CLIP lens"}
+
+
+@dataclass(frozen=True, slots=True)
+class TunedFusions:
+    """The fusions that answer.
+
+    Attributes:
+        folds: Rows of queries, and the fusions that answer them; every query is in one fold.
+        chosen: The fusions tuned on everything there was to tune on.
+        tuned_on: That, in words.
+    """
+
+    folds: tuple[tuple[np.ndarray, Tuned], ...]
+    chosen: Tuned
+    tuned_on: str
+
+    @classmethod
+    def choose(cls, asked: AskedQueries, tuning: AskedQueries | None, seed: int) -> TunedFusions:
+        """Tune on another gallery's queries, or on each half of the pictures for the other half.
+
+        Args:
+            asked: What the fusions will answer.
+            tuning: Another gallery's queries; None splits the pictures of ``asked`` in two.
+            seed: Of the split.
+        """
+        tried = candidates()
+        source = tuning or asked
+        found = reciprocal_ranks(
+            tried,
+            source.scorer("captions"),
+            source.scorer("clip"),
+            source.relevant,
+            len(source.gallery),
+        )
+        chosen = tune(tried, found)
+        everything = np.arange(len(asked))
+        if tuning is not None:
+            where = f"{tuning.gallery.name}: {len(tuning.gallery)} images, {len(tuning)} queries"
+            return cls(((everything, chosen),), chosen, where)
+        labels = np.unique(asked.clusters)
+        half = np.random.default_rng(seed).permutation(labels)[: len(labels) // 2]
+        in_half = np.isin(asked.clusters, half)
+        one, other = everything[in_half], everything[~in_half]
+        if not (len(one) and len(other)):
+            return cls(((everything, chosen),), chosen, "this one query itself")
+        return cls(
+            ((one, tune(tried, found, other)), (other, tune(tried, found, one))),
+            chosen,
+            "each half of this gallery's pictures for the queries of the other half; the setting "
+            "named is the one that all of them together choose",
+        )
+
+    def scorer(self, asked: AskedQueries, pick: Pick) -> Scorer:
+        """Score each query by the fusion of its fold."""
+        captions, clip = asked.scorer("captions"), asked.scorer("clip")
+        by_fold = [
+            (rows, fused_scorer(_picked(tuned, pick), captions, clip)) for rows, tuned in self.folds
+        ]
+
+        def score(block: slice) -> np.ndarray:
+            fused = np.empty((block.stop - block.start, len(asked.gallery)))
+            for rows, scorer in by_fold:
+                inside = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+                if len(inside):
+                    fused[inside] = scorer(block)[inside]
+            return fused
+
+        return score
+
+    def describe(
+        self, figures: Mapping[LensName, LensFigures], tests: Sequence[PairedTest]
+    ) -> FusionChoice:
+        """Say what was chosen, and whether it beats both lenses."""
+        below = [
+            (lens, metric)
+            for lens in LENSES
+            for metric in _COMPARED
+            if (figures["fused"].value(metric) or 0) <= (figures[lens].value(metric) or 0)
+        ]
+        if below:
+            gap = abs(figures["captions"].mrr - figures["clip"].mrr)
+            named = " and ".join(
+                f"{_LENS_WORDS[lens]} in {', '.join(m for each, m in below if each == lens)}"
+                for lens in LENSES
+                if any(each == lens for each, _ in below)
+            )
+            verdict = (
+                f"Fusion does not beat {named}. The two lenses are {gap:.3f} apart in MRR, so the "
+                "weaker one brings more wrong pictures to the first ranks than right ones."
+            )
+        else:
+            largest = max(test.p_value for test in tests if test.first == "fused")
+            verdict = (
+                "Fusion beats both lenses in R@1, R@5, R@10 and MRR; the largest p-value of these "
+                f"eight comparisons is {largest:.4f}."
+            )
+        return FusionChoice(
+            method=str(self.chosen.best),
+            rrf=str(self.chosen.rrf),
+            weighted_sum=str(self.chosen.weighted_sum),
+            tuned_on=self.tuned_on,
+            tuning_mrr={str(fusion): round(mrr, 4) for fusion, mrr in self.chosen.mrr.items()},
+            beats_both=not below,
+            verdict=verdict,
+        )
+
+
+def _picked(tuned: Tuned, pick: Pick) -> Fusion:
+    if pick == "fused":
+        return tuned.best
+    return tuned.rrf if pick == "fused_rrf" else tuned.weighted_sum

@@ -1,0 +1,111 @@
+"""Retrieval and caption metrics: a thin layer over ir-measures, sacrebleu and pycocoevalcap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from core.errors import MissingDependencyError
+
+RETRIEVAL_METRICS = ("R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10")
+
+_PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)")
+
+
+def normalise_caption(text: str) -> str:
+    """Lowercase, and drop punctuation except hyphens and apostrophes inside a word."""
+    return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
+
+
+def bleu4(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return corpus BLEU-4 in [0, 100], unsmoothed, over any number of references an image.
+
+    Both sides are lowercased, stripped of punctuation and split at whitespace first: what the
+    captioning literature reports, and lower than BLEU with the full stops left in.
+
+    Raises:
+        ValueError: The two sequences differ in length, or are empty.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if not captions or len(captions) != len(references):
+        raise ValueError(f"{len(captions)} captions for {len(references)} sets of references")
+    most = max(len(each) for each in references)
+    streams = [
+        [normalise_caption(each[i]) if i < len(each) else None for each in references]
+        for i in range(most)
+    ]
+    metric = BLEU(tokenize="none", smooth_method="none", force=True)
+    return metric.corpus_score([normalise_caption(text) for text in captions], streams).score
+
+
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Return CIDEr-D, tf-idf weighted n-gram similarity; n-gram frequencies from ``references``.
+
+    Words are those of :func:`normalise_caption`, not of the Java tokenizer that COCO's server
+    runs; on plain English captions the two differ in the third digit.
+
+    Raises:
+        MissingDependencyError: pycocoevalcap is not installed.
+        ValueError: The two sequences differ in length, or are empty.
+    """
+    try:
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise MissingDependencyError("pycocoevalcap", "CIDEr") from error
+
+    if not captions or len(captions) != len(references):
+        raise ValueError(f"{len(captions)} captions for {len(references)} sets of references")
+    generated = {row: [normalise_caption(text)] for row, text in enumerate(captions)}
+    given = {row: [normalise_caption(t) for t in texts] for row, texts in enumerate(references)}
+    score, _ = Cider().compute_score(given, generated)
+    return float(score)
+
+
+def clip_score(image_embeddings: np.ndarray, caption_embeddings: np.ndarray) -> float:
+    """Return the mean of ``2.5 max(cosine, 0)`` (Hessel et al. 2021) over rows of unit norm."""
+    cosines = np.einsum("nd,nd->n", image_embeddings, caption_embeddings)
+    return float(2.5 * np.maximum(cosines, 0).mean())
+
+
+def retrieval(first: np.ndarray, relevant: Sequence[Mapping[int, int]]) -> dict[str, np.ndarray]:
+    """Return every metric of :data:`RETRIEVAL_METRICS` for each query, float64 (rows,).
+
+    R@k is the share of queries with a relevant picture among the first k, as image-text
+    retrieval reports it (trec_eval's ``success``); pictures that nobody judged count as wrong.
+
+    Args:
+        first: int (rows, depth), the first pictures of each query, best first.
+        relevant: ``{picture: grade}`` of each query, grades of 1 or more.
+
+    Raises:
+        MissingDependencyError: ir-measures is not installed.
+    """
+    try:
+        from ir_measures import AP, RR, Success, evaluator, nDCG
+    except ImportError as error:
+        raise MissingDependencyError("ir-measures", "Evaluation") from error
+
+    names = dict(
+        zip(
+            (Success @ 1, Success @ 5, Success @ 10, RR, AP, nDCG @ 10),
+            RETRIEVAL_METRICS,
+            strict=True,
+        )
+    )
+    judged = {
+        str(row): {str(image): grade for image, grade in images.items()}
+        for row, images in enumerate(relevant)
+    }
+    run: dict[str, dict[str, float]] = {}
+    for row, (pictures, images) in enumerate(zip(first, relevant, strict=True)):
+        # What comes after the last relevant picture changes no metric, but costs time.
+        found = np.flatnonzero(np.isin(pictures, list(images)))
+        kept = pictures[: found[-1] + 1 if found.size else 1].tolist()
+        run[str(row)] = {str(image): -float(rank) for rank, image in enumerate(kept)}
+    values = {name: np.zeros(len(first)) for name in RETRIEVAL_METRICS}
+    for metric in evaluator(list(names), judged).iter_calc(run):
+        values[names[metric.measure]][int(metric.query_id)] = metric.value
+    return values
