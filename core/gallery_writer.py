@@ -69,6 +69,8 @@ def write_gallery(
 
     Raises:
         EmbeddingError: Embeddings of another shape, not finite, or not of unit norm.
+        ModelNotFoundError: A model of the profile is not there, so has no revision.
+        OSError: A file could not be written.
         IncompleteGalleryError: A thumbnail or an extra file is missing.
         ValueError: Ids that do not fit, or counts that disagree with the records.
     """
@@ -80,6 +82,8 @@ def write_gallery(
         "captions": _checked("caption", caption_embeddings, records, profile.sentence.dim),
         "clip": _checked("CLIP", clip_embeddings, records, profile.clip.dim),
     }
+    captioner = ModelRef.of(profile.captioner) if caption_origin == "generated" else None
+    sentence, clip = ModelRef.of(profile.sentence), ModelRef.of(profile.clip)
     extra = tuple(extra_files)
     _check_present(folder, [thumbnail_path(folder, record.id) for record in records])
     _check_present(folder, [folder / file for file in extra])
@@ -97,9 +101,9 @@ def write_gallery(
         created_at=created_at or now(),
         source=source,
         profile=profile.name,
-        captioner=ModelRef.of(profile.captioner) if caption_origin == "generated" else None,
-        sentence=ModelRef.of(profile.sentence),
-        clip=ModelRef.of(profile.clip),
+        captioner=captioner,
+        sentence=sentence,
+        clip=clip,
         caption_origin=caption_origin,
         counts=counts,
         thumbnails_sha256=digest,

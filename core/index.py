@@ -158,10 +158,17 @@ class Index:
         return cls(backend, ids, kind)
 
     def save(self, path: Path) -> None:
-        """Write the index to a file and force it to disk; the ids are not part of it."""
+        """Write the index to a file and force it to disk; the ids are not part of it.
+
+        Raises:
+            OSError: It could not be written, as on a full disk.
+        """
         import faiss
 
-        faiss.write_index(self._backend, str(path))
+        try:
+            faiss.write_index(self._backend, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path.name} could not be written: {error}") from error
         fsync(path)
 
     def __len__(self) -> int:
