@@ -1,0 +1,221 @@
+"""Command line: ``python -m precompute build | bench | finetune``.
+
+Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
+stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from precompute.pipeline import BuildResult
+
+_LISTED = 20
+_BAD_INPUT = 2
+_INTERRUPTED = 130
+
+
+class ProfileChoice(str, Enum):
+    """Names of the profiles, known without importing them."""
+
+    mini = "mini"
+    full = "full"
+
+
+class Commands(TyperGroup):
+    """All commands; an error raised on purpose becomes a sentence and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context and result
+        """Run the command that was asked for."""
+        with _one_sentence("Stopped."):
+            return super().invoke(ctx)
+
+
+class FinetuneCommands(TyperGroup):
+    """The training commands, each imported when it is asked for."""
+
+    _names = ("contrastive", "captions")
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
+        """Return the names without importing the modules."""
+        return list(self._names)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - likewise
+        """Import one training module and turn its ``run`` into a command."""
+        if cmd_name not in self._names:
+            return None
+        module = importlib.import_module(f"precompute.finetune.{cmd_name}")
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name=cmd_name)(module.run)
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Jobs of TwoLens: build a gallery, measure it, train its models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+finetune = typer.Typer(
+    cls=FinetuneCommands,
+    help="Train the small CLIP model (contrastive) or the captioner (captions).",
+    no_args_is_help=True,
+)
+
+
+@finetune.callback()
+def _finetune() -> None:
+    """Exists because a group without commands of its own needs a callback."""
+
+
+app.add_typer(finetune, name="finetune")
+
+
+@app.command()
+def build(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, imagefolder, saved or parquet dataset, or Hugging Face id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder that the gallery will be.")],
+    split: Annotated[
+        str | None, typer.Option(help="Split of a dataset, or sub-folder of an imagefolder.")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Configuration of a dataset that has several.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag of a Hub dataset.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of the images; found by itself.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Reference captions, kept for evaluation only; found by itself when called "
+            "captions, caption, sentences or text."
+        ),
+    ] = None,
+    captions_from: Annotated[
+        str | None,
+        typer.Option(help="Use this column's captions instead of generating them."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows or files read.")] = None,
+    profile: Annotated[
+        ProfileChoice | None,
+        typer.Option(help="Set of models; TWOLENS_PROFILE, or mini.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a model sees at once.")] = 8,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows after which progress is kept.")] = 64,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto."),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
+    ] = False,
+) -> None:
+    """Build a gallery: captions, embeddings and indexes of a source's pictures.
+
+    A build that was stopped, by whatever, goes on where it was: give the same command again.
+    """
+    with _one_sentence("Stopped. The same command goes on from the last finished shard."):
+        from core.config import get_settings
+        from core.profiles import PROFILES
+        from precompute.pipeline import BuildOptions
+        from precompute.pipeline import build as build_gallery
+        from precompute.sources import SourceOptions
+
+        _quiet_libraries()
+        settings = get_settings()
+        options = BuildOptions(
+            source=SourceOptions(
+                source=source,
+                split=split,
+                subset=subset,
+                revision=revision,
+                image_column=image_column,
+                caption_column=caption_column,
+                captions_from=captions_from,
+                limit=limit,
+            ),
+            out=out,
+            profile=PROFILES[profile.value if profile else settings.profile],
+            batch_size=batch_size,
+            shard_size=shard_size,
+            device=device or settings.device,
+            overwrite=overwrite,
+        )
+        _show(build_gallery(options, settings=settings, say=_say), out)
+
+
+def _show(result: BuildResult | None, out: Path) -> None:
+    if result is None:
+        typer.echo(f"{out} was complete already.")
+        return
+    _list("Skipped", [f"{item.file_name} {item.reason}" for item in result.skipped])
+    _list("Stored once", [f"{d.file_name} is {d.same_as} again" for d in result.duplicates])
+    _list("Noted", [f"{item.file_name}: {item.note}" for item in result.notes])
+    typer.echo(
+        f"{out}: {result.images:,} images, {len(result.duplicates):,} duplicates, "
+        f"{len(result.skipped):,} skipped; {result.images_per_second:.1f} images/s."
+    )
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    _say(f"{title} ({len(lines):,}):")
+    for line in lines[:_LISTED]:
+        _say(f"  {line}")
+    if len(lines) > _LISTED:
+        _say(f"  and {len(lines) - _LISTED:,} more, all in build_report.json")
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' progress bars and advice off the terminal, unless asked for."""
+    for name, value in (
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _one_sentence(when_interrupted: str) -> Iterator[None]:
+    """Turn errors raised on purpose into a sentence and an exit status."""
+    from core.errors import TwoLensError
+
+    try:
+        yield
+    except TwoLensError as error:
+        _say(str(error))
+        raise typer.Exit(_BAD_INPUT) from error
+    except KeyboardInterrupt:
+        _say(when_interrupted)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    sys.exit(app(prog_name="python -m precompute"))

@@ -1,0 +1,298 @@
+"""A dataset read by the ``datasets`` library: from the Hub, saved on disk, or parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from core.errors import ImageError, SourceError
+from precompute.sources import (
+    IMAGE_COLUMNS,
+    Opener,
+    SourceImage,
+    SourceOptions,
+    check_column,
+    find_columns,
+    printable_name,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    AnyDataset: TypeAlias = Dataset | IterableDataset
+
+_HUB_TIMEOUT_S = 15
+T = TypeVar("T")
+
+
+def open_hub_dataset(options: SourceOptions) -> DatasetSource:
+    """Open a dataset of the Hub as a stream, at a commit that is pinned now.
+
+    With ``HF_HUB_OFFLINE`` set, a dataset that is in the local cache is read from there.
+
+    Raises:
+        SourceError: It does not exist, cannot be reached, or lacks a split or column.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import HfApi, constants
+
+    offline = constants.HF_HUB_OFFLINE
+    revision = options.revision
+    if not offline:
+        found = _reaching(
+            options.source,
+            lambda: HfApi().dataset_info(
+                options.source, revision=options.revision, timeout=_HUB_TIMEOUT_S
+            ),
+        )
+        revision = found.sha
+    loaded = _reaching(
+        options.source,
+        lambda: load_dataset(
+            options.source, options.subset, revision=revision, streaming=not offline
+        ),
+    )
+    dataset, split = _pick_split(loaded, options)
+    return DatasetSource(
+        dataset, options, options.source, split, revision, str(revision), local_paths=offline
+    )
+
+
+def open_local_dataset(path: Path, options: SourceOptions) -> DatasetSource:
+    """Open a dataset saved by ``save_to_disk``, a parquet file, or a folder of them.
+
+    Raises:
+        SourceError: It cannot be read, or lacks a split or column.
+    """
+    from datasets import load_dataset, load_from_disk
+
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        loaded = _reaching(options.source, lambda: load_from_disk(str(path)))
+    elif path.is_file():
+        loaded = _reaching(
+            options.source,
+            lambda: load_dataset("parquet", data_files=str(path), streaming=True),
+        )
+    else:
+        loaded = _reaching(
+            options.source,
+            lambda: load_dataset(str(path.resolve()), options.subset, streaming=True),
+        )
+    dataset, split = _pick_split(loaded, options)
+    name = printable_name(path.resolve().name)
+    return DatasetSource(dataset, options, name, split, None, _digest_of_files(path))
+
+
+class DatasetSource:
+    """The rows of one split, in their order; images stay encoded bytes.
+
+    Args:
+        dataset: One split, streamed or on disk.
+        options: See :class:`~precompute.sources.SourceOptions`.
+        name: Shown to visitors.
+        split: Name of the split.
+        revision: Commit of a Hub dataset.
+        fingerprint: See :class:`~precompute.sources.Source`.
+        local_paths: Whether a row may name a file of this machine. Not for what comes from
+            elsewhere: it could name a private one.
+
+    Raises:
+        SourceError: A column does not exist, or none holds images.
+    """
+
+    kind = "dataset"
+
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        options: SourceOptions,
+        name: str,
+        split: str,
+        revision: str | None,
+        fingerprint: str,
+        *,
+        local_paths: bool = True,
+    ) -> None:
+        """Find the columns; read no row."""
+        import datasets
+
+        if dataset.features is None:
+            # Only a stream can lack them; it then reads its first row.
+            dataset = _reaching(name, dataset._resolve_features)
+        features = dict(dataset.features or {})
+        image = _image_column(features, options)
+        self.columns = find_columns(list(features), options, image)
+        if isinstance(features[image], datasets.Image):
+            dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        self._dataset = dataset.select_columns(self.columns.used())
+        self._image = image
+        self._limit = options.limit
+        self._local_paths = local_paths
+        self.name = name
+        self.split = split
+        self.revision = revision
+        self.fingerprint = fingerprint
+        self.total = self._count(dataset)
+
+    def read(self, start: int) -> Iterator[SourceImage]:
+        """Yield the rows from number ``start`` on."""
+        rows = self._rows(start)
+        for number in range(start, start + self._most_rows(start)):
+            row = _reaching(self.name, lambda: next(rows, None), after=number)
+            if row is None:
+                return
+            file_name, content, problem = _image_of(row.get(self._image), number)
+            if isinstance(content, Path) and not self._local_paths:
+                content, problem = None, "is named by a path, not contained in the dataset"
+            yield self.columns.describe(row, file_name, content, problem)
+
+    def _rows(self, start: int) -> Iterator[Mapping[str, Any]]:
+        if hasattr(self._dataset, "__len__"):
+            dataset: Any = self._dataset
+            return iter(dataset.select(range(min(start, len(dataset)), len(dataset))))
+        return iter(self._dataset.skip(start))
+
+    def _most_rows(self, start: int) -> int:
+        return max(0, self._limit - start) if self._limit is not None else 1 << 62
+
+    def _count(self, dataset: AnyDataset) -> int | None:
+        count: int | None = None
+        if hasattr(dataset, "__len__"):
+            count = len(dataset)
+        elif dataset.info.splits and self.split in dataset.info.splits:
+            count = dataset.info.splits[self.split].num_examples or None
+        if count is None or self._limit is None:
+            return count if count is not None else self._limit
+        return min(count, self._limit)
+
+
+class RemoteFile:
+    """A file that a dataset names by an address instead of holding its bytes."""
+
+    def __init__(self, address: str, file_name: str) -> None:
+        """Remember the address; open nothing."""
+        self._address = address
+        self._file_name = file_name
+
+    def __call__(self, max_bytes: int) -> bytes:
+        """Fetch the content, at most one byte more than the limit.
+
+        Raises:
+            ImageError: The file cannot be fetched.
+        """
+        from datasets.utils.file_utils import xopen
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            with xopen(self._address, "rb") as file:
+                return file.read(max_bytes + 1)
+        except (OSError, ValueError, HTTPError) as error:
+            raise ImageError(self._file_name, "cannot be fetched") from error
+
+
+def _pick_split(loaded: Any, options: SourceOptions) -> tuple[AnyDataset, str]:  # noqa: ANN401
+    """Return the split asked for, or the only one."""
+    if not isinstance(loaded, dict):
+        split = str(loaded.split or "train")
+        if options.split not in (None, split):
+            raise SourceError(f"{options.source} has no split {options.split!r}; it has: {split}.")
+        return loaded, split
+    names = ", ".join(loaded)
+    if options.split is None:
+        if len(loaded) != 1:
+            raise SourceError(f"{options.source} has several splits; choose by --split: {names}.")
+        return next(iter(loaded.values())), next(iter(loaded))
+    if options.split not in loaded:
+        raise SourceError(f"{options.source} has no split {options.split!r}; it has: {names}.")
+    return loaded[options.split], options.split
+
+
+def _image_column(features: Mapping[str, Any], options: SourceOptions) -> str:
+    import datasets
+
+    names = list(features)
+    if options.image_column:
+        check_column(options.image_column, names, options.source)
+        if not _may_hold_images(features[options.image_column]):
+            raise SourceError(f"The column {options.image_column!r} holds no images.")
+        return options.image_column
+    declared = [name for name in names if isinstance(features[name], datasets.Image)]
+    if declared:
+        return declared[0]
+    for name in IMAGE_COLUMNS:
+        if name in names and _may_hold_images(features[name]):
+            return name
+    raise SourceError(
+        f"{options.source} has no column of images; name it by --image-column. "
+        f"It has: {', '.join(names)}."
+    )
+
+
+def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datasets feature
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return True
+    if isinstance(feature, Mapping):
+        return "bytes" in feature or "path" in feature
+    kind = getattr(feature, "dtype", "")
+    return kind in ("binary", "large_binary", "string", "large_string")
+
+
+def _image_of(
+    value: Any,  # noqa: ANN401 - whatever a row holds
+    number: int,
+) -> tuple[str, Path | bytes | Opener | None, str]:
+    """Return file name, content and problem of one image cell."""
+    if isinstance(value, str):
+        value = {"path": value}
+    elif isinstance(value, bytes):
+        value = {"bytes": value}
+    elif not isinstance(value, Mapping):
+        value = {}
+    path, content = value.get("path"), value.get("bytes")
+    fallback = f"row-{number:06d}"
+    if isinstance(path, str) and path:
+        file_name = printable_name(path.split("::")[0].rstrip("/").rpartition("/")[2]) or fallback
+    else:
+        file_name, path = fallback, None
+    if isinstance(content, bytes):
+        return file_name, content, ""
+    if path is None:
+        return file_name, None, "has no image in its row"
+    if "://" in path:
+        return file_name, RemoteFile(path, file_name), ""
+    return file_name, Path(path), ""
+
+
+def _digest_of_files(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        name = os.path.relpath(file, path)
+        digest.update(f"{printable_name(name)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _reaching(source: str, call: Callable[[], T], after: int | None = None) -> T:
+    """Call into the library and turn its many errors into one sentence."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub import errors
+
+    try:
+        return call()
+    except (DatasetNotFoundError, errors.RepositoryNotFoundError) as error:
+        raise SourceError(
+            f"There is no folder {source}, and no dataset of that name on the Hugging Face Hub "
+            "that may be read without signing in."
+        ) from error
+    except (DatasetsError, OSError, ValueError, RuntimeError, errors.HTTPError) as error:
+        where = "" if after is None else f" after {after:,} rows"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        hint = "" if Path(source).exists() else f"There is no folder {source}, and the "
+        what = f"{hint}dataset" if hint else f"The dataset {source}"
+        raise SourceError(f"{what} could not be read{where} ({reason}).") from error

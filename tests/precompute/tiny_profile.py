@@ -1,0 +1,28 @@
+"""A profile of tiny models, and builds with it: in this process, or killed in a child of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.models import ModelSpec
+from core.profiles import PROFILES, Profile
+from tests.tiny_clip import TINY_DIM, build_tiny_clip
+
+
+def make_tiny_profile(folder: Path) -> Profile:
+    """Write tiny checkpoints into a folder and return the profile that uses them."""
+    from tests.tiny_models import save_tiny_instructblip
+
+    save_tiny_instructblip(folder / "captioner")
+    build_tiny_clip(folder / "clip")
+    return tiny_profile(folder)
+
+
+def tiny_profile(folder: Path) -> Profile:
+    """Return the profile of checkpoints that were written before."""
+    return Profile(
+        name="mini",
+        captioner=ModelSpec("tiny-captioner", f"path:{folder / 'captioner'}", licence="none"),
+        sentence=PROFILES["mini"].sentence,
+        clip=ModelSpec("tiny-clip", f"path:{folder / 'clip'}", licence="none", dim=TINY_DIM),
+    )
