@@ -23,13 +23,11 @@ def shown_name(name: str) -> str:
         category = unicodedata.category(character)
         if category == "Cf":
             continue
-        kept.append("\N{REPLACEMENT CHARACTER}" if category in _UNSHOWN else character)
+        shown = character.isprintable() or category == "Zs"
+        kept.append(character if shown else "\N{REPLACEMENT CHARACTER}")
     line = " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
     if line in ("", ".", ".."):
         return _UNNAMED
     if len(line) > _LONGEST:
         return f"{line[: _LONGEST - _TAIL - 1]}…{line[-_TAIL:]}"
     return line
-
-
-_UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}

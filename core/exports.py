@@ -1,0 +1,112 @@
+"""What a visitor takes home: the captions as CSV or JSON lines, and the upload as a gallery zip."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UploadError
+from core.gallery_layout import thumbnail_path
+from core.gallery_writer import write_gallery
+from core.manifest import SourceRef
+
+if TYPE_CHECKING:
+    from core.growing import Snapshot
+    from core.models import ModelSpec
+    from core.profiles import Profile
+    from core.records import ImageRecord
+
+GALLERY_NAME = "my-photos"
+"""Name of the gallery, and of the folder in the zip."""
+
+_COLUMNS = ("id", "file_name", "caption", "caption_flags", "confidence", "width", "height")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def captions_csv(records: Iterable[ImageRecord]) -> str:
+    """Return one row a picture: id, file_name, caption, caption_flags, confidence, width, height.
+
+    A text that a spreadsheet would take for a formula (it begins with ``=``, ``+``, ``-``, ``@``,
+    a tab or a carriage return) gets an apostrophe in front. :func:`captions_jsonl` has every text
+    as it is.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(_COLUMNS)
+    for record in records:
+        row = {**asdict(record), "caption_flags": " ".join(record.caption_flags)}
+        writer.writerow([_no_formula(row[column]) for column in _COLUMNS])
+    return buffer.getvalue()
+
+
+def captions_jsonl(records: Iterable[ImageRecord]) -> str:
+    """Return one JSON object a line and picture: the columns of the CSV and the sha256."""
+    columns = (*_COLUMNS, "sha256")
+    lines = (
+        json.dumps({column: row[column] for column in columns}, ensure_ascii=False)
+        for row in (asdict(record) for record in records)
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_gallery_zip(
+    snapshot: Snapshot, profile: Profile, captioner: ModelSpec, folder: Path
+) -> Path:
+    """Write an upload as a zip that holds one gallery folder, ready for ``--gallery``.
+
+    Args:
+        snapshot: The pictures; a removed one is not among them.
+        profile: The models that embedded them.
+        captioner: What wrote the captions.
+        folder: Private folder for the work; the zip is left there for the caller to delete.
+
+    Raises:
+        UploadError: There is no picture yet, or the upload was forgotten meanwhile.
+    """
+    if not len(snapshot):
+        raise UploadError("There is nothing to download yet: no photo is described.")
+    work = Path(tempfile.mkdtemp(prefix="zip-", dir=folder))
+    try:
+        gallery = work / GALLERY_NAME
+        _link_thumbnails(snapshot, gallery)
+        write_gallery(
+            gallery,
+            name=GALLERY_NAME,
+            records=snapshot.records,
+            caption_embeddings=snapshot.embeddings("captions"),
+            clip_embeddings=snapshot.embeddings("clip"),
+            profile=replace(profile, captioner=captioner),
+            source=SourceRef(kind="upload", id="your photos"),
+        )
+        handle, name = tempfile.mkstemp(prefix="gallery-", suffix=".zip", dir=folder)
+        # Stored, not deflated: webp and unit vectors hardly get smaller.
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for path in sorted(gallery.rglob("*")):
+                archive.write(path, path.relative_to(work).as_posix())
+        return Path(name)
+    except FileNotFoundError as error:
+        raise UploadError("These photos were changed meanwhile; try the download again.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _link_thumbnails(snapshot: Snapshot, gallery: Path) -> None:
+    for record in snapshot.records:
+        target = thumbnail_path(gallery, record.id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(snapshot.thumbnail(record.id), target)
+
+
+def _no_formula(value: object) -> object:
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
