@@ -128,7 +128,7 @@ class IndexPoint(_Frozen):
     """
 
     kind: Literal["flat", "ivf"]
-    nprobe: int | None
+    nprobe: int | None = None
     recall: float
     p50_ms: float
     p95_ms: float
@@ -136,7 +136,7 @@ class IndexPoint(_Frozen):
 
 
 class IndexCurve(_Frozen):
-    """Flat against IVF for one lens, or for vectors made to a size the gallery does not have.
+    """Flat against IVF for one lens, or for vectors made up to a size the gallery lacks.
 
     Attributes:
         vectors: How many are indexed.
@@ -232,7 +232,8 @@ class Provenance(_Frozen):
         query_origin: Where queries and relevance come from.
         models: Sentence encoder, CLIP and captioner.
         seed: Of everything drawn.
-        resamples: Of each bootstrap interval and each test.
+        resamples: Of each bootstrap interval.
+        flips: Random flips of each test.
         machine: Processor, cores, Python, numpy.
         program: Versions of the libraries that measured.
         command: What to run for the same figures.
@@ -246,6 +247,7 @@ class Provenance(_Frozen):
     models: dict[str, MeasuredModel]
     seed: int
     resamples: int
+    flips: int
     machine: str
     program: str
     command: str
@@ -281,7 +283,7 @@ class Metrics(_Frozen):
     lenses: dict[LensName, LensFigures]
     tests: tuple[PairedTest, ...]
     fusion: FusionChoice
-    captions: CaptionQuality | None
+    captions: CaptionQuality | None = None
     index: dict[str, IndexCurve]
     groups: tuple[QueryGroup, ...]
     solved_by_one: tuple[SolvedByOne, ...]
@@ -291,8 +293,13 @@ class Metrics(_Frozen):
     provenance: Provenance
 
     def to_json(self) -> str:
-        """Return the file's text: indented, keys as the field writes them (``"R@1"``)."""
-        return json.dumps(self.model_dump(by_alias=True), ensure_ascii=False, indent=1) + "\n"
+        """Return the file's text: keys as the literature has them (``"R@1"``), None left out."""
+        return (
+            json.dumps(
+                self.model_dump(by_alias=True, exclude_none=True), ensure_ascii=False, indent=1
+            )
+            + "\n"
+        )
 
 
 def manifest_sha256(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -63,3 +63,12 @@ class AskedQueries:
     def scorer(self, lens: Lens) -> Scorer:
         """Score by one lens's embeddings, exactly: no index takes part."""
         return dense_scorer(self.embedded[lens], self.gallery.embeddings(lens))
+
+    def only(self, rows: np.ndarray) -> AskedQueries:
+        """Return the queries of some rows, in the order of ``rows``: int (n,)."""
+        queries = replace(
+            self.queries, queries=tuple(self.queries.queries[row] for row in rows.tolist())
+        )
+        return AskedQueries(
+            self.gallery, queries, {lens: each[rows] for lens, each in self.embedded.items()}
+        )

@@ -37,7 +37,8 @@ from precompute.qrels import QuerySet, from_flickr8k_judgements, from_references
 from precompute.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
 
 RESAMPLES = 2000
-SYNTHETIC_VECTORS = 50_000
+FLIPS = 10_000
+SYNTHETIC_VECTORS = 20_000
 _CURVE_QUERIES = 500
 _LIBRARIES = ("ir-measures", "pytrec-eval-terrier", "bm25s", "sacrebleu", "pycocoevalcap", "numpy")
 
@@ -56,7 +57,8 @@ class Plan:
         queries: The texts that go with ``qrels``.
         judgements: Folder of Flickr8k's human judgements, or None.
         seed: Of everything drawn.
-        resamples: Of each bootstrap interval and each test.
+        resamples: Of each bootstrap interval.
+        flips: Random flips of each test.
         synthetic_vectors: Size of the made-up index that is measured beside the gallery's; 0
             leaves it out.
         command: What was typed, for the record.
@@ -71,6 +73,7 @@ class Plan:
     judgements: Path | None = None
     seed: int = 0
     resamples: int = RESAMPLES
+    flips: int = FLIPS
     synthetic_vectors: int = SYNTHETIC_VECTORS
     command: str = ""
 
@@ -86,14 +89,14 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - start, 2)
 
 
-def evaluate(plan: Plan, profile: Profile | None = None) -> Metrics:
+def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     """Measure both lenses, their fusion and the baselines; writes nothing.
 
     The same gallery, models and seed give the same figures; latencies and times differ.
 
     Args:
         plan: What to do.
-        profile: Models that :data:`core.profiles.PROFILES` does not name.
+        models: What embeds the queries; None loads those of the plan's profile.
 
     Raises:
         GalleryError: The gallery, or the one to tune on, cannot be used.
@@ -102,12 +105,11 @@ def evaluate(plan: Plan, profile: Profile | None = None) -> Metrics:
     """
     clock = _Clock()
     with clock.stage("open"):
-        profile = profile or _profile(plan)
-        gallery = _open(plan.folder, profile)
+        models = models or Models(_profile(plan), device=plan.device)
+        gallery = _open(plan.folder, models.profile)
         queries = _queries(gallery, plan)
-        tuning = _open(plan.tune_on, profile) if plan.tune_on else None
+        tuning = _open(plan.tune_on, models.profile) if plan.tune_on else None
         tuning_queries = _references(tuning) if tuning else None
-    models = Models(profile, device=plan.device)
     with clock.stage("encode queries"):
         asked = AskedQueries.embed(gallery, queries, models)
         asked_to_tune = (
@@ -122,10 +124,9 @@ def evaluate(plan: Plan, profile: Profile | None = None) -> Metrics:
             lens: lens_results.rank_all(asked, scorer)
             for lens, scorer in _scorers(asked, fusions, plan.seed).items()
         }
-    drawn = {"resamples": plan.resamples, "seed": plan.seed}
     with clock.stage("intervals and tests"):
-        figures = lens_results.figures(results, asked, **drawn)
-        tests = lens_results.paired_tests(results, asked, **drawn)
+        figures = lens_results.figures(results, asked, resamples=plan.resamples, seed=plan.seed)
+        tests = lens_results.paired_tests(results, asked, flips=plan.flips, seed=plan.seed)
     with clock.stage("captions"):
         captions = _caption_quality(gallery, models)
     with clock.stage("index"):
@@ -244,10 +245,12 @@ def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
         }
         flat, ivf = (gallery.index(lens, kind) for kind in INDEX_KINDS)
         curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
-    if plan.synthetic_vectors:
-        dim = gallery.embeddings("captions").shape[1]
-        curves["synthetic"] = index_curve.measure_synthetic(
-            plan.synthetic_vectors, dim, seed=plan.seed
+    if plan.synthetic_vectors > len(gallery) > 1:
+        curves["synthetic"] = index_curve.measure_enlarged(
+            gallery.embeddings("captions"),
+            asked.embedded["captions"][sample],
+            plan.synthetic_vectors,
+            seed=plan.seed,
         )
     return curves
 
@@ -282,6 +285,7 @@ def _provenance(gallery: Gallery, queries: QuerySet, plan: Plan) -> Provenance:
         },
         seed=plan.seed,
         resamples=plan.resamples,
+        flips=plan.flips,
         machine=_machine(),
         program=", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
         command=plan.command,

@@ -6,7 +6,7 @@ scores of all pictures at once, so that hundreds of settings can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,6 @@ from precompute.rankings import DEPTH, Relevant, Scorer, blocks, order
 _WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 _RRF_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _RRF_KS = (1, 3, 5, 10, 20, 40, 60, 100)
-_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,8 @@ class Fusion:
     def fuse(self, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
         """Join two blocks of prepared scores (:func:`prepare`) into one, float (rows, n)."""
         if self.kind == "rrf":
-            fused = self.weight / (self.k + captions) + (1 - self.weight) / (self.k + clip)
-            # float32 would tie neighbouring ranks beyond a few hundred
-            return np.asarray(fused)
-        return np.round(self.weight * captions + (1 - self.weight) * clip, _DECIMALS)
+            return self.weight / (self.k + captions) + (1 - self.weight) / (self.k + clip)
+        return self.weight * captions + (1 - self.weight) * clip
 
 
 def prepare(scores: np.ndarray, kind: str) -> np.ndarray:
@@ -65,7 +62,8 @@ def prepare(scores: np.ndarray, kind: str) -> np.ndarray:
     """
     if kind == "rrf":
         first = order(scores, DEPTH)
-        ranks = np.full(scores.shape, np.inf)
+        # float32 would tie the reciprocals of neighbouring ranks beyond a few hundred
+        ranks = np.full(scores.shape, np.inf, dtype=np.float64)
         np.put_along_axis(ranks, first, np.arange(1.0, first.shape[1] + 1)[None, :], axis=1)
         return ranks
     if kind == "minmax":
@@ -136,16 +134,14 @@ class Tuned:
         return max((self.rrf, self.weighted_sum), key=lambda fusion: self.mrr[fusion])
 
 
-def tune(tried: Sequence[Fusion], found: np.ndarray, queries: Iterable[int] | None = None) -> Tuned:
+def tune(tried: Sequence[Fusion], found: np.ndarray) -> Tuned:
     """Choose by mean reciprocal rank; the first of equals.
 
     Args:
         tried: As given to :func:`reciprocal_ranks`.
-        found: What it returned.
-        queries: Which queries decide; None for all.
+        found: What it returned, or some of its columns.
     """
-    chosen = found if queries is None else found[:, np.fromiter(queries, dtype=np.int64)]
-    mrr = dict(zip(tried, chosen.mean(axis=1).tolist(), strict=True))
+    mrr = dict(zip(tried, found.mean(axis=1).tolist(), strict=True))
     best = {
         family: max((f for f in tried if f.family == family), key=lambda fusion: mrr[fusion])
         for family in ("rrf", "sum")

@@ -14,6 +14,9 @@ from core.index import Index
 from core.records import IndexKind
 
 RECALL_DEPTH = 10
+_BASE_VECTORS = 5000
+_NEIGHBOURS = 10
+_NOISE = 0.3
 
 
 def measure(
@@ -48,27 +51,41 @@ def nprobes(nlist: int) -> list[int]:
     return [*powers, nlist]
 
 
-def measure_synthetic(vectors: int, dim: int, *, seed: int, queries: int = 200) -> IndexCurve:
-    """Measure on clustered random vectors: a size that the gallery does not have.
+def measure_enlarged(
+    embeddings: np.ndarray, queries: np.ndarray, vectors: int, *, seed: int
+) -> IndexCurve:
+    """Measure at a size that the gallery does not have, on vectors made from its own.
 
-    The vectors are drawn around random centres, and queries near random vectors, so that there
-    are clusters to find, as in real embeddings; recall on real ones may differ.
+    Each lies between an embedding and one of its nearest neighbours, with a little noise, so
+    that the clusters are those of real embeddings. Recall at that size on real ones may differ.
+
+    Args:
+        embeddings: float32 (n, dim), two or more rows of unit norm.
+        queries: float32 (q, dim), unit norm.
+        vectors: How many to make.
+        seed: Of the draws.
     """
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((max(1, vectors // 50), dim), dtype=np.float32)
-    noise = generator.standard_normal((vectors, dim), dtype=np.float32)
-    embeddings = _unit(centres[generator.integers(len(centres), size=vectors)] + noise)
-    near = generator.standard_normal((queries, dim), dtype=np.float32) / np.sqrt(dim)
-    asked = _unit(embeddings[generator.integers(vectors, size=queries)] + near)
+    base = embeddings[generator.permutation(len(embeddings))[:_BASE_VECTORS]]
+    cosines = base @ base.T
+    np.fill_diagonal(cosines, -np.inf)
+    count = min(_NEIGHBOURS, len(base) - 1)
+    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    one = generator.integers(len(base), size=vectors)
+    other = nearest[one, generator.integers(count, size=vectors)]
+    share = generator.random((vectors, 1), dtype=np.float32)
+    noise = generator.standard_normal((vectors, base.shape[1]), dtype=np.float32)
+    between = share * base[one] + (1 - share) * base[other]
+    made = _unit(between + _NOISE / np.sqrt(base.shape[1], dtype=np.float32) * noise)
     ids = [str(row) for row in range(vectors)]
-    flat, ivf = Index.build(embeddings, ids, "flat"), Index.build(embeddings, ids, "ivf")
+    flat, ivf = Index.build(made, ids, "flat"), Index.build(made, ids, "ivf")
     with tempfile.TemporaryDirectory() as folder:
         sizes: dict[IndexKind, int] = {}
         for index in (flat, ivf):
             path = Path(folder) / index.kind
             index.save(path)
             sizes[index.kind] = path.stat().st_size
-    return measure(flat, ivf, asked, sizes)
+    return measure(flat, ivf, queries, sizes)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

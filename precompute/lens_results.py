@@ -91,7 +91,7 @@ def figures(
 
 
 def paired_tests(
-    results: Mapping[LensName, LensResult], asked: AskedQueries, *, resamples: int, seed: int
+    results: Mapping[LensName, LensResult], asked: AskedQueries, *, flips: int, seed: int
 ) -> tuple[PairedTest, ...]:
     """Compare the pairs of :data:`TESTED` in each of :data:`TESTED_METRICS`."""
     columns = [metrics.RETRIEVAL_METRICS.index(name) for name in TESTED_METRICS]
@@ -99,9 +99,7 @@ def paired_tests(
         [results[one].values[:, columns] - results[two].values[:, columns] for one, two in TESTED],
         axis=1,
     )
-    p_values = statistics.paired_p_values(
-        differences, asked.clusters, resamples=resamples, seed=seed
-    )
+    p_values = statistics.paired_p_values(differences, asked.clusters, flips=flips, seed=seed)
     named = [(one, two, metric) for one, two in TESTED for metric in TESTED_METRICS]
     return tuple(
         PairedTest(

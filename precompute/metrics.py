@@ -38,7 +38,9 @@ def bleu4(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
         for i in range(most)
     ]
     metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    return metric.corpus_score([normalise_caption(text) for text in captions], streams).score
+    generated = [normalise_caption(text) for text in captions]
+    # None stands for a reference that an image lacks, which sacrebleu's annotation leaves out.
+    return metric.corpus_score(generated, streams).score  # type: ignore[arg-type]
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -123,11 +123,12 @@ def ranks_of(scores: np.ndarray, images: np.ndarray) -> np.ndarray:
     Returns:
         int64 (rows,).
     """
-    rows = np.arange(len(scores))
-    own = scores[rows, images][:, None]
-    better = (scores > own).sum(axis=1)
-    tied_before = ((scores == own) & (np.arange(scores.shape[1]) < images[:, None])).sum(axis=1)
-    return 1 + better + tied_before
+    own = scores[np.arange(len(scores)), images][:, None]
+    ranks: np.ndarray = 1 + (scores > own).sum(axis=1)
+    equal = scores == own
+    for row in np.flatnonzero(equal.sum(axis=1) > 1):
+        ranks[row] += equal[row, : images[row]].sum()
+    return ranks
 
 
 @dataclass(frozen=True, slots=True)

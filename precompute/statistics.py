@@ -73,7 +73,7 @@ def median_interval(
 
 
 def paired_p_values(
-    differences: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int
+    differences: np.ndarray, clusters: np.ndarray, *, flips: int, seed: int
 ) -> np.ndarray:
     """Return two-sided p-values that the columns' means are zero, by paired randomisation.
 
@@ -83,11 +83,11 @@ def paired_p_values(
     Args:
         differences: float (queries, columns), one system's value minus the other's.
         clusters: (queries,), which queries are flipped together.
-        resamples: Random flips.
+        flips: Random flips.
         seed: Of the flips.
 
     Returns:
-        float (columns,), each at least 1 / (resamples + 1).
+        float (columns,), each at least 1 / (flips + 1).
     """
     rows, count = _cluster_rows(clusters)
     sums = _sums(differences, rows, count)
@@ -95,9 +95,9 @@ def paired_p_values(
     generator = np.random.default_rng(seed)
     as_extreme = np.zeros(differences.shape[1], dtype=np.int64)
     block = max(1, _BLOCK_VALUES // count)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    for start in range(0, flips, block):
+        size = min(block, flips - start)
         signs = generator.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
         # equal sums must count as equal whatever the order they were added in
         as_extreme += (np.abs(signs @ sums) >= observed - 1e-9).sum(axis=0)
-    return (1 + as_extreme) / (1 + resamples)
+    return (1 + as_extreme) / (1 + flips)
