@@ -259,7 +259,7 @@ def thumbnails_digest(folder: Path) -> tuple[int, str]:
     The digest covers the sorted names, relative to ``thumbnails/``, and the sha256 of each file.
     """
     root = folder / THUMBNAILS_FOLDER
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.webp")}
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}:{sha256_of(files[name])}\n".encode())

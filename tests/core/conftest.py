@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,18 @@ class Planted:
     clip: np.ndarray
 
 
-@pytest.fixture
-def planted(tmp_path) -> Planted:
-    models = profile(tmp_path / "models")
+@pytest.fixture(scope="session")
+def planted_original(tmp_path_factory) -> Planted:
+    """Built once; a test that changes nothing on disk may use it as it is."""
+    folder = tmp_path_factory.mktemp("galleries") / "planted"
+    models = profile(folder.parent / "models")
     captions, clip = unit_rows(60, 8), unit_rows(60, 6, seed=1)
-    manifest = gallery_on_disk(tmp_path / "planted", models, captions, clip)
-    return Planted(tmp_path / "planted", models, manifest, captions, clip)
+    manifest = gallery_on_disk(folder, models, captions, clip)
+    return Planted(folder, models, manifest, captions, clip)
+
+
+@pytest.fixture
+def planted(planted_original, tmp_path) -> Planted:
+    """A copy that a test may damage."""
+    shutil.copytree(planted_original.folder, tmp_path / "planted")
+    return replace(planted_original, folder=tmp_path / "planted")
