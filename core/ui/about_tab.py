@@ -50,11 +50,17 @@ _NUMBERS = (
 
 def about_tab(shelf: Shelf) -> gr.HTML:
     """Build the tab inside the current ``gr.Tab``; return the part that follows the gallery."""
-    gr.HTML(_how() + _models(shelf.profile), apply_default_css=False, elem_classes=["tl-about"])
-    described = gr.HTML(
-        gallery_description(shelf, None), apply_default_css=False, elem_classes=["tl-about"]
+    gr.HTML(
+        _how() + _models(shelf.profile),
+        apply_default_css=False,
+        elem_classes=["tl-bare", "tl-about"],
     )
-    gr.HTML(_numbers(), apply_default_css=False, elem_classes=["tl-about"])
+    described = gr.HTML(
+        gallery_description(shelf, None),
+        apply_default_css=False,
+        elem_classes=["tl-bare", "tl-about"],
+    )
+    gr.HTML(_numbers(), apply_default_css=False, elem_classes=["tl-bare", "tl-about"])
     return described
 
 
@@ -71,13 +77,18 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
         if generated and manifest.captioner
         else "Its captions came with the pictures; they were not generated."
     )
+    left_out = ""
+    if counts.duplicates or counts.skipped:
+        left_out = (
+            f" {counts.duplicates:,} files were left out because another has the same bytes, and "
+            f"{counts.skipped:,} because they cannot be used."
+        )
     document = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
     return (
         f"<section><h2>The gallery: {escape(entry.name)}</h2>"
         f"<p>{counts.images:,} pictures, built {escape(str(manifest.created_at)[:10])} with the "
-        f"{escape(str(manifest.profile))} models. {captions} "
-        f"{counts.duplicates:,} identical files were stored once, {counts.skipped:,} could not be "
-        f"used.</p><details><summary>Manifest</summary><pre>{escape(document)}</pre></details>"
+        f"{escape(str(manifest.profile))} models. {captions}{left_out}</p>"
+        f"<details><summary>Manifest</summary><pre>{escape(document)}</pre></details>"
         f"</section>"
     )
 

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.records import LENSES, FusedHit, Lens
+from core.records import LENSES, Lens
 from core.search import Comparison, SearchResult
 from core.ui.cards import Standing, fused_row, hit_row
-from core.ui.events import SEARCH_EVENT, event_value, for_page
+from core.ui.events import SEARCH_EVENT, event_value
 from core.ui.markup import BOTH_MARK, LENS_WORDS, explained, stage
-from core.ui.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
 from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.similar import similar_answer
 from core.ui.standing import standing_of
 from core.ui.states import (
+    answered,
     examples_line,
     fewer_note,
     lens_failure,
     lens_heading,
-    similar_state,
     start_state,
     top_pictures,
     two_lens_skeleton,
@@ -59,37 +60,34 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     box = search_box("compare", k_label="Pictures per lens")
     results = gr.HTML(
         start_state(shelf, None),
-        elem_classes=["tl-results"],
+        elem_classes=["tl-bare", "tl-results"],
         js_on_load=RESULTS_BRIDGE,
         apply_default_css=False,
     )
 
-    @for_page
-    def search(query: str, k: float, gallery_name: str) -> str:
-        return answer(shelf, query, k, gallery_name)
+    def on_search(query: str, k: object, gallery_name: str) -> str:
+        return answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
 
-    @for_page
-    def pick(k: float, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
+    def on_pick(k: object, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
         query = event_value(event, "query")
-        return query, answer(shelf, query, k, gallery_name)
+        return query, on_search(query, k, gallery_name)
 
-    @for_page
-    def similar(k: float, gallery_name: str, event: gr.EventData) -> str:
-        return similar_answer(shelf, event, k, gallery_name)
+    def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
+        return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
 
     gr.on(
         [box.query.submit, box.button.click],
-        search,
+        on_search,
         [box.query, box.k, gallery],
         results,
         **SEARCH_EVENT,
     )
-    results.pick(pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
-    results.similar(similar, [box.k, gallery], results, **SEARCH_EVENT)
+    results.pick(on_pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
+    results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
     return CompareTab(box, results)
 
 
-def answer(shelf: Shelf, query: str, k: float, gallery_name: str) -> str:
+def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
     """Return the results area for a query; the start state for an empty one.
 
     Raises:
@@ -98,27 +96,14 @@ def answer(shelf: Shelf, query: str, k: float, gallery_name: str) -> str:
     if not shelf.entries or not query.strip():
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
-    comparison = entry.service.compare(query, k=int(k))
+    comparison = entry.service.compare(query, k=picture_count(k))
     standing = standing_of(entry, comparison.query, LENSES)
     ids = [hit.id for hit in comparison.fused]
     return stage(
-        _comparison(entry, comparison, standing, int(k)),
+        _comparison(entry, comparison, standing, picture_count(k)),
         two_lens_skeleton(),
         summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
     )
-
-
-def similar_answer(shelf: Shelf, event: gr.EventData, k: float, gallery_name: str) -> str:
-    """Return the results area for "similar by ...", as asked by an event of the page.
-
-    Raises:
-        QueryError: The lens or k is not known.
-        UnknownImageError: The gallery has no such picture.
-    """
-    entry = shelf.entry(gallery_name)
-    image_id, lens = event_value(event, "id"), event_value(event, "lens")
-    result = entry.service.similar(image_id, k=int(k), lens=lens)  # type: ignore[arg-type]
-    return similar_state(entry, result, image_id, event_value(event, "query"))
 
 
 def _comparison(
@@ -133,7 +118,7 @@ def _comparison(
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other; a bar shows a score against the best one of its own lens.</p>"
         f"{weak_note(comparison.captions)}{fewer_note(shown, asked)}"
-        f"{_fused(entry, comparison.fused, standing, both)}"
+        f"{_fused(entry, comparison, standing, both)}"
     )
 
 
@@ -193,15 +178,15 @@ def _lens(
 
 def _fused(
     entry: ShelvedGallery,
-    hits: tuple[FusedHit, ...],
+    comparison: Comparison,
     standing: Standing,
     both: frozenset[str],
 ) -> str:
-    if not hits:
+    if comparison.failures:
         return ""
     return (
         f'<section class="tl-lens both wide" aria-label="Best of both">'
         f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
         f"<small>{explained('fused by reciprocal rank', FUSION_HELP)}</small></h2></header>"
-        f"{fused_row(entry, hits, standing, both)}</section>"
+        f"{fused_row(entry, comparison.fused, standing, both)}</section>"
     )

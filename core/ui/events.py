@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import logging
 import secrets
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
-from core.errors import InputError, TwoLensError
+from core.errors import TwoLensError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,35 +37,33 @@ PAGE_EVENT: dict[str, Any] = {
 """Keyword arguments of an event that only redraws a part of the page."""
 
 
-def for_page(handler: Callable[P, R]) -> Callable[P, R]:
-    """Let a handler's errors reach the visitor as a message; the page shows messages as HTML."""
-    return _reporting(handler, html.escape)
-
-
 def for_endpoint(handler: Callable[P, R]) -> Callable[P, R]:
-    """Let a handler's errors reach a caller of the API as plain text."""
-    return _reporting(handler, str)
+    """Let a handler's errors reach a caller of the API: a sentence, or the id of the log entry."""
 
-
-def _reporting(handler: Callable[P, R], shown: Callable[[str], str]) -> Callable[P, R]:
     @functools.wraps(handler)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return handler(*args, **kwargs)
-        except TwoLensError as error:
-            title = "Please try again" if isinstance(error, InputError) else "This did not work"
-            raise gr.Error(shown(str(error)), title=title, print_exception=False) from error
         except Exception as error:
-            request_id = secrets.token_hex(4)
-            logger.exception("request %s failed in %s", request_id, handler.__name__)
-            raise gr.Error(
-                f"Something went wrong here, not with what you typed. If you report it, "
-                f"give the request id {request_id}.",
-                title="This did not work",
-                print_exception=False,
-            ) from error
+            sentence = sentence_for(error, handler.__name__)
+            raise gr.Error(sentence, print_exception=False) from error
 
     return reporting
+
+
+def sentence_for(error: Exception, where: str) -> str:
+    """Return what a visitor is told of an error, as plain text.
+
+    An error that was not raised on purpose is logged whole under an id that the visitor sees.
+    """
+    if isinstance(error, TwoLensError):
+        return str(error)
+    request_id = secrets.token_hex(4)
+    logger.error("request %s failed in %s", request_id, where, exc_info=error)
+    return (
+        "Something went wrong here, not with what you typed. If you report it, give the request "
+        f"id {request_id}."
+    )
 
 
 def event_value(event: gr.EventData, name: str, longest: int = 20_000) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import gradio as gr
 
 from core.records import LENSES, Lens
 from core.search import IndexComparison
 from core.ui.cards import hit_row
-from core.ui.compare_tab import similar_answer
-from core.ui.events import SEARCH_EVENT, event_value, for_page
+from core.ui.events import SEARCH_EVENT, event_value
 from core.ui.markup import LENS_WORDS, escape, explained, milliseconds, stage
-from core.ui.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
 from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.similar import similar_answer
 from core.ui.standing import standing_of
 from core.ui.states import (
+    answered,
     examples_line,
     fewer_note,
     lens_heading,
@@ -57,6 +57,7 @@ def lens_tab(shelf: Shelf, gallery: gr.Component, lens: Lens) -> LensTab:
         f'<p class="tl-lede {lens}">{LENS_WORDS[lens].mark}<strong>'
         f"{LENS_WORDS[lens].title}</strong> {escape(LENS_WORDS[lens].how)}</p>",
         apply_default_css=False,
+        elem_classes=["tl-bare"],
     )
     box = search_box(lens)
     with gr.Row(elem_classes=["tl-options"]):
@@ -75,37 +76,35 @@ def lens_tab(shelf: Shelf, gallery: gr.Component, lens: Lens) -> LensTab:
         )
     results = gr.HTML(
         start_state(shelf, None),
-        elem_classes=["tl-results", "tl-large"],
+        elem_classes=["tl-bare", "tl-results", "tl-large"],
         js_on_load=RESULTS_BRIDGE,
         apply_default_css=False,
     )
-    respond = partial(answer, shelf, lens)
 
-    @for_page
-    def search(query: str, k: float, kind: str, probes: float, gallery_name: str) -> str:
-        return respond(query, k, kind, probes, gallery_name)
+    def on_search(query: str, k: object, kind: str, probes: float, gallery_name: str) -> str:
+        return answered(
+            shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
+        )
 
-    @for_page
-    def pick(
-        k: float, kind: str, probes: float, gallery_name: str, event: gr.EventData
+    def on_pick(
+        k: object, kind: str, probes: float, gallery_name: str, event: gr.EventData
     ) -> tuple[str, str]:
         query = event_value(event, "query")
-        return query, respond(query, k, kind, probes, gallery_name)
+        return query, on_search(query, k, kind, probes, gallery_name)
 
-    @for_page
-    def similar(k: float, gallery_name: str, event: gr.EventData) -> str:
-        return similar_answer(shelf, event, k, gallery_name)
+    def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
+        return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
 
     options = [box.k, index, nprobe, gallery]
     gr.on(
         [box.query.submit, box.button.click, index.input, nprobe.release],
-        search,
+        on_search,
         [box.query, *options],
         results,
         **SEARCH_EVENT,
     )
-    results.pick(pick, options, [box.query, results], **SEARCH_EVENT)
-    results.similar(similar, [box.k, gallery], results, **SEARCH_EVENT)
+    results.pick(on_pick, options, [box.query, results], **SEARCH_EVENT)
+    results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
     return LensTab(box, nprobe, results)
 
 
@@ -117,7 +116,7 @@ def cluster_count(shelf: Shelf, gallery_name: str | None, lens: Lens) -> int:
 
 
 def answer(
-    shelf: Shelf, lens: Lens, query: str, k: float, kind: str, probes: float, gallery_name: str
+    shelf: Shelf, lens: Lens, query: str, k: object, kind: str, probes: float, gallery_name: str
 ) -> str:
     """Return the results area for a query; the start state for an empty one.
 
@@ -128,8 +127,9 @@ def answer(
     if not shelf.entries or not query.strip():
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
+    asked = picture_count(k)
     nprobe = min(int(probes), cluster_count(shelf, gallery_name, lens))
-    found = entry.service.compare_indexes(query, lens, k=int(k), nprobe=nprobe)
+    found = entry.service.compare_indexes(query, lens, k=asked, nprobe=nprobe)
     shown = found.ivf if kind == "ivf" else found.flat
     standing = standing_of(entry, query.strip(), LENSES)
     heading = lens_heading(lens, shown)
@@ -137,7 +137,7 @@ def answer(
         f"{examples_line(query)}{_index_line(entry, found, nprobe, lens)}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">{heading}'
         f"{hit_row(entry, shown.hits, standing, lens=lens)}</section>"
-        f"{weak_note(shown) if lens == 'captions' else ''}{fewer_note(len(shown.hits), int(k))}"
+        f"{weak_note(shown) if lens == 'captions' else ''}{fewer_note(len(shown.hits), asked)}"
     )
     summary = top_pictures(entry, [hit.id for hit in shown.hits], LENS_WORDS[lens].title)
     return stage(body, one_lens_skeleton(), summary=summary)

@@ -163,7 +163,7 @@
       region = make("div", "tl-sr");
       region.id = "tl-live";
       region.setAttribute("role", "status");
-      document.body.append(region);
+      (document.querySelector(".gradio-container") || document.body).append(region);
     }
     region.textContent = text;
   };

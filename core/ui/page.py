@@ -12,7 +12,7 @@ from core.records import LENSES
 from core.ui.about_tab import about_tab, gallery_description
 from core.ui.compare_tab import compare_tab
 from core.ui.endpoints import add_endpoints
-from core.ui.events import PAGE_EVENT, for_page
+from core.ui.events import PAGE_EVENT
 from core.ui.lens_tab import cluster_count, lens_tab
 from core.ui.markup import escape
 from core.ui.shelf import Shelf
@@ -53,7 +53,11 @@ def build_page(shelf: Shelf) -> gr.Blocks:
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_classes=["tl-top"], equal_height=True):
-            gr.HTML(_header(shelf.profile), apply_default_css=False, elem_classes=["tl-brand"])
+            gr.HTML(
+                _header(shelf.profile),
+                apply_default_css=False,
+                elem_classes=["tl-bare", "tl-brand"],
+            )
             gallery = gr.Dropdown(
                 shelf.names,
                 value=shelf.names[0] if shelf.entries else None,
@@ -85,16 +89,16 @@ def build_page(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("About", id="about"):
                 described = about_tab(shelf)
 
-        @for_page
-        def change_gallery(name: str) -> list[object]:
+        def on_gallery(name: str) -> list[object]:
             start = start_state(shelf, name)
             sliders = [
-                gr.Slider(maximum=max(2, cluster_count(shelf, name, lens))) for lens in LENSES
+                gr.Slider(value=2, maximum=max(2, cluster_count(shelf, name, lens)))
+                for lens in LENSES
             ]
             return [start, start, start, *sliders, gallery_description(shelf, name)]
 
         gallery.change(
-            change_gallery,
+            on_gallery,
             gallery,
             [
                 compare.results,
@@ -110,7 +114,7 @@ def build_page(shelf: Shelf) -> gr.Blocks:
 
 def _header(profile: Profile) -> str:
     answering = (
-        "<strong>small models</strong> answer · switch to full"
+        '<strong>small models</strong> answer<span class="tl-wide"> · switch to full</span>'
         if profile.name == "mini"
         else f"<strong>{escape(profile.name)} models</strong> answer"
     )

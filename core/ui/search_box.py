@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from core.errors import QueryError
+from core.search import MAX_K
+
 PLACEHOLDER = "a dog catching a frisbee in the snow"
 
 RESULTS_BRIDGE = """
@@ -22,6 +25,19 @@ class SearchBox:
     query: gr.Textbox
     k: gr.Number
     button: gr.Button
+
+
+def picture_count(value: object) -> int:
+    """Return how many pictures were asked for.
+
+    The component sets no limits itself: gradio would answer with a server error, not a sentence.
+
+    Raises:
+        QueryError: Not a whole number from 1 to 50.
+    """
+    if isinstance(value, (int, float)) and value == value and 1 <= value <= MAX_K:
+        return int(value)
+    raise QueryError(f"The number of pictures must be between 1 and {MAX_K}.")
 
 
 def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
@@ -47,8 +63,6 @@ def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
         k = gr.Number(
             5,
             label=k_label,
-            minimum=1,
-            maximum=50,
             step=1,
             precision=0,
             scale=0,

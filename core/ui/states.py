@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from core.errors import QueryError
 from core.records import Lens
 from core.search import SearchResult
-from core.ui.cards import Standing, alt_text, hit_row, plain_row, skeleton_row
+from core.ui.cards import alt_text, plain_row, skeleton_row
+from core.ui.events import sentence_for
 from core.ui.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
 from core.ui.shelf import Shelf, ShelvedGallery
 
@@ -45,21 +47,31 @@ def lens_heading(lens: Lens, result: SearchResult | None = None, *, level: int =
     )
 
 
+def answered(shelf: Shelf, gallery: str | None, render: Callable[[], str]) -> str:
+    """Return what ``render`` returns, or a state that says why it could not be answered."""
+    try:
+        return render()
+    except Exception as error:
+        return error_state(shelf, gallery, sentence_for(error, "the page"))
+
+
 def start_state(shelf: Shelf, gallery: str | None) -> str:
     """Return what stands before the first search: examples and pictures of the gallery."""
     if not shelf.entries:
         return no_gallery_state()
-    entry = shelf.entry(gallery)
-    ids = [record.id for record in entry.gallery.records]
-    step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
-    shown = ids[::step][:PICTURES_BEFORE_SEARCH]
-    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}"
-    answer = (
-        f'{examples_line()}<section class="tl-lens plain"><header class="tl-lens-head">'
-        f"<h2>{escape(entry.name)} <small>{count}, here are {len(shown)}</small></h2></header>"
-        f"{plain_row(entry, shown)}</section>"
-    )
+    answer = f"{examples_line()}{_some_pictures(shelf.entry(gallery))}"
     return stage(answer, two_lens_skeleton())
+
+
+def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
+    """Return what stands where a search could not be answered: why, and where to start again."""
+    notice = f'<div class="tl-notice" role="alert"><p>{escape(sentence)}</p></div>'
+    try:
+        entry = shelf.entry(gallery)
+    except QueryError:
+        return stage(notice, "", summary=sentence)
+    answer = f"{examples_line()}{notice}{_some_pictures(entry)}"
+    return stage(answer, two_lens_skeleton(), summary=sentence)
 
 
 def no_gallery_state() -> str:
@@ -99,36 +111,6 @@ def weak_note(result: SearchResult | None) -> str:
     )
 
 
-def similar_state(entry: ShelvedGallery, result: SearchResult, image_id: str, query: str) -> str:
-    """Return the pictures that a lens finds like one picture, and the way back.
-
-    Args:
-        entry: The gallery.
-        result: What the lens found.
-        image_id: The picture that was asked about.
-        query: The words whose results were left, or "".
-    """
-    record = entry.gallery.record(image_id)
-    words = LENS_WORDS[result.lens]
-    how = "whose captions say the same" if result.lens == "captions" else "that look the same"
-    back = (
-        f'<button type="button" class="tl-chip" data-query="{escape(query)}">← {escape(query)}'
-        "</button>"
-        if query
-        else ""
-    )
-    standing = Standing("", {})
-    answer = (
-        f'<div class="tl-anchor"><img src="{escape(entry.thumbnail_url(record.id))}" '
-        f'alt="{escape(alt_text(record))}" width="{record.width}" height="{record.height}">'
-        f"<div><h2>Pictures {how}</h2><p>{escape(record.caption)}</p>{back}</div></div>"
-        f'<section class="tl-lens {result.lens} wide">{lens_heading(result.lens, level=3)}'
-        f"{hit_row(entry, result.hits, standing, lens=result.lens)}</section>"
-    )
-    first = f"{len(result.hits)} similar pictures by the {words.title}."
-    return stage(answer, one_lens_skeleton(), summary=first)
-
-
 def two_lens_skeleton() -> str:
     """Return placeholders in the shape of a comparison."""
     lens = f'<section class="tl-lens plain"><header class="tl-lens-head"></header>{skeleton_row()}'
@@ -149,3 +131,15 @@ def top_pictures(entry: ShelvedGallery, image_ids: Sequence[str], what: str) -> 
         return f"{what} found nothing."
     first = alt_text(entry.gallery.record(image_ids[0]))
     return f"{what}: {len(image_ids)} pictures, the {ordinal(1)} is {first}."
+
+
+def _some_pictures(entry: ShelvedGallery) -> str:
+    ids = [record.id for record in entry.gallery.records]
+    step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
+    shown = ids[::step][:PICTURES_BEFORE_SEARCH]
+    some = f", here are {len(shown)}" if len(shown) < len(ids) else ""
+    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}{some}"
+    return (
+        f'<section class="tl-lens plain"><header class="tl-lens-head"><h2>{escape(entry.name)} '
+        f"<small>{count}</small></h2></header>{plain_row(entry, shown)}</section>"
+    )

@@ -1,0 +1,58 @@
+"""Searching onward from a picture: what a tab shows for "similar by ..."."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from core.search import SearchResult
+from core.ui.cards import Standing, alt_text, hit_row
+from core.ui.events import event_value
+from core.ui.markup import LENS_WORDS, escape, stage
+from core.ui.search_box import picture_count
+from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.states import lens_heading, one_lens_skeleton
+
+
+def similar_answer(shelf: Shelf, event: gr.EventData, k: object, gallery_name: str) -> str:
+    """Return the results area for "similar by ...", as asked by an event of the page.
+
+    Raises:
+        QueryError: The lens or k is not known.
+        UnknownImageError: The gallery has no such picture.
+    """
+    entry = shelf.entry(gallery_name)
+    image_id, lens = event_value(event, "id"), event_value(event, "lens")
+    result = entry.service.similar(
+        image_id,
+        k=picture_count(k),
+        lens=lens,  # type: ignore[arg-type]  # the service refuses what is not a lens
+    )
+    return similar_state(entry, result, image_id, event_value(event, "query"))
+
+
+def similar_state(entry: ShelvedGallery, result: SearchResult, image_id: str, query: str) -> str:
+    """Return the pictures that a lens finds like one picture, and the way back.
+
+    Args:
+        entry: The gallery.
+        result: What the lens found.
+        image_id: The picture that was asked about.
+        query: The words whose results were left, or "".
+    """
+    record = entry.gallery.record(image_id)
+    words = LENS_WORDS[result.lens]
+    how = "whose captions say the same" if result.lens == "captions" else "that look the same"
+    back = (
+        f'<button type="button" class="tl-chip" data-query="{escape(query)}">'
+        f"← {escape(query or 'start')}</button>"
+    )
+    standing = Standing("", {})
+    answer = (
+        f'<div class="tl-anchor"><img src="{escape(entry.thumbnail_url(record.id))}" '
+        f'alt="{escape(alt_text(record))}" width="{record.width}" height="{record.height}">'
+        f"<div><h2>Pictures {how}</h2><p>{escape(record.caption)}</p>{back}</div></div>"
+        f'<section class="tl-lens {result.lens} wide">{lens_heading(result.lens, level=3)}'
+        f"{hit_row(entry, result.hits, standing, lens=result.lens)}</section>"
+    )
+    first = f"{len(result.hits)} similar pictures by the {words.title}."
+    return stage(answer, one_lens_skeleton(), summary=first)
