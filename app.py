@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.config import Settings, get_settings
-from core.errors import TwoLensError
+from core.errors import SourceError, TwoLensError
 
 if TYPE_CHECKING:
     from core.ui.shelf import Shelf
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: As on the command line; None reads them from there.
 
     Returns:
-        0 after an orderly end, 2 if a gallery is refused or a model is missing.
+        0 after an orderly end, 2 if a gallery is refused, a model is missing or the port is taken.
     """
     settings = _settings(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -37,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TwoLensError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal
         return 2
-    serve(shelf, settings)
+    try:
+        serve(shelf, settings)
+    except OSError as error:
+        print(f"Cannot listen on {settings.host}:{settings.port}. {error}", file=sys.stderr)  # noqa: T201
+        return 2
     return 0
 
 
@@ -56,7 +60,11 @@ def open_shelf(settings: Settings) -> Shelf:
     models = Models(profile, device=settings.device, query_cache_size=settings.query_cache_size)
     folders: Sequence[Path] = settings.galleries
     if not folders:
-        folders = [default_gallery(settings.cache_dir, profile)]
+        try:
+            folders = [default_gallery(settings.cache_dir, profile)]
+        except SourceError as error:
+            # The page itself then says that it has no gallery, and what to run.
+            logger.warning("%s", error)
     return Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
 
 

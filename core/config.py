@@ -18,6 +18,11 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twolens"
 
 
+def _default_host() -> str:
+    """Listen to the outside only where a Hugging Face Space runs the app."""
+    return "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
+
+
 class Settings(BaseSettings):
     """Everything an operator can set, each by an environment variable ``TWOLENS_NAME``."""
 
@@ -31,7 +36,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=_user_cache, description="Where the default gallery is kept."
     )
-    host: str = Field("127.0.0.1", description="Address the app listens on.")
+    host: str = Field(default_factory=_default_host, description="Address the app listens on.")
     port: int = Field(7860, ge=0, le=65535, description="Port the app listens on; 0 picks one.")
     max_query_chars: int = Field(1000, ge=1, description="Longest query that is answered.")
     query_cache_size: int = Field(2048, ge=0, description="Query embeddings kept in memory.")
