@@ -1,11 +1,12 @@
-"""InstructBLIP as a captioner, in 8 bits, bfloat16 or float32."""
+"""InstructBLIP and BLIP as captioners; the first in 8 bits, bfloat16 or float32."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,17 @@ _FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
 """Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
 
 
+BLIP_DECODING = Decoding(
+    prompt="",
+    retry_prompt="",
+    num_beams=3,
+    min_new_tokens=5,
+    max_new_tokens=30,
+    repetition_penalty=1.0,
+)
+"""BLIP's authors' search for captions."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     model: Any
@@ -38,33 +50,16 @@ class _Loaded:
     suppressed: list[int] | None
 
 
-class InstructBlipCaptioner:
-    """Writes captions with an ``InstructBlipForConditionalGeneration`` checkpoint.
-
-    The constructor is cheap: weights are read by the first :meth:`caption` or :meth:`load`.
-
-    Args:
-        spec: Which checkpoint. Its precision is what is used where the device supports it:
-            ``int8`` and ``bf16`` need CUDA (``int8`` also bitsandbytes, else bf16), a CPU runs
-            fp32.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
-        precision: Exactly this precision, on any device, instead of the above.
-    """
+class _GeneratingCaptioner:
+    """What captioners that generate token by token have in common: loading once, and one retry."""
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        device: str = "auto",
-        decoding: Decoding | None = None,
-        precision: Precision | None = None,
+        self, spec: ModelSpec, *, device: str = "auto", decoding: Decoding | None = None
     ) -> None:
         """Remember what to load; load nothing."""
         self.spec = spec
         self._device = device
         self._decoding = decoding
-        self._precision = precision
         self._lock = RLock()
         self._loaded: _Loaded | None = None
 
@@ -93,11 +88,11 @@ class InstructBlipCaptioner:
 
     def _caption_batch(self, images: Sequence[Image]) -> list[Caption]:
         loaded = self._ready()
-        captions = _generate(loaded, images, loaded.decoding)
+        captions = self._generate(loaded, images, loaded.decoding)
         doubtful = [row for row, caption in enumerate(captions) if caption.flags]
         if doubtful:
             retry = loaded.decoding.for_retry()
-            again = _generate(loaded, [images[row] for row in doubtful], retry)
+            again = self._generate(loaded, [images[row] for row in doubtful], retry)
             for row, second in zip(doubtful, again, strict=True):
                 captions[row] = _better(captions[row], second)
         return captions
@@ -107,6 +102,41 @@ class InstructBlipCaptioner:
             if self._loaded is None:
                 self._loaded = self._load()
             return self._loaded
+
+    def _load(self) -> _Loaded:
+        raise NotImplementedError
+
+    def _generate(
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+    ) -> list[Caption]:
+        raise NotImplementedError
+
+
+class InstructBlipCaptioner(_GeneratingCaptioner):
+    """Writes captions with an ``InstructBlipForConditionalGeneration`` checkpoint.
+
+    The constructor is cheap: weights are read by the first :meth:`caption` or :meth:`load`.
+
+    Args:
+        spec: Which checkpoint. Its precision is what is used where the device supports it:
+            ``int8`` and ``bf16`` need CUDA (``int8`` also bitsandbytes, else bf16), a CPU runs
+            fp32.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
+        precision: Exactly this precision, on any device, instead of the above.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        """Remember what to load; load nothing."""
+        super().__init__(spec, device=device, decoding=decoding)
+        self._precision = precision
 
     def _load(self) -> _Loaded:
         from core.devices import resolve_device
@@ -127,6 +157,55 @@ class InstructBlipCaptioner:
             suppressed=model.generation_config.suppress_tokens,
         )
 
+    def _generate(
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+    ) -> list[Caption]:
+        return _generate(loaded, images, decoding)
+
+
+class BlipCaptioner(_GeneratingCaptioner):
+    """Writes captions with a ``BlipForConditionalGeneration`` checkpoint, in float32.
+
+    A tenth of InstructBLIP's work, for hosts with no GPU. It takes no instruction; the retry
+    differs by its search alone. The constructor is cheap, as above.
+
+    Args:
+        spec: Which checkpoint. One without safetensors is read by a loader that runs no code.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoding: Search; None takes what the checkpoint asks for in ``twolens.json``, or BLIP's
+            own defaults. Prompts are not used.
+    """
+
+    def _load(self) -> _Loaded:
+        from transformers import BlipForConditionalGeneration, BlipProcessor
+
+        from core.devices import resolve_device
+
+        folder = local_folder(self.spec)
+        device = resolve_device(self._device)
+        where, options = _whereabouts(self.spec, folder)
+        with _one_sentence(self.spec, folder):
+            processor = BlipProcessor.from_pretrained(where, **options)
+            model, report = BlipForConditionalGeneration.from_pretrained(
+                where, trust_remote_code=False, output_loading_info=True, **options
+            )
+        _check_complete(self.spec, report)
+        decoding = self._decoding or read_decoding(folder, BLIP_DECODING)
+        return _Loaded(model.to(device).eval(), processor, device, decoding, None)
+
+    def _generate(
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+    ) -> list[Caption]:
+        import torch
+
+        inputs = loaded.processor(
+            images=[image.convert("RGB") for image in images], return_tensors="pt"
+        ).to(loaded.device)
+        with torch.inference_mode():
+            output = loaded.model.generate(**inputs, **_search(decoding))
+        text_model = loaded.model.text_decoder
+        return _judged(loaded, output, text_model, replace(decoding, prompt=""))
+
 
 def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
@@ -146,21 +225,19 @@ def _read(
 ) -> tuple[Any, Any]:
     """Return the model in evaluation mode on its device, and its processor."""
     import torch
-    from safetensors import SafetensorError
     from transformers import (
         BitsAndBytesConfig,
         InstructBlipForConditionalGeneration,
         InstructBlipProcessor,
     )
 
-    where = str(folder) if folder else spec.source.partition(":")[2]
-    options: dict[str, Any] = {"local_files_only": True} if folder else {"revision": spec.revision}
+    where, options = _whereabouts(spec, folder)
     quantization = None
     if precision == "int8":
         quantization = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_skip_modules=list(_FULL_PRECISION_MODULES)
         )
-    try:
+    with _one_sentence(spec, folder):
         processor = InstructBlipProcessor.from_pretrained(where, **options)
         model, report = InstructBlipForConditionalGeneration.from_pretrained(
             where,
@@ -172,21 +249,40 @@ def _read(
             output_loading_info=True,
             **options,
         )
+    _check_complete(spec, report)
+    return (model if quantization else model.to(device)).eval(), processor
+
+
+def _whereabouts(spec: ModelSpec, folder: Path | None) -> tuple[str, dict[str, Any]]:
+    if folder:
+        return str(folder), {"local_files_only": True}
+    return spec.source.partition(":")[2], {"revision": spec.revision}
+
+
+@contextmanager
+def _one_sentence(spec: ModelSpec, folder: Path | None) -> Iterator[None]:
+    """Turn what a loader raises into an error of ours."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except SafetensorError as error:
         raise ModelError(f"The weights of {spec.name} are damaged: {error}.") from error
     except (OSError, ValueError) as error:
         remedy = (
-            "Its folder holds no complete InstructBLIP checkpoint in safetensors."
+            "Its folder holds no complete checkpoint in safetensors."
             if folder
             else "Check the connection to the Hugging Face Hub, or choose the mini profile."
         )
         raise ModelNotFoundError(spec.name, remedy) from error
+
+
+def _check_complete(spec: ModelSpec, report: Any) -> None:  # noqa: ANN401 - transformers' own
     if report["missing_keys"]:
         raise ModelError(
             f"The checkpoint of {spec.name} lacks {len(report['missing_keys'])} of its weights, "
             f"{min(report['missing_keys'])} among them."
         )
-    return (model if quantization else model.to(device)).eval(), processor
 
 
 def _check_image_tokens(name: str, config: Any, processor: Any) -> None:  # noqa: ANN401
@@ -215,19 +311,37 @@ def _generate(loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> l
     ).to(loaded.device)
     with torch.inference_mode():
         output = loaded.model.generate(
-            **inputs,
-            do_sample=False,
-            num_beams=decoding.num_beams,
-            min_new_tokens=decoding.min_new_tokens,
-            max_new_tokens=decoding.max_new_tokens,
-            repetition_penalty=decoding.repetition_penalty,
-            length_penalty=decoding.length_penalty,
-            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-            suppress_tokens=loaded.suppressed,
-            return_dict_in_generate=True,
-            output_scores=True,
+            **inputs, **_search(decoding), suppress_tokens=loaded.suppressed
         )
-        scores = loaded.model.language_model.compute_transition_scores(
+    return _judged(loaded, output, loaded.model.language_model, decoding)
+
+
+def _search(decoding: Decoding) -> dict[str, Any]:
+    """Return the arguments of ``generate`` that every captioner uses."""
+    return {
+        "do_sample": False,
+        "num_beams": decoding.num_beams,
+        "min_new_tokens": decoding.min_new_tokens,
+        "max_new_tokens": decoding.max_new_tokens,
+        "repetition_penalty": decoding.repetition_penalty,
+        "length_penalty": decoding.length_penalty,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+
+
+def _judged(
+    loaded: _Loaded,
+    output: Any,  # noqa: ANN401 - one of transformers' several classes
+    text_model: Any,  # noqa: ANN401 - the part that generated
+    decoding: Decoding,
+) -> list[Caption]:
+    """Turn generated tokens into captions with their flags and confidence."""
+    import torch
+
+    with torch.inference_mode():
+        scores = text_model.compute_transition_scores(
             output.sequences,
             output.scores,
             getattr(output, "beam_indices", None),

@@ -63,15 +63,15 @@ class Decoding:
         )
 
 
-def read_decoding(folder: Path | None) -> Decoding:
-    """Return the decoding that a checkpoint asks for, or the defaults if it asks for none.
+def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decoding:  # noqa: B008
+    """Return the decoding that a checkpoint asks for, or the default if it asks for none.
 
     Raises:
         ModelError: The file is not JSON, or names a field that does not exist.
     """
     path = folder / DECODING_FILE if folder else None
     if path is None or not path.is_file():
-        return Decoding()
+        return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
         unknown = sorted(set(values) - {field.name for field in fields(Decoding)})

@@ -148,3 +148,52 @@ def save_tiny_instructblip(folder: Path, *, seed: int = 0) -> Path:
         num_query_tokens=QUERY_TOKENS,
     ).save_pretrained(folder)
     return folder
+
+
+def save_tiny_blip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a BLIP checkpoint whose captions differ from image to image, and return its folder."""
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipProcessor,
+        BlipTextConfig,
+        BlipVisionConfig,
+    )
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
+    config = BlipConfig(
+        text_config=BlipTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            encoder_hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            initializer_range=1.0,
+            bos_token_id=vocabulary.index("[DEC]"),
+            eos_token_id=vocabulary.index("[SEP]"),
+            pad_token_id=0,
+            sep_token_id=vocabulary.index("[SEP]"),
+        ).to_dict(),
+        vision_config=BlipVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=IMAGE_SIZE,
+            patch_size=14,
+            initializer_range=1.0,
+        ).to_dict(),
+        projection_dim=16,
+    )
+    BlipForConditionalGeneration(config).eval().save_pretrained(folder)
+    BlipProcessor(
+        BlipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}), tokenizer
+    ).save_pretrained(folder)
+    return folder

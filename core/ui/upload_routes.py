@@ -1,0 +1,112 @@
+"""What a browser fetches of an upload: thumbnails and downloads, behind a secret token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from core.errors import TwoLensError
+from core.exports import captions_csv, captions_jsonl, write_gallery_zip
+from core.session import UploadSession
+from core.uploads import Uploads
+
+_IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+_PRIVATE = {
+    "Cache-Control": "private, no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+}
+
+
+def upload_routes(uploads: Uploads) -> list[Route]:
+    """Return ``/uploads/{token}/thumbnails/{id}.webp`` and ``/uploads/{token}/{download}``.
+
+    A token opens one living upload for reading. Whatever is not there, or no longer, is a plain
+    404: the answer does not tell a wrong token from a picture that was removed.
+    """
+
+    async def thumbnail(request: Request) -> Response:
+        session = uploads.by_view_token(request.path_params["token"])
+        image_id = request.path_params["image_id"]
+        if session is None or not _IMAGE_ID.fullmatch(image_id):
+            return _missing()
+        try:
+            content = await run_in_threadpool(session.thumbnail(image_id).read_bytes)
+        except (TwoLensError, OSError):
+            return _missing()
+        return Response(content, media_type="image/webp", headers=_PRIVATE)
+
+    async def download(request: Request) -> Response:
+        session = uploads.by_view_token(request.path_params["token"])
+        make = _DOWNLOADS.get(request.path_params["download"])
+        if session is None or make is None:
+            return _missing()
+        try:
+            return await run_in_threadpool(make, uploads, session)
+        except TwoLensError as error:
+            return PlainTextResponse(str(error), status_code=409, headers=_PRIVATE)
+
+    return [
+        Route("/uploads/{token}/thumbnails/{image_id}.webp", thumbnail, methods=["GET", "HEAD"]),
+        Route("/uploads/{token}/{download}", download, methods=["GET"]),
+    ]
+
+
+def thumbnail_address(session: UploadSession, image_id: str) -> str:
+    """Return the address of a thumbnail, relative to the page."""
+    return f"uploads/{session.view_token}/thumbnails/{image_id}.webp"
+
+
+def download_address(session: UploadSession, name: str) -> str:
+    """Return the address of a download, relative to the page."""
+    return f"uploads/{session.view_token}/{name}"
+
+
+def _missing() -> Response:
+    return PlainTextResponse("no such thing", status_code=404, headers=_PRIVATE)
+
+
+def _text(
+    media_type: str, name: str, write: Callable[..., str], uploads: Uploads, session: UploadSession
+) -> Response:
+    return Response(
+        write(session.snapshot.records), media_type=media_type, headers=_attachment(name)
+    )
+
+
+def _gallery(name: str, uploads: Uploads, session: UploadSession) -> Response:
+    path = write_gallery_zip(
+        session.snapshot, uploads.models.profile, uploads.captioner.spec, session.folder
+    )
+    return FileResponse(
+        path,
+        media_type="application/zip",
+        headers=_attachment(name),
+        background=BackgroundTask(_delete, path),
+    )
+
+
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {**_PRIVATE, "Content-Disposition": f'attachment; filename="{name}"'}
+
+
+CSV, JSONL, GALLERY = "captions.csv", "captions.jsonl", "gallery.zip"
+
+_DOWNLOADS: dict[str, Callable[[Uploads, UploadSession], Response]] = {
+    CSV: partial(_text, "text/csv; charset=utf-8", CSV, captions_csv),
+    JSONL: partial(_text, "application/jsonl; charset=utf-8", JSONL, captions_jsonl),
+    GALLERY: partial(_gallery, GALLERY),
+}

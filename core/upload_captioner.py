@@ -1,0 +1,81 @@
+"""Which captioner describes uploads, on what hardware, and how long a rented GPU is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.captioners import BlipCaptioner, InstructBlipCaptioner
+from core.devices import resolve_device
+from core.models import Captioner, ModelSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.config import Settings
+    from core.profiles import Profile
+    from core.records import Caption
+
+BLIP_BASE = ModelSpec(
+    name="BLIP image captioning base",
+    source="hub:Salesforce/blip-image-captioning-base",
+    licence="BSD-3-Clause",
+    revision="82a37760796d32b1411fe092ab5d4e227313294b",
+)
+
+_START_S = 15.0
+_SECONDS_AN_IMAGE = 1.5
+_LONGEST_S = 120.0
+
+
+def rented_seconds(images: Sequence[object] | int) -> float:
+    """Return for how long a GPU is rented to caption one batch.
+
+    Args:
+        images: The batch, or its size.
+    """
+    count = images if isinstance(images, int) else len(images)
+    return min(_LONGEST_S, _START_S + _SECONDS_AN_IMAGE * count)
+
+
+class RentedCaptioner:
+    """Runs another captioner on a ZeroGPU Space: a GPU is rented for each batch, and given back.
+
+    Its weights are loaded beforehand: what is loaded inside a rental is lost with it.
+
+    Args:
+        captioner: What writes the captions.
+        rent: ``spaces.GPU``.
+    """
+
+    def __init__(self, captioner: InstructBlipCaptioner, rent: Callable[..., Any]) -> None:
+        """Load the weights and wrap the captioner."""
+        self.spec = captioner.spec
+        captioner.load()
+        self._caption = rent(duration=rented_seconds)(captioner.caption)
+
+    def caption(self, images: Sequence[Image]) -> list[Caption]:
+        """Caption a batch of RGB images; same length and order as ``images``."""
+        return self._caption(images)
+
+
+def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Captioner:
+    """Return the captioner of uploads.
+
+    Args:
+        profile: The models that answer.
+        settings: ``upload_captioner``, ``device`` and ``zero_gpu`` decide.
+        own: The profile's own captioner, shared with whatever else uses it.
+    """
+    if settings.zero_gpu and importlib.util.find_spec("spaces") is not None:
+        import spaces
+
+        # bf16: T5 wants it, the rented GPU has the room, and 8 bits are no faster there.
+        full = InstructBlipCaptioner(profile.captioner, device="cuda", precision="bf16")
+        return RentedCaptioner(full, spaces.GPU)
+    choice = settings.upload_captioner
+    if choice == "auto":
+        from_hub = profile.captioner.source.startswith("hub:")
+        choice = "blip-base" if from_hub and resolve_device(settings.device) == "cpu" else "profile"
+    return own if choice == "profile" else BlipCaptioner(BLIP_BASE, device=settings.device)
