@@ -105,7 +105,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     """
     clock = _Clock()
     with clock.stage("open"):
-        models = models or Models(_profile(plan), device=plan.device)
+        models = models or Models(profile_of(plan), device=plan.device)
         gallery = _open(plan.folder, models.profile)
         queries = _queries(gallery, plan)
         tuning = _open(plan.tune_on, models.profile) if plan.tune_on else None
@@ -154,7 +154,12 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     )
 
 
-def _profile(plan: Plan) -> Profile:
+def profile_of(plan: Plan) -> Profile:
+    """Return the models that a plan's queries are embedded with.
+
+    Raises:
+        SourceError: The gallery was built with a profile that is not known here.
+    """
     name = plan.profile or Manifest.read(plan.folder).profile
     found: dict[str, Profile] = {known: each for known, each in PROFILES.items() if known == name}
     if not found:
