@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from core.config import Settings, get_settings
 from core.errors import SourceError, TwoLensError
 
@@ -105,7 +107,11 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         "profile": given.profile,
     }
     changed = {name: value for name, value in values.items() if value is not None}
-    return Settings(**{**get_settings().model_dump(), **changed})
+    try:
+        return Settings(**{**get_settings().model_dump(), **changed})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        parser.error(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""A gallery of drawn pictures whose rankings a test can work out, and the app over it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from core.errors import ModelNotFoundError
+from core.gallery import write_gallery
+from core.gallery_layout import thumbnail_path
+from core.manifest import SourceRef
+from core.models import ModelSpec
+from core.profiles import Models, Profile
+from core.records import ImageRecord
+from core.ui.shelf import Shelf
+from tests.core import planted
+
+DIM = 64
+HOSTILE_CAPTION = '<img src=x onerror="window.pwned=1"> <b>bold</b> & "quoted" {{value}} ${1+1}'
+LONG_CAPTION = "a very long caption about a lighthouse " + "that goes on and on " * 12
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One picture: what its caption says, what CLIP sees in it, and its shape."""
+
+    caption: str
+    seen: str
+    size: tuple[int, int] = (320, 240)
+    flags: tuple[str, ...] = ()
+    confidence: float | None = None
+    license: str | None = None
+    source_url: str | None = None
+
+
+PICTURES = (
+    Planted("a brown dog runs on the beach", "dog beach sand", confidence=0.625),
+    Planted("a white dog sleeps", "cat sofa", (240, 320)),
+    Planted("a dog jumps for a frisbee", "dog frisbee snow", license="CC BY 2.0",
+            source_url="https://example.org/photo/3"),
+    Planted("two children play on the beach", "children beach ball"),
+    Planted("a red bus in the street", "bus street", (320, 60)),
+    Planted("a green train", "train bus station", (50, 320)),
+    Planted("a cat on a sofa", "cat sofa", flags=("retried", "repetition")),
+    Planted(HOSTILE_CAPTION, "hostile markup", source_url="javascript:alert(1)"),
+    Planted(LONG_CAPTION, "lighthouse sea"),
+    Planted("", "moon night", flags=("empty",)),
+    Planted("ein Hund am Strand — 犬 🐕", "dog beach"),
+    Planted("a boat on the sea", "boat sea lighthouse"),
+)  # fmt: skip
+
+
+class WordsEncoder:
+    """Embeds a text as the sum of one random vector for each word: shared words, high scores."""
+
+    def __init__(self, spec: ModelSpec, fails_on: str = "") -> None:
+        self.spec = spec
+        self._fails_on = fails_on
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        if self._fails_on and any(self._fails_on in text for text in texts):
+            raise ModelNotFoundError(self.spec.name, "Install the <packages> of requirements.txt.")
+        if any("kaboom" in text for text in texts):
+            raise RuntimeError("a bug with a secret in its message")
+        return np.stack([self._embed(text) for text in texts])
+
+    def encode_image(self, images: Sequence[Image.Image]) -> np.ndarray:
+        raise AssertionError("a text search must not embed images")
+
+    def _embed(self, text: str) -> np.ndarray:
+        words = text.lower().split() or ["nothing"]
+        vectors = [
+            np.random.default_rng(zlib.crc32(word.encode())).normal(size=DIM) for word in words
+        ]
+        total = np.sum(vectors, axis=0)
+        return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+def image_id(row: int) -> str:
+    return _sha256(row)[:16]
+
+
+def _sha256(row: int) -> str:
+    return hashlib.sha256(f"planted {row}".encode()).hexdigest()
+
+
+def planted_profile(folder: Path) -> Profile:
+    return planted.profile(folder / "models", caption_dim=DIM, clip_dim=DIM)
+
+
+def write_planted_gallery(
+    folder: Path, profile: Profile, pictures: Sequence[Planted] = PICTURES, name: str = "planted"
+) -> Path:
+    folder.mkdir(parents=True)
+    records = []
+    for row, picture in enumerate(pictures):
+        _draw(thumbnail_path(folder, image_id(row)), picture.size, row)
+        records.append(
+            ImageRecord(
+                id=image_id(row),
+                file_name=f"picture-{row}.jpg",
+                sha256=_sha256(row),
+                width=picture.size[0] * 2,
+                height=picture.size[1] * 2,
+                caption=picture.caption,
+                caption_flags=picture.flags,
+                confidence=picture.confidence,
+                license=picture.license,
+                source_url=picture.source_url,
+            )
+        )
+    encoder = WordsEncoder(profile.sentence)
+    write_gallery(
+        folder,
+        name=name,
+        records=records,
+        caption_embeddings=encoder.encode_text([picture.caption for picture in pictures]),
+        clip_embeddings=encoder.encode_text([picture.seen for picture in pictures]),
+        profile=profile,
+        source=SourceRef(kind="folder", id="drawn"),
+        created_at=planted.CREATED_AT,
+    )
+    return folder
+
+
+def _draw(path: Path, size: tuple[int, int], row: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, (40 + row * 17 % 200, 90 + row * 53 % 150, 120))
+    ImageDraw.Draw(image).ellipse((4, 4, size[0] - 4, size[1] - 4), outline="white", width=6)
+    image.save(path, "WEBP")
+
+
+def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("planted", 12),)) -> Shelf:
+    """Galleries of the first pictures of PICTURES, by name and count.
+
+    The CLIP encoder fails on "unplugged", both fail with a bug on "kaboom".
+    """
+    profile = planted_profile(folder)
+    folders = [
+        write_planted_gallery(folder / f"gallery-{place}", profile, PICTURES[:count], name)
+        for place, (name, count) in enumerate(galleries)
+    ]
+    models = Models(
+        profile,
+        sentence=WordsEncoder(profile.sentence),
+        clip=WordsEncoder(profile.clip, fails_on="unplugged"),
+    )
+    return Shelf.open(folders, profile, models, max_query_chars=1000)
+
+
+@contextmanager
+def serving(shelf: Shelf) -> Iterator[str]:
+    """Serve a shelf on a free port; give the address."""
+    from core.ui.launch import launch
+
+    page = launch(shelf, host="127.0.0.1", port=0, block=False)
+    try:
+        yield page.local_url.rstrip("/")
+    finally:
+        page.close(verbose=False)
