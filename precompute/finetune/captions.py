@@ -1,0 +1,233 @@
+"""Full-weights training of a small InstructBLIP captioner.
+
+The first blocks of the image tower stay frozen and their output is kept on disk, so an epoch runs
+only what is trained; every image is encoded once for all its captions. What is written is the
+moving average of the weights that captioned the validation images best.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.decoding import DECODING_FILE, Decoding, read_decoding
+from core.errors import SourceError
+from core.files import write_atomically
+from core.weights import ASSETS
+from precompute.finetune.caption_model import SMALL_DECODING, SmallSizes
+from precompute.finetune.caption_recipe import DEFAULT_RECIPE, CaptionRecipe
+from precompute.finetune.data import Pairs, load_pairs
+
+if TYPE_CHECKING:
+    from precompute.finetune.caption_training import CaptionTraining, Split
+
+_MOST_TOKENS = 20
+"""Longer captions are cut: one in fifty has more words, and padding costs time."""
+
+_VALIDATED_EACH_EPOCH = 300
+"""Images, decoded greedily; the last epoch is measured on all, as the captioner decodes."""
+
+
+def run(
+    data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
+    validation: Annotated[
+        str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Found by itself if unique.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Found by its usual names.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Train on the first images only.")] = None,
+    start_from: Annotated[
+        Path, typer.Option(help="InstructBLIP checkpoint to go on from.")
+    ] = ASSETS / "mini-instructblip",
+    init_vision: Annotated[
+        Path | None,
+        typer.Option(help="Start anew behind this ViT (ONNX) instead of from --start-from."),
+    ] = None,
+    vision_layers: Annotated[
+        int, typer.Option(min=1, help="Blocks to take from --init-vision.")
+    ] = 10,
+    image_size: Annotated[int, typer.Option(min=28, help="Pixels a side, with --init-vision.")] = (
+        224
+    ),
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Words used less often are left out, with --init-vision.")
+    ] = 4,
+    trained_layers: Annotated[
+        int, typer.Option(min=0, help="Last blocks of the image tower to train as well.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = DEFAULT_RECIPE.epochs,
+    batch_size: Annotated[int, typer.Option(min=1)] = DEFAULT_RECIPE.batch_size,
+    learning_rate: Annotated[float, typer.Option(min=0)] = DEFAULT_RECIPE.learning_rate,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.label_smoothing,
+    word_dropout: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.word_dropout,
+    seed: Annotated[int, typer.Option(min=0)] = DEFAULT_RECIPE.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train a small InstructBLIP captioner on images with captions.
+
+    Killed at any moment, the same command goes on from its last finished epoch.
+    """
+    import torch
+
+    from core.devices import resolve_device
+
+    pairs = load_pairs(data, split, image_column, caption_column, limit)
+    measured = (
+        load_pairs(validation, image_column=image_column, caption_column=caption_column)
+        if validation
+        else None
+    )
+    torch.manual_seed(seed)
+    if init_vision:
+        model, processor = _from_vision(pairs, init_vision, vision_layers, image_size, min_count)
+        decoding = SMALL_DECODING
+    else:
+        model, processor = _from_checkpoint(start_from)
+        decoding = read_decoding(start_from)
+    recipe = CaptionRecipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        label_smoothing=label_smoothing,
+        word_dropout=word_dropout,
+        frozen_layers=max(0, len(model.vision_model.encoder.layers) - trained_layers),
+        seed=seed,
+    )
+    model.to(resolve_device(device))
+    report = train(model, processor, pairs, measured, out, recipe, decoding)
+    typer.echo(json.dumps({"epochs": epochs, **report}))
+
+
+def train(
+    model: Any,  # noqa: ANN401 - InstructBlipForConditionalGeneration, imported lazily
+    processor: Any,  # noqa: ANN401
+    pairs: Pairs,
+    measured: Pairs | None,
+    out: Path,
+    recipe: CaptionRecipe,
+    decoding: Decoding,
+) -> dict[str, Any]:
+    """Train, write the best checkpoint into ``out``, and measure it.
+
+    Args:
+        model: On the device to train on.
+        processor: Its processor.
+        pairs: Images with captions to train on.
+        measured: Where to measure after each epoch; None keeps the last epoch.
+        out: Gets the checkpoint and ``metrics.json``, and while training ``checkpoint/`` and
+            ``features/``.
+        recipe: How to train.
+        decoding: How to caption, written beside the model.
+
+    Returns:
+        BLEU-4 with the number of images and references, and how many captions are distinct; an
+        empty mapping without ``measured``.
+
+    Raises:
+        SourceError: ``out`` holds the checkpoint of another run.
+    """
+    from precompute.finetune.caption_batches import cached_features, tokenise_captions
+    from precompute.finetune.caption_training import CaptionTraining, Split
+
+    def prepared(source: Pairs) -> Split:
+        features = cached_features(
+            model, processor, source, frozen_layers=recipe.frozen_layers, folder=out / "features"
+        )
+        return Split(features, source.captions)
+
+    out.mkdir(parents=True, exist_ok=True)
+    learned_from = prepared(pairs)
+    probe = prepared(measured) if measured else None
+    tokens = tokenise_captions(processor.tokenizer, pairs.captions, _MOST_TOKENS)
+    prompts = (decoding.prompt, decoding.retry_prompt)
+    training = CaptionTraining(model, processor, recipe, prompts, decoding)
+    history = training.resume(out / "checkpoint", pairs.fingerprint)
+    while training.epoch < recipe.epochs:
+        loss = training.run_epoch(learned_from, tokens)
+        score = _quick_score(training, probe)
+        history.append({"epoch": training.epoch, "loss": loss, "bleu4_greedy": score})
+        typer.echo(json.dumps(history[-1]))
+        if score is None or score >= training.best:
+            training.best = score if score is not None else -1.0
+            write_captioner(training, out)
+        training.save(out / "checkpoint", pairs.fingerprint, history)
+    report = _measure(out, probe, training) if probe else {}
+    content = {
+        "recipe": asdict(recipe),
+        "data": {"name": pairs.name, "images": len(pairs)},
+        "validation": {"name": measured.name, **report} if measured else None,
+        "history": history,
+    }
+    write_atomically(out / "metrics.json", (json.dumps(content, indent=2) + "\n").encode())
+    return report
+
+
+def _quick_score(training: CaptionTraining, probe: Split | None) -> float | None:
+    if probe is None:
+        return None
+    score, _ = training.validate(probe.first(_VALIDATED_EACH_EPOCH), num_beams=1)
+    return score
+
+
+def _measure(out: Path, probe: Split, training: CaptionTraining) -> dict[str, Any]:
+    """Measure what was written, not what is in memory: the best epoch, in half precision."""
+    from safetensors.torch import load_file
+
+    weights = load_file(out / "model.safetensors")
+    for name, average in training.average.items():
+        average.copy_(weights[name].float())
+    score, captions = training.validate(probe)
+    return {
+        "bleu4": round(score, 2),
+        "images": len(captions),
+        "references": sum(map(len, probe.captions)),
+        "distinct_captions": len(set(captions)),
+        "num_beams": training.decoding.num_beams,
+    }
+
+
+def write_captioner(training: CaptionTraining, out: Path) -> None:
+    """Write the averaged weights in half precision, the processor and the decoding."""
+    import torch
+
+    training.swap_average()
+    try:
+        halves = {
+            name: tensor.detach().to("cpu", torch.float16)
+            for name, tensor in training.model.state_dict().items()
+        }
+        training.model.save_pretrained(out, state_dict=halves)
+    finally:
+        training.swap_average()
+    training.processor.save_pretrained(out)
+    decoding = json.dumps({"decoding": asdict(training.decoding)}, indent=2) + "\n"
+    write_atomically(out / DECODING_FILE, decoding.encode())
+
+
+def _from_vision(
+    pairs: Pairs, vision: Path, layers: int, image_size: int, min_count: int
+) -> tuple[Any, Any]:
+    from precompute.finetune.caption_model import new_model, new_tokenizer
+    from precompute.finetune.vision_init import load_vision_tower
+
+    config, state = load_vision_tower(vision, layers=layers, image_size=image_size)
+    texts = (text for captions in pairs.captions for text in captions)
+    return new_model(new_tokenizer(texts, min_count=min_count), config, state, SmallSizes())
+
+
+def _from_checkpoint(folder: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
+
+    if not (folder / "config.json").is_file():
+        raise SourceError(f"{folder} holds no InstructBLIP checkpoint to start from.")
+    model = InstructBlipForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    return model, InstructBlipProcessor.from_pretrained(folder, local_files_only=True)
