@@ -43,7 +43,9 @@ def test_order_is_best_first_with_ties_in_picture_order(scores, depth):
 def test_a_rank_is_the_place_in_the_sorted_row_ties_included(scores):
     images = np.random.default_rng(2).integers(0, 40, size=50)
     placed = sorted_with_ties(scores)
-    expected = [int(np.flatnonzero(row == image)[0]) + 1 for row, image in zip(placed, images)]
+    expected = [
+        int(np.flatnonzero(row == image)[0]) + 1 for row, image in zip(placed, images, strict=True)
+    ]
     np.testing.assert_array_equal(ranks_of(scores, images), expected)
 
 
