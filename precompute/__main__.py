@@ -1,4 +1,4 @@
-"""Command line: ``python -m precompute build | bench | finetune``.
+"""Command line: ``python -m precompute build | evaluate | bench | finetune``.
 
 Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
 stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
@@ -7,6 +7,7 @@ stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from precompute import evaluate_command
 
 if TYPE_CHECKING:
     from precompute.pipeline import BuildResult
@@ -142,8 +145,9 @@ def build(
         from precompute.pipeline import build as build_gallery
         from precompute.sources import SourceOptions
 
-        _quiet_libraries()
         settings = get_settings()
+        chosen = PROFILES[profile.value if profile else settings.profile]
+        _quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
         options = BuildOptions(
             source=SourceOptions(
                 source=source,
@@ -156,7 +160,7 @@ def build(
                 limit=limit,
             ),
             out=out,
-            profile=PROFILES[profile.value if profile else settings.profile],
+            profile=chosen,
             batch_size=batch_size,
             shard_size=shard_size,
             device=device or settings.device,
@@ -192,14 +196,13 @@ def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def _quiet_libraries() -> None:
-    """Keep other libraries' progress bars and advice off the terminal, unless asked for."""
-    for name, value in (
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-    ):
-        os.environ.setdefault(name, value)
+def _quiet_libraries(*, downloads: bool) -> None:
+    """Keep other libraries' advice off the terminal, and their bars if nothing is downloaded."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not downloads:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -215,6 +218,9 @@ def _one_sentence(when_interrupted: str) -> Iterator[None]:
     except KeyboardInterrupt:
         _say(when_interrupted)
         raise typer.Exit(_INTERRUPTED) from None
+
+
+app.command(name="evaluate")(evaluate_command.run)
 
 
 if __name__ == "__main__":

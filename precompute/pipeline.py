@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from core.config import Settings, get_settings
 from core.errors import GalleryError, ImageError, ModelError, SourceError
 from core.images import WORKING_PX, DecodedImage, DecodeLimits, decode, thumbnail_webp
@@ -91,13 +93,18 @@ class _Picture:
 
 
 def build(
-    options: BuildOptions, *, settings: Settings | None = None, say: Say = lambda _: None
+    options: BuildOptions,
+    *,
+    settings: Settings | None = None,
+    models: Models | None = None,
+    say: Say = lambda _: None,
 ) -> BuildResult | None:
     """Build a gallery, or go on with a build of the same plan that was interrupted.
 
     Args:
         options: What to build.
         settings: Limits of decoding and size of thumbnails; None reads the environment.
+        models: Of ``options.profile``, if they are in memory already.
         say: Receives a sentence for the operator now and then.
 
     Returns:
@@ -122,7 +129,8 @@ def build(
                 workspace.tidy()
                 return None
             workspace.check_out(overwrite=options.overwrite)
-            return _Build(options, settings, source, workspace, say).run(plan)
+            models = models or Models(options.profile, device=options.device)
+            return _Build(options, settings, source, workspace, models, say).run(plan)
     except OSError as error:
         raise GalleryError(
             options.out,
@@ -140,6 +148,7 @@ class _Build:
         settings: Settings,
         source: Source,
         workspace: Workspace,
+        models: Models,
         say: Say,
     ) -> None:
         self._options = options
@@ -147,12 +156,15 @@ class _Build:
         self._source = source
         self._workspace = workspace
         self._say = say
-        self._models = Models(options.profile, device=options.device)
+        self._models = models
         self._limits = DecodeLimits.of(settings)
         self._names_by_sha: dict[str, str] = {}
 
     def run(self, plan: dict[str, Any]) -> BuildResult:
         """Do the rows that are left, then put the gallery together and in place."""
+        if not self._workspace.holds(plan):
+            # Before an older unfinished build is thrown away: a missing model then costs nothing.
+            self._try_models()
         differs = self._workspace.begin(plan)
         if differs:
             self._say(
@@ -183,6 +195,13 @@ class _Build:
         self._assemble(shards, result)
         self._workspace.publish()
         return result
+
+    def _try_models(self) -> None:
+        blank = Image.new("RGB", (64, 64))
+        self._models.sentence.encode_text([""])
+        self._models.clip.encode_image([blank])
+        if self._options.source.captions_from is None:
+            self._models.captioner.caption([blank])
 
     def _new_shards(self, number: int, start: int) -> Iterator[Shard]:
         from tqdm import tqdm

@@ -214,20 +214,20 @@ class Workspace:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def holds(self, plan: Mapping[str, Any]) -> bool:
+        """Tell whether an unfinished build of the same plan is here."""
+        return self._found_plan() == _as_read(plan)
+
     def begin(self, plan: Mapping[str, Any]) -> tuple[str, ...]:
         """Take up the work where it was left if it was the same work, or start over.
 
         Returns:
             What differs from an unfinished build that is now thrown away: keys of the plan.
         """
-        plan = json.loads(json.dumps(plan))
+        found, plan = self._found_plan(), _as_read(plan)
         differs: tuple[str, ...] = ()
-        try:
-            found = json.loads((self.root / _PLAN_FILE).read_bytes())
-        except (OSError, ValueError):
-            found = None
         if found != plan:
-            if isinstance(found, dict):
+            if found:
                 differs = tuple(
                     key for key in sorted({*plan, *found}) if plan.get(key) != found.get(key)
                 )
@@ -310,6 +310,13 @@ class Workspace:
                 _remove(path)
         shutil.rmtree(self.root)
 
+    def _found_plan(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.root / _PLAN_FILE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def _clear(self) -> None:
         for path in self.root.iterdir():
             _remove(path)
@@ -329,6 +336,11 @@ class Workspace:
 
     def _array(self, number: int, lens: Lens) -> Path:
         return self._shards / f"{number:05d}.{lens}.npy"
+
+
+def _as_read(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan as it comes back from its file: tuples are lists there."""
+    return json.loads(json.dumps(plan))
 
 
 def _remove(path: Path) -> None:

@@ -1,9 +1,11 @@
-"""A profile of tiny models, and builds with it: in this process, or killed in a child of it."""
+"""A profile of tiny models, and nothing else of a build changed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from core.decoding import DECODING_FILE
 from core.models import ModelSpec
 from core.profiles import PROFILES, Profile
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
@@ -14,6 +16,8 @@ def make_tiny_profile(folder: Path) -> Profile:
     from tests.tiny_models import save_tiny_instructblip
 
     save_tiny_instructblip(folder / "captioner")
+    quick = {"num_beams": 1, "min_new_tokens": 2, "max_new_tokens": 6}
+    (folder / "captioner" / DECODING_FILE).write_text(json.dumps({"decoding": quick}))
     build_tiny_clip(folder / "clip")
     return tiny_profile(folder)
 

@@ -1,0 +1,197 @@
+"""Builds that are killed: run as a program, so that its children start from imported libraries.
+
+Each attempt is a process of its own, ended by SIGKILL either after a random time or just before
+its n-th change of the file system below the gallery's parent. Prints one line a round.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from precompute.pipeline import BuildOptions, build
+from precompute.sources import SourceOptions
+from tests.precompute.tiny_profile import tiny_profile
+
+CHANGES = {"os.rename": b"n", "os.remove": b"d", "os.rmdir": b"d", "os.mkdir": b"m"}
+"""Audit events that change the file system, and the letter that tells of each."""
+
+SAME_BYTES = ("records.parquet", "captions.npy", "clip.npy", "captions.ivf.faiss")
+
+
+class Trial:
+    """One source and one place to build it in."""
+
+    def __init__(self, models: Path, source: Path, work: Path) -> None:
+        self.profile = tiny_profile(models)
+        self.source = source
+        self.work = work
+        self.whole = work / "whole"
+
+    def options(self, out: Path, source: Path | None = None, overwrite: bool = False):
+        return BuildOptions(
+            source=SourceOptions(str(source or self.source)),
+            out=out,
+            profile=self.profile,
+            batch_size=2,
+            shard_size=4,
+            overwrite=overwrite,
+            progress=False,
+        )
+
+    def attempt(
+        self,
+        options: BuildOptions,
+        *,
+        after_s: float | None = None,
+        at_change: int | None = None,
+        at_name: str = "\0",
+    ) -> tuple[int, bytes]:
+        """Build in a child; return its exit status (-9 if killed) and a letter for each change."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(self._child(options, writer, at_change, at_name))
+        os.close(writer)
+        if after_s is not None:
+            time.sleep(after_s)
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with os.fdopen(reader, "rb") as file:
+            return status, file.read()
+
+    def _child(
+        self, options: BuildOptions, writer: int, at_change: int | None, at_name: str
+    ) -> int:
+        count = 0
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            writing = event == "open" and "w" in str(arguments[1])
+            if (writing or event in CHANGES) and str(self.work) in str(arguments[0]):
+                count += 1
+                if count == at_change or at_name in str(arguments[0]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.write(writer, CHANGES.get(event, b"w"))
+
+        sys.addaudithook(watch)
+        try:
+            build(options)
+        except BaseException as error:
+            sys.stderr.write(f"{error!r}\n")
+            return 1
+        return 0
+
+    def check_same(self, out: Path) -> None:
+        for name in SAME_BYTES:
+            assert (out / name).read_bytes() == (self.whole / name).read_bytes(), name
+        assert thumbnails(out) == thumbnails(self.whole)
+        hidden = [path.name for path in self.work.iterdir() if path.name.startswith(".")]
+        assert not hidden, hidden
+
+
+def thumbnails(gallery: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in gallery.rglob("*.webp")}
+
+
+def new_galleries(trial: Trial, rounds: int, changes: int, seconds: float, dice: random.Random):
+    for number in range(rounds):
+        out = trial.work / f"round{number}"
+        options = trial.options(out)
+
+        def attempt(deadly: bool, options=options, by_time=number % 2 == 0) -> int:
+            if not deadly:
+                return trial.attempt(options)[0]
+            if by_time:
+                return trial.attempt(options, after_s=dice.uniform(0, seconds))[0]
+            return trial.attempt(options, at_change=dice.randint(1, changes))[0]
+
+        # A gallery that is in place without a trace of the build is finished: no second attempt.
+        killed = 0
+        while killed < 3 and not (out.exists() and not building(out).exists()):
+            if attempt(True) == 0:
+                break
+            assert not out.exists() or (out / "manifest.json").is_file()
+            killed += 1
+        if not out.exists() or building(out).exists():
+            assert attempt(False) == 0
+        trial.check_same(out)
+        shutil.rmtree(out)
+        tell(f"new {number}: killed {killed} times")
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def building(out: Path) -> Path:
+    return out.with_name(f".{out.name}.building")
+
+
+def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
+    """Kill the end of a build that replaces a gallery, at and around each of its renames."""
+    out = trial.work / "replaced"
+    options = trial.options(out, overwrite=True)
+    shutil.copytree(old, out)
+    assert trial.attempt(options, at_name="build_report.json")[0] == -signal.SIGKILL
+    all_shards = trial.work.with_name(f"{trial.work.name} shards")
+    shutil.copytree(building(out), all_shards)
+    status, changes = trial.attempt(options)
+    assert status == 0
+    trial.check_same(out)
+    move_in = changes.rindex(b"n") + 1
+    move_aside = changes.rindex(b"n", 0, move_in - 1) + 1
+    places = {move_aside, move_in, move_in + 1, len(changes)}
+    places |= set(dice.sample(range(1, len(changes) + 1), 8))
+    ends: set[str] = set()
+    for place in sorted(places):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(old, out)
+        shutil.copytree(all_shards, building(out))
+        assert trial.attempt(options, at_change=place)[0] == -signal.SIGKILL
+        aside = out.with_name(f".{out.name}.replaced")
+        held = out if out.exists() else aside
+        content = (held / "clip.npy").read_bytes()
+        is_new = content == (trial.whole / "clip.npy").read_bytes()
+        assert is_new or content == (old / "clip.npy").read_bytes()
+        ends.add("aside" if held == aside else "new" if is_new else "old")
+        if building(out).exists() or not is_new:
+            assert trial.attempt(options)[0] == 0
+        trial.check_same(out)
+    assert ends == {"old", "aside", "new"}, ends
+    return len(places)
+
+
+def main() -> None:
+    models, source, old_source, work = (Path(argument) for argument in sys.argv[1:5])
+    rounds, seed = int(sys.argv[5]), int(sys.argv[6])
+    # Imported here and not in the children: an attempt is then the build alone.
+    import faiss  # noqa: F401
+    import open_clip  # noqa: F401
+    import sentence_transformers  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
+    trial = Trial(models, source, work)
+    started = time.perf_counter()
+    status, changes = trial.attempt(trial.options(trial.whole))
+    seconds = time.perf_counter() - started
+    assert status == 0
+    tell(f"whole: {seconds:.1f} s, {len(changes)} changes")
+    dice = random.Random(seed)
+    new_galleries(trial, rounds, len(changes), seconds, dice)
+    old = work.with_name(f"{work.name} old")
+    assert trial.attempt(trial.options(old, old_source))[0] == 0
+    places = replaced_galleries(trial, old, dice)
+    tell(f"replaced: killed at {places} places")
+
+
+if __name__ == "__main__":
+    main()
