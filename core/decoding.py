@@ -12,8 +12,8 @@ from core.errors import ModelError
 DECODING_FILE = "twolens.json"
 """Beside a checkpoint: ``{"decoding": {...}}`` with the fields of :class:`Decoding`."""
 
-_REPEATED_WORDS = 4
-"""As many words twice in one caption are a loop; three ("in front of") can be chance."""
+_REPEATED_WORDS = 5
+"""As many words twice in one caption are a loop; four ("a man in a") can be honest."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LEADING_JUNK = " \t\r\n-–—_.,;:!?*#|/\\)]}>\"'`’”"
