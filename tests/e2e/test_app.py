@@ -1,0 +1,209 @@
+"""``python app.py`` in a process of its own: what it refuses, and what it serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client
+from playwright.sync_api import expect
+
+import core
+from core.config import get_settings
+from core.errors import ModelError
+from core.gallery_layout import MANIFEST_FILE, RECORDS_FILE
+from core.models import ModelSpec
+from core.profiles import PROFILES
+from core.weights import revision_of
+from tests.e2e.visiting import Visit
+
+REPOSITORY = Path(core.__file__).resolve().parents[1]
+START_LIMIT_S = 90
+
+
+@pytest.fixture(scope="session")
+def needs_mini() -> None:
+    """Skip where the small checkpoints are not there."""
+    mini = PROFILES["mini"]
+    for spec in (mini.sentence, mini.clip):
+        _need(spec)
+
+
+def _need(spec: ModelSpec) -> None:
+    try:
+        revision_of(spec)
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def coco_gallery(
+    needs_mini: None, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The 111 photos of coco_cc with their own captions, built by the command line."""
+    source = shared_data / "coco_cc"
+    if not source.is_dir():
+        pytest.skip("../shared/data/coco_cc is not there")
+    out = tmp_path_factory.mktemp("galleries") / "coco_cc"
+    command = ["-m", "precompute", "build", str(source), "--out", str(out)]
+    subprocess.run(
+        [sys.executable, *command, "--captions-from", "captions"], cwd=REPOSITORY, check=True
+    )
+    return out
+
+
+def run_app(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "app.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=START_LIMIT_S,
+        check=False,
+    )
+
+
+@contextmanager
+def running_app(*arguments: object, **environment: str) -> Iterator[str]:
+    """Start the app, wait until it says where it answers, and stop it in the end."""
+    port = _free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-u", "app.py", "--port", str(port), *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait_for(process, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def _wait_for(process: subprocess.Popen[str], address: str) -> None:
+    said: list[str] = []
+    deadline = time.monotonic() + START_LIMIT_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while time.monotonic() < deadline:
+            if selector.select(timeout=1):
+                line = process.stdout.readline()
+                said.append(line)
+                if address in line:
+                    return
+                if not line and process.poll() is not None:
+                    break
+    pytest.fail(f"the app did not start:\n{''.join(said)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_gallery_that_is_not_there_is_refused_in_one_sentence(tmp_path):
+    ended = run_app("--gallery", tmp_path / "absent")
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "There is no gallery folder" in ended.stderr
+    assert "python -m precompute build" in ended.stderr
+
+
+def test_a_half_written_gallery_is_refused_also_from_the_environment(tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / RECORDS_FILE).write_bytes(b"")
+    ended = run_app(TWOLENS_GALLERIES=str(tmp_path / "half"))
+    assert ended.returncode == 2
+    assert f"has no {MANIFEST_FILE}" in ended.stderr
+
+
+def test_a_wrong_port_is_told_by_name():
+    ended = run_app("--port", 99999)
+    assert ended.returncode == 2
+    assert "port: Input should be less than or equal to 65535" in ended.stderr
+
+
+def test_a_tampered_gallery_is_refused(coco_gallery, tmp_path):
+    copy = shutil.copytree(coco_gallery, tmp_path / "copy")
+    with (copy / RECORDS_FILE).open("ab") as file:
+        file.write(b"x")
+    ended = run_app("--gallery", copy)
+    assert ended.returncode == 2
+    assert f"{RECORDS_FILE} is not the file that was built" in ended.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence(coco_gallery):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = run_app("--gallery", coco_gallery, "--port", taken.getsockname()[1])
+    assert ended.returncode == 2
+    assert "Cannot listen on 127.0.0.1:" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def coco_app(coco_gallery) -> Iterator[str]:
+    with running_app("--gallery", coco_gallery) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("a man riding a wave on a surfboard", "surf"),
+        ("a red stop sign", "sign"),
+        ("a baseball game", "base"),
+    ],
+)
+def test_both_lenses_find_the_right_kind_of_picture(coco_app, query, word):
+    answer = Client(coco_app, verbose=False).predict(query, 5, api_name="/compare")
+    for lens in ("captions", "clip"):
+        assert any(word in hit["caption"].lower() for hit in answer[lens]), (lens, answer[lens])
+
+
+def test_the_page_searches_real_photos(coco_app, chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    visit = Visit(context.new_page(), coco_app)
+    visit.search("a man riding a wave on a surfboard")
+    for lens in ("captions", "clip"):
+        expect(visit.cards(f".tl-lens.{lens}")).to_have_count(5, timeout=30_000)
+    visit.cards(".tl-lens.clip").first.click()
+    dialog = visit.page.get_by_role("dialog")
+    expect(dialog.locator("dt", has_text="Licence")).to_be_visible()
+    expect(dialog.get_by_role("link")).to_have_attribute("href", re.compile("^https?://"))
+    expect(dialog).to_contain_text("Caption given by the source")
+    dialog.get_by_role("button", name="similar by CLIP").click()
+    expect(visit.cards(".tl-lens.clip")).to_have_count(5)
+    assert (visit.problems, visit.elsewhere) == ([], [])
+    context.close()
+
+
+def test_the_default_gallery_is_built_once_and_then_reused(needs_mini, tmp_path):
+    _need(PROFILES["mini"].captioner)
+    cache = {"TWOLENS_CACHE_DIR": str(tmp_path)}
+    with running_app(**cache) as address:
+        (listed,) = Client(address, verbose=False).predict(api_name="/galleries")
+        assert listed["images"] >= 6
+    (manifest,) = tmp_path.glob(f"*/{MANIFEST_FILE}")
+    written = manifest.stat().st_mtime_ns
+    with running_app(**cache) as address:
+        assert httpx.get(address).status_code == 200
+    assert manifest.stat().st_mtime_ns == written
+    assert get_settings().cache_dir != tmp_path

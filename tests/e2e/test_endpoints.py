@@ -1,0 +1,188 @@
+"""The named endpoints and the routes, as a program sees them over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+import core
+from core.fusion import rank_biased_overlap
+from tests.core.planted import brute_force
+from tests.planted_app import WordsEncoder, image_id
+
+REPOSITORY = Path(core.__file__).resolve().parents[1]
+NAMES = ["/compare", "/search_captions", "/search_clip", "/similar", "/galleries"]
+
+
+@pytest.fixture(scope="module")
+def client(address) -> Client:
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def ranked(shelf):
+    """The first k (id, score) of a lens for a query, by numpy."""
+    gallery = shelf.entry().gallery
+    encoder = WordsEncoder(shelf.profile.sentence)
+    ids = [record.id for record in gallery.records]
+
+    def rank(lens, query, k):
+        (embedding,) = encoder.encode_text([query])
+        return brute_force(gallery.embeddings(lens), ids, embedding, k)
+
+    return rank
+
+
+def test_only_the_named_endpoints_are_public_and_all_are_described(client, address):
+    assert sorted(client.view_api(return_format="dict")["named_endpoints"]) == sorted(NAMES)
+    described = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
+    for name in NAMES:
+        assert len(described[name]["description"]) > 20, name
+
+
+def test_compare_is_what_the_readme_says(client, ranked):
+    answer = client.predict("dog beach", 4, api_name="/compare")
+    assert set(answer) == {
+        "query",
+        "captions",
+        "clip",
+        "fused",
+        "agreement",
+        "timings_ms",
+        "failures",
+    }
+    assert answer["query"] == "dog beach"
+    for lens in ("captions", "clip"):
+        expected = ranked(lens, "dog beach", 4)
+        assert [hit["id"] for hit in answer[lens]] == [found for found, _ in expected]
+        scores = [hit["score"] for hit in answer[lens]]
+        np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-5)
+        assert [hit["rank"] for hit in answer[lens]] == [1, 2, 3, 4]
+        assert set(answer[lens][0]) == {"rank", "id", "file_name", "score", "caption"}
+        assert set(answer["timings_ms"][lens]) == {"encode", "search"}
+    captions, clip = ([hit["id"] for hit in answer[lens]] for lens in ("captions", "clip"))
+    common = len(set(captions) & set(clip))
+    assert answer["agreement"] == pytest.approx(
+        {
+            "overlap": common / 4,
+            "jaccard": common / (8 - common),
+            "rbo": rank_biased_overlap(captions, clip),
+        }
+    )
+    for hit in answer["fused"]:
+        expected = sum(1 / (60 + hit[f"{lens}_rank"]) for lens in ("captions", "clip"))
+        assert hit["score"] == pytest.approx(expected)
+    assert answer["failures"] == {}
+
+
+def test_defaults_are_five_pictures_of_the_first_gallery(client):
+    answer = client.predict("dog", api_name="/compare")
+    assert len(answer["captions"]) == len(answer["clip"]) == len(answer["fused"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "lens"), [("/search_captions", "captions"), ("/search_clip", "clip")]
+)
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_a_lens_s_own_endpoint(client, ranked, name, lens, index):
+    answer = client.predict("boat sea", 3, index, api_name=name)
+    assert (answer["lens"], answer["index"], answer["query"]) == (lens, index, "boat sea")
+    if index == "flat":
+        assert [hit["id"] for hit in answer["hits"]] == [i for i, _ in ranked(lens, "boat sea", 3)]
+
+
+def test_similar_leaves_the_picture_out(client, shelf):
+    answer = client.predict(image_id(0), "clip", 11, api_name="/similar")
+    gallery = shelf.entry().gallery
+    ids = [record.id for record in gallery.records]
+    ranking = brute_force(
+        gallery.embeddings("clip"), ids, gallery.embedding("clip", image_id(0)), 12
+    )
+    assert [hit["id"] for hit in answer["hits"]] == [i for i, _ in ranking if i != image_id(0)]
+    assert [hit["rank"] for hit in answer["hits"]] == list(range(1, 12))
+
+
+def test_galleries_are_listed_and_can_be_named(client):
+    listed = client.predict(api_name="/galleries")
+    assert [(entry["name"], entry["images"]) for entry in listed] == [("planted", 12), ("three", 3)]
+    answer = client.predict("dog", 5, "three", api_name="/compare")
+    assert len(answer["captions"]) == 3
+
+
+def test_one_lens_failing_is_told_beside_the_other_s_answer(client):
+    answer = client.predict("unplugged dog", 2, api_name="/compare")
+    assert len(answer["captions"]) == 2
+    assert answer["clip"] == []
+    assert answer["agreement"] is None
+    assert "<packages>" in answer["failures"]["clip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "sentence"),
+    [
+        (("", 5), "/compare", "the query is empty"),
+        (("   \n ", 5), "/compare", "the query is empty"),
+        (("x" * 10_000, 5), "/compare", "10,000 characters; at most 1,000"),
+        (("dog", 0), "/compare", "k must be between 1 and 50; got 0"),
+        (("dog", 51), "/compare", "k must be between 1 and 50; got 51"),
+        (("dog", 2.5), "/compare", "k is a whole number"),
+        (("dog", 5, "nowhere"), "/compare", "There is no gallery called 'nowhere'"),
+        (("f" * 16, "clip", 5), "/similar", "No picture has the id"),
+        (("../../etc/passwd", "clip", 5), "/similar", "No picture has the id"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_sentence(client, arguments, name, sentence):
+    with pytest.raises(AppError, match=sentence):
+        client.predict(*arguments, api_name=name)
+
+
+@pytest.mark.parametrize(
+    "query", ["🐕", "犬が海で走る", "Ünïcödé", "a\x00b", "' OR 1=1 --", "%s {0}"]
+)
+def test_any_language_gets_an_answer(client, query):
+    assert len(client.predict(query, 5, api_name="/compare")["captions"]) == 5
+
+
+def test_a_bug_shows_an_id_and_no_more(client, caplog):
+    with pytest.raises(AppError, match="request id [0-9a-f]{8}") as caught:
+        client.predict("kaboom", 5, api_name="/search_clip")
+    assert "secret" not in str(caught.value)
+    assert "a bug with a secret in its message" in caplog.text
+
+
+def test_gradio_s_file_route_reads_nothing_of_ours(address, shelf):
+    gallery = shelf.entry().gallery.folder.resolve()
+    wanted = [
+        gallery / "manifest.json",
+        gallery / "records.parquet",
+        next(gallery.rglob("*.webp")),
+        REPOSITORY / "app.py",
+        REPOSITORY / "core" / "config.py",
+        Path("/etc/passwd"),
+    ]
+    for path in wanted:
+        assert path.is_file()
+        for written in (str(path), f"{gallery}/../{gallery.name}/{path.name}", path.name):
+            answer = httpx.get(f"{address}/gradio_api/file={written}")
+            assert answer.status_code in (403, 404), written
+
+
+def test_the_thumbnail_route_is_served_beside_the_page(address):
+    answer = httpx.get(f"{address}/thumbnails/planted/{image_id(0)}.webp")
+    assert answer.headers["content-type"] == "image/webp"
+    assert "immutable" in answer.headers["cache-control"]
+    assert httpx.get(f"{address}/thumbnails/planted/%2e%2e%2fmanifest.webp").status_code == 404
+
+
+def test_the_endpoints_are_tools_for_agents(address):
+    pytest.importorskip("mcp")
+    tools = httpx.get(f"{address}/gradio_api/mcp/schema").json()
+    names = {tool["name"].rsplit("_api_", 1)[-1] for tool in tools}
+    for name in NAMES:
+        assert any(tool.endswith(name.strip("/")) for tool in names), (name, names)
+    assert len(tools) == len(NAMES)

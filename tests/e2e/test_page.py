@@ -1,0 +1,299 @@
+"""The page in a real browser: what a visitor sees, types, clicks and hears."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.e2e.visiting import Visit
+from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf, serving
+
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def visit(chromium: Browser, address: str, request: pytest.FixtureRequest):
+    options = {"viewport": DESKTOP, **getattr(request, "param", {})}
+    context = chromium.new_context(**options)
+    context.set_default_timeout(15_000)
+    visit = Visit(context.new_page(), address)
+    yield visit
+    context.close()
+    assert visit.problems == []
+    assert visit.elsewhere == []
+
+
+dark = pytest.param({"color_scheme": "dark"}, id="dark")
+light = pytest.param({"color_scheme": "light"}, id="light")
+on_phone = pytest.mark.parametrize(
+    "visit", [pytest.param({"viewport": PHONE, "has_touch": True}, id="phone")], indirect=True
+)
+
+
+def test_before_the_first_search_there_are_examples_and_pictures(visit):
+    expect(visit.page.get_by_role("tab").first).to_have_text("Compare")
+    expect(visit.page.get_by_role("heading", name="planted")).to_contain_text("12 pictures")
+    assert visit.cards().count() == 10
+    visit.page.get_by_role("button", name="a red bus", exact=True).first.click()
+    expect(visit.page.locator(".tl-agree:visible")).to_be_visible()
+    expect(visit.page.locator("#compare-query input")).to_have_value("a red bus")
+
+
+def test_enter_searches_and_five_pictures_stand_under_each_lens(visit, shelf):
+    visit.search("dog beach")
+    for lens in ("captions", "clip"):
+        section = f".tl-lens.{lens}"
+        expect(visit.cards(section)).to_have_count(5)
+        hits = shelf.entry().service.by_text("dog beach", lens=lens).hits
+        shown = visit.page.locator(f"{section} img:visible")
+        sources = [shown.nth(place).get_attribute("src") for place in range(5)]
+        assert [source.split("/")[-1][:16] for source in sources] == [hit.id for hit in hits]
+        expect(visit.page.locator(f"{section} .tl-ms:visible")).to_contain_text("ms")
+    expect(visit.cards(".tl-lens.both")).to_have_count(5)
+    visit.page.wait_for_function(
+        "[...document.querySelectorAll('.tl-lens.clip img')].every(i => i.naturalWidth > 0)"
+    )
+
+
+def test_the_button_searches_too_and_the_number_of_pictures_counts(visit):
+    visit.page.get_by_label("Pictures per lens").fill("3")
+    visit.page.locator("#compare-query input").fill("sea")
+    visit.page.get_by_role("button", name="Search").locator("visible=true").click()
+    expect(visit.cards(".tl-lens.captions")).to_have_count(3)
+    expect(visit.page.get_by_text("sea", exact=False).first).to_be_attached()
+
+
+def test_a_number_out_of_range_and_a_long_query_are_sentences(visit):
+    visit.page.get_by_label("Pictures per lens").fill("99")
+    visit.search("dog")
+    expect(visit.page.get_by_role("alert")).to_have_text(
+        "The number of pictures must be between 1 and 50."
+    )
+    visit.page.get_by_label("Pictures per lens").fill("5")
+    visit.search("x" * 1001)
+    expect(visit.page.get_by_role("alert")).to_contain_text("1,001 characters; at most 1,000")
+    visit.search("dog")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+
+
+def test_a_picture_opens_large_and_leads_to_similar_ones(visit, shelf):
+    visit.search("dog frisbee snow")
+    card = visit.cards(".tl-lens.clip").first
+    card.click()
+    dialog = visit.page.get_by_role("dialog")
+    expect(dialog.locator("blockquote")).to_have_text("a dog jumps for a frisbee")
+    expect(dialog).to_contain_text("CC BY 2.0")
+    expect(dialog.get_by_role("link", name="example.org")).to_have_attribute(
+        "href", "https://example.org/photo/3"
+    )
+    expect(dialog.locator(".tl-standing.clip")).to_contain_text("1st of 12 · score 1.00")
+    expect(dialog.locator(".tl-standing.captions")).to_contain_text("of 12 · score")
+    dialog.get_by_role("button", name="similar by CLIP").click()
+    expect(dialog).to_be_hidden()
+    expect(visit.page.get_by_role("heading", name="Pictures that look the same")).to_be_visible()
+    expect(visit.cards(".tl-lens.clip")).to_have_count(5)
+    hits = shelf.entry().service.similar(image_id(2), lens="clip").hits
+    first = visit.page.locator(".tl-lens.clip img:visible").first.get_attribute("src")
+    assert hits[0].id in first
+    visit.page.get_by_role("button", name="← dog frisbee snow").click()
+    expect(visit.page.locator(".tl-agree:visible")).to_be_visible()
+
+
+def test_similar_by_captions(visit, shelf):
+    visit.search("dog")
+    visit.cards(".tl-lens.captions").first.click()
+    visit.page.get_by_role("button", name="similar by captions").click()
+    expect(
+        visit.page.get_by_role("heading", name="Pictures whose captions say the same")
+    ).to_be_visible()
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+
+
+def test_the_keyboard_reaches_everything(visit):
+    visit.search("dog beach")
+    first = visit.cards(".tl-lens.captions").first
+    expect(first).to_be_visible()
+    first.focus()
+    visit.page.keyboard.press("Tab")
+    visit.page.keyboard.press("Shift+Tab")
+    outline = first.evaluate(
+        "e => getComputedStyle(e).outlineStyle + getComputedStyle(e).outlineWidth"
+    )
+    assert outline == "solid3px"
+    visit.page.keyboard.press("Enter")
+    dialog = visit.page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    caption = dialog.locator("blockquote").inner_text()
+    visit.page.keyboard.press("ArrowRight")
+    expect(dialog).to_contain_text("2 of 5")
+    assert dialog.locator("blockquote").inner_text() != caption
+    visit.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(first).to_be_focused()
+
+
+def test_what_a_model_wrote_is_text(visit):
+    visit.search(HOSTILE_CAPTION)
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    expect(visit.page.locator(".tl-lens.captions .tl-caption").first).to_have_text(HOSTILE_CAPTION)
+    visit.cards(".tl-lens.captions").first.click()
+    dialog = visit.page.get_by_role("dialog")
+    expect(dialog.locator("blockquote")).to_have_text(HOSTILE_CAPTION)
+    expect(dialog.get_by_role("link")).to_have_count(0)
+    dialog.get_by_role("button", name="similar by CLIP").click()
+    expect(visit.page.locator(".tl-anchor p")).to_have_text(HOSTILE_CAPTION)
+    assert visit.page.evaluate("window.pwned") is None
+    assert visit.page.locator(".gradio-container b").count() == 0
+
+
+def test_every_picture_has_its_caption_as_alternative_text_and_loads_late(visit):
+    visit.search("dog")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    images = visit.page.locator(".tl-card img:visible")
+    for place in range(images.count()):
+        assert images.nth(place).get_attribute("alt")
+        assert images.nth(place).get_attribute("loading") == "lazy"
+
+
+def test_one_lens_that_fails_leaves_the_other(visit):
+    visit.search("unplugged dog")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    expect(visit.page.locator(".tl-lens.clip:visible")).to_contain_text(
+        "This lens could not answer."
+    )
+
+
+@pytest.mark.parametrize(("tab", "lens"), [("Captions", "captions"), ("CLIP", "clip")])
+def test_a_lens_has_its_own_tab_with_both_indexes(visit, tab, lens):
+    visit.page.locator("#compare-query input").fill("dog beach")
+    visit.page.get_by_role("tab", name=tab).click()
+    box = visit.page.locator(f"#{lens}-query input")
+    expect(box).to_have_value("dog beach")
+    box.press("Enter")
+    expect(visit.cards(f".tl-lens.{lens}")).to_have_count(5)
+    line = visit.page.locator(".tl-agree:visible")
+    expect(line).to_contain_text(
+        re.compile(r"flat [\d.]+ ms.*IVF [\d.]+ ms.*IVF kept \d of 5", re.S)
+    )
+    visit.page.get_by_label("IVF: nearest clusters").locator("visible=true").check()
+    expect(line).to_contain_text("IVF kept")
+    expect(visit.cards(f".tl-lens.{lens}").first).to_be_visible()
+
+
+def test_about_says_which_models_answer(visit):
+    visit.page.get_by_role("button", name="models answer").click()
+    expect(visit.page.get_by_role("tab", name="About")).to_have_attribute("aria-selected", "true")
+    expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()
+    expect(visit.page.get_by_role("row", name="sentence").first).to_contain_text("MIT")
+    visit.page.get_by_text("Manifest", exact=True).click()
+    expect(visit.page.get_by_text("thumbnails_sha256")).to_be_visible()
+
+
+def test_another_gallery_can_be_chosen(visit):
+    visit.page.get_by_role("combobox", name="Gallery").click()
+    visit.page.get_by_role("option", name="three").click()
+    expect(visit.page.get_by_role("heading", name="three")).to_contain_text("3 pictures")
+    visit.search("dog")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(3)
+    expect(visit.page.get_by_text("the gallery holds 3 pictures")).to_be_visible()
+
+
+@on_phone
+def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
+    assert visit.overflow() <= 0
+    visit.search("dog beach")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    assert visit.overflow() <= 0
+    boxes = [
+        visit.page.locator(f".tl-lens.{lens}:visible").bounding_box()
+        for lens in ("captions", "clip")
+    ]
+    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"]
+    row = visit.page.locator(".tl-lens.captions .tl-row")
+    tops = {round(visit.cards(".tl-lens.captions").nth(n).bounding_box()["y"]) for n in range(5)}
+    assert len(tops) == 1
+    assert row.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert visit.small_targets() == []
+    visit.cards(".tl-lens.captions").first.tap()
+    dialog = visit.page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    assert dialog.bounding_box()["width"] <= PHONE["width"]
+    assert visit.small_targets(".tl-dialog ") == []
+    visit.page.get_by_role("button", name="Close").tap()
+    for tab in ("Captions", "CLIP", "About"):
+        visit.page.get_by_role("tab", name=tab).tap()
+        assert visit.overflow() <= 0, tab
+
+
+@pytest.mark.parametrize("visit", [light, dark], indirect=True)
+def test_text_contrasts_with_its_ground(visit):
+    visit.search("dog beach")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    assert visit.low_contrast() == []
+    visit.cards(".tl-lens.captions").nth(1).click()
+    expect(visit.page.get_by_role("dialog")).to_be_visible()
+    assert visit.low_contrast(".tl-dialog") == []
+    visit.page.keyboard.press("Escape")
+    visit.page.get_by_role("tab", name="Captions").click()
+    visit.search("dog beach")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    assert visit.low_contrast() == []
+    visit.page.get_by_role("tab", name="About").click()
+    assert visit.low_contrast() == []
+
+
+def test_results_come_without_the_page_jumping(visit):
+    visit.page.evaluate(
+        """() => {
+          window.shift = 0;
+          const watch = (list) => list.getEntries().forEach(e => window.shift += e.value);
+          new PerformanceObserver(watch).observe({type: 'layout-shift'});
+        }"""
+    )
+    visit.search("dog beach")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    before = visit.page.locator(".tl-lens.both:visible").bounding_box()
+    visit.search("boat sea")
+    expect(visit.page.locator(".tl-lens.clip img:visible").first).to_have_attribute(
+        "src", re.compile(image_id(11))
+    )
+    assert visit.page.locator(".tl-lens.both:visible").bounding_box() == before
+    assert visit.page.evaluate("window.shift") < 0.1
+
+
+def test_a_slow_search_shows_placeholders_where_the_pictures_will_be(visit):
+    held = []
+    visit.page.route("**/run/predict*", lambda route: held.append(route))
+    visit.search("dog beach")
+    expect(visit.page.locator(".tl-skeleton .tl-frame:visible").first).to_be_visible()
+    expect(visit.page.locator(".tl-answer .tl-card:visible")).to_have_count(0)
+    held[0].continue_()
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    expect(visit.page.locator(".tl-skeleton .tl-frame:visible")).to_have_count(0)
+
+
+def test_terms_explain_themselves_on_focus(visit):
+    visit.search("dog beach")
+    term = visit.page.locator(".tl-term:visible", has_text="RBO")
+    tip = term.get_by_role("tooltip")
+    expect(tip).to_be_hidden()
+    term.focus()
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text("counts the first places most")
+
+
+def test_without_a_gallery_the_page_says_what_to_run(chromium, tmp_path):
+    shelf = planted_shelf(tmp_path)
+    with serving(type(shelf)(shelf.profile)) as url:
+        page = chromium.new_page(viewport=DESKTOP)
+        page.goto(url)
+        notice = page.locator(".tl-notice:visible")
+        expect(notice).to_contain_text("python -m precompute build", timeout=30_000)
+        page.locator("#compare-query input").fill("dog")
+        page.locator("#compare-query input").press("Enter")
+        page.wait_for_timeout(500)
+        expect(notice).to_contain_text("No gallery is loaded")
+        page.close()
