@@ -36,7 +36,8 @@ class ClipFiles:
     Attributes:
         spec: The model.
         config: Content of ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``.
-        weights: The safetensors file; may hold half-precision tensors.
+        weights: The safetensors file; may hold half-precision tensors. It is looked for when a
+            tower is read, so a configuration alone can be trained from.
     """
 
     spec: ModelSpec
@@ -79,16 +80,16 @@ def find_clip_files(spec: ModelSpec) -> ClipFiles:
     """Find a model's configuration and weights, in a local folder or on the Hub.
 
     Raises:
-        ModelNotFoundError: A file is missing, unreadable, or the Hub cannot be reached.
+        ModelNotFoundError: The configuration is missing or unreadable, or the Hub holds no such
+            model or cannot be reached.
     """
     folder = local_folder(spec)
     if folder is None:
         config_path, weights = _hub_files(spec)
     else:
         config_path, weights = folder / CONFIG_NAME, folder / LOCAL_WEIGHTS_NAME
-        for path in (config_path, weights):
-            if not path.is_file():
-                raise ModelNotFoundError(spec.name, f"Its folder has no {path.name}.")
+        if not config_path.is_file():
+            raise ModelNotFoundError(spec.name, f"Its folder has no {CONFIG_NAME}.")
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -99,15 +100,14 @@ def find_clip_files(spec: ModelSpec) -> ClipFiles:
 
 
 def load_image_tower(files: ClipFiles) -> ImageTower:
-    """Build the image tower and read its tensors, in fp32 on the CPU, in evaluation mode."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    """Build the image tower and read its tensors, in fp32 on the CPU, in evaluation mode.
 
-    module = build_image_tower(files.model_cfg)
-    _fill(module, files, prefix="visual.", supplied_elsewhere="")
-    settings = dict(files.config.get("preprocess_cfg") or {})
-    settings["size"] = module.image_size
-    preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
-    return ImageTower(module.eval(), preprocess)
+    Raises:
+        ModelNotFoundError: The weights are missing or do not fit the configuration.
+    """
+    tower = new_image_tower(files)
+    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="")
+    return tower
 
 
 def load_text_tower(files: ClipFiles) -> TextTower:
@@ -115,10 +115,32 @@ def load_text_tower(files: ClipFiles) -> TextTower:
 
     Where the configuration takes the transformer from an installed package
     (``"hf_model_name": "package:MODULE/FOLDER"``), the file needs only what was trained.
+
+    Raises:
+        ModelNotFoundError: The weights or the package are missing, or do not fit.
     """
-    module = build_text_tower(files.model_cfg)
+    tower = new_text_tower(files)
     supplied = "transformer." if _base_package(files.model_cfg) else ""
-    _fill(module, files, prefix="text.", supplied_elsewhere=supplied)
+    _fill(tower.module, files, prefix="text.", supplied_elsewhere=supplied)
+    return tower
+
+
+def new_image_tower(files: ClipFiles) -> ImageTower:
+    """Build the image tower with random weights, and its preprocessing."""
+    import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    module = build_image_tower(files.model_cfg)
+    settings = dict(files.config.get("preprocess_cfg") or {})
+    settings["size"] = module.image_size
+    preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    # Convolutions on a CPU run up to twice as fast with the channels innermost.
+    return ImageTower(module.eval().to(memory_format=torch.channels_last), preprocess)
+
+
+def new_text_tower(files: ClipFiles) -> TextTower:
+    """Build the text tower, random but for what a package supplies, and its tokenizer."""
+    module = build_text_tower(files.model_cfg)
     return TextTower(module.eval(), text_tokenizer(files.model_cfg))
 
 
@@ -217,6 +239,8 @@ def _fill(
     """
     from safetensors import SafetensorError, safe_open
 
+    if not files.weights.is_file():
+        raise ModelNotFoundError(files.spec.name, f"Its folder has no {files.weights.name}.")
     try:
         with safe_open(files.weights, framework="pt") as file:
             names = list(file.keys())

@@ -176,7 +176,8 @@ class ClipEncoder:
             import torch
 
             pixels = torch.stack([tower.preprocess(image) for image in batch])
-            return tower.module(pixels.to(self._torch_device))
+            pixels = pixels.to(self._torch_device, memory_format=torch.channels_last)
+            return tower.module(pixels)
 
         return self._in_batches(embed, images, _IMAGE_BATCH)
 
