@@ -141,10 +141,10 @@ class FolderSource:
 def _split_folder(folder: Path, options: SourceOptions) -> Path:
     if options.split is None:
         return folder
-    inside = folder / options.split
-    if not inside.is_dir() or inside.parent != folder:
+    splits = [path.name for path in folder.iterdir() if path.is_dir()]
+    if options.split not in splits:
         raise SourceError(f"{options.source} has no split {options.split!r}: no such sub-folder.")
-    return inside
+    return folder / options.split
 
 
 def _read_table(path: Path) -> Iterator[Row]:

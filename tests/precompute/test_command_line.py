@@ -1,0 +1,98 @@
+"""The command line: exit statuses, one sentence each, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.precompute.conftest import noise_photo
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "precompute", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **OFFLINE},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_bad_input_is_one_sentence_and_status_2(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(noise_photo(1))
+    out = tmp_path / "new" / "g"
+    cases = {
+        "There is no folder": [tmp_path / "no such folder"],
+        "holds no image": [tmp_path / "empty"],
+        "plain folder": [tmp_path / "photos", "--caption-column", "captions"],
+        "There is no folder owner/name, and": ["owner/name"],
+        "inside each other": [tmp_path / "photos", "--out", tmp_path / "photos" / "g"],
+    }
+    for sentence, arguments in cases.items():
+        done = run("build", *(["--out", out] if "--out" not in arguments else []), *arguments)
+        assert done.returncode == 2, done.stderr
+        assert sentence in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.stdout == ""
+    assert run("build", tmp_path / "photos").returncode == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
+
+
+@pytest.mark.parametrize("group", [[], ["build"], ["bench"], ["finetune"]])
+def test_help(group):
+    done = run(*group, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_ctrl_c_is_status_130_and_the_work_is_kept(tiny, models_folder, tmp_path):
+    """Interrupts a build by the tiny profile just after its first shard."""
+    source = tmp_path / "photos"
+    source.mkdir()
+    for i in range(40):
+        (source / f"{i:02d}.png").write_bytes(noise_photo(i))
+    program = """
+import sys
+from pathlib import Path
+from tests.precompute.tiny_profile import tiny_profile
+from core import profiles
+profiles.PROFILES["mini"] = tiny_profile(Path(sys.argv.pop(1)))
+from precompute.__main__ import app
+app()
+"""
+    out = tmp_path / "g"
+    command = [
+        *(sys.executable, "-c", program, str(models_folder), "build", str(source)),
+        *("--out", str(out), "--batch-size", "1", "--shard-size", "2"),
+    ]
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    shards = tmp_path / ".g.building" / "shards"
+    deadline = time.monotonic() + 120
+    while not list(shards.glob("0*.json")):
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130, said
+    assert "Stopped. The same command goes on" in said
+    assert "Traceback" not in said
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "Going on after" in again.stderr
+    assert "40 images, 0 duplicates, 0 skipped" in again.stdout
