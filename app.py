@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from core.config import Settings, get_settings
 from core.errors import SourceError, TwoLensError
 
 if TYPE_CHECKING:
+    from core.profiles import Models
     from core.ui.shelf import Shelf
+    from core.uploads import Uploads
 
 logger = logging.getLogger("twolens")
 
@@ -35,19 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        shelf = open_shelf(settings)
+        models = open_models(settings)
+        shelf = open_shelf(settings, models)
+        uploads = open_uploads(settings, models)
     except TwoLensError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal
         return 2
+    # A host that stops a Space sends SIGTERM, which by itself would leave visitors' photos.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        serve(shelf, settings)
+        serve(shelf, settings, uploads)
     except OSError as error:
         print(f"Cannot listen on {settings.host}:{settings.port}. {error}", file=sys.stderr)  # noqa: T201
         return 2
+    finally:
+        uploads.close()
     return 0
 
 
-def open_shelf(settings: Settings) -> Shelf:
+def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
     """Open the galleries of the settings, or the default gallery if there are none.
 
     Raises:
@@ -55,11 +64,11 @@ def open_shelf(settings: Settings) -> Shelf:
         ModelError: The profile's models are not there.
     """
     from core.default_gallery import default_gallery
-    from core.profiles import PROFILES, Models
+    from core.profiles import PROFILES
     from core.ui.shelf import Shelf
 
     profile = PROFILES[settings.profile]
-    models = Models(profile, device=settings.device, query_cache_size=settings.query_cache_size)
+    models = models or open_models(settings)
     folders: Sequence[Path] = settings.galleries
     if not folders:
         try:
@@ -70,13 +79,38 @@ def open_shelf(settings: Settings) -> Shelf:
     return Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
 
 
-def serve(shelf: Shelf, settings: Settings) -> None:
+def open_models(settings: Settings) -> Models:
+    """Return the models of the profile, none of them loaded."""
+    from core.profiles import PROFILES, Models
+
+    # A GPU that is rented by the second is for captions; a query is quicker on the CPU.
+    device = "cpu" if settings.zero_gpu else settings.device
+    return Models(
+        PROFILES[settings.profile], device=device, query_cache_size=settings.query_cache_size
+    )
+
+
+def open_uploads(settings: Settings, models: Models) -> Uploads:
+    """Return the place for visitors' own photos; what a killed process left there is deleted.
+
+    Raises:
+        UploadError: Its folder belongs to someone else.
+        ModelError: A GPU is rented, and the captioner for it cannot be loaded.
+    """
+    from core.upload_captioner import upload_captioner
+    from core.uploads import Uploads
+
+    captioner = upload_captioner(models.profile, settings, models.captioner)
+    return Uploads(settings, models, captioner)
+
+
+def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> None:
     """Serve the page over open galleries until the process is interrupted."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from core.ui.launch import launch
 
     threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()
-    launch(shelf, host=settings.host, port=settings.port)
+    launch(shelf, host=settings.host, port=settings.port, uploads=uploads)
 
 
 def _warm_up(shelf: Shelf) -> None:

@@ -26,7 +26,9 @@ def _default_host() -> str:
 class Settings(BaseSettings):
     """Everything an operator can set, each by an environment variable ``TWOLENS_NAME``."""
 
-    model_config = SettingsConfigDict(env_prefix="TWOLENS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="TWOLENS_", frozen=True, extra="ignore", populate_by_name=True
+    )
 
     profile: ProfileName = Field("mini", description="Which set of models answers.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")

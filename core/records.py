@@ -17,6 +17,10 @@ IndexKind = Literal["flat", "ivf"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 
+CORRECTED = "corrected"
+"""Caption flag: a person wrote it in the captioner's place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caption:
     """What a captioner says of one image.
@@ -24,7 +28,7 @@ class Caption:
     Attributes:
         text: The caption; empty only if ``flags`` holds ``"empty"``.
         flags: Doubts about the text, from ``"empty"``, ``"repetition"``, ``"prompt_echo"``
-            and ``"retried"`` (a second decoding was used).
+            ``"retried"`` (a second decoding was used) and :data:`CORRECTED`.
         confidence: Mean probability of the generated tokens in [0, 1]; None where unknown.
     """
 

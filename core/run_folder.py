@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from core.errors import UploadError
@@ -66,4 +67,22 @@ def sweep(parent: Path) -> int:
             swept += 1
         finally:
             os.close(lock)
+    return swept
+
+
+def sweep_older(parent: Path, seconds: float) -> int:
+    """Delete what in ``parent`` has not changed for so long, and return how much that was."""
+    oldest = time.time() - seconds
+    swept = 0
+    for path in parent.iterdir():
+        try:
+            if path.lstat().st_mtime >= oldest:
+                continue
+        except FileNotFoundError:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        swept += 1
     return swept

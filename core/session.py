@@ -18,16 +18,13 @@ from core.file_names import shown_name
 from core.gallery_layout import thumbnail_path
 from core.growing import GrowingEmbeddings, Snapshot
 from core.images import DecodedImage, DecodeLimits
-from core.records import ImageRecord
+from core.records import CORRECTED, ImageRecord
 
 if TYPE_CHECKING:
     import numpy as np
 
     from core.config import Settings
     from core.describing import Described
-
-CORRECTED = "corrected"
-"""Caption flag: a person wrote it."""
 
 MAX_CAPTION_CHARS = 500
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from core.describing import Describer
 from core.errors import UploadError
 from core.intake import Intake, Progress, run_intake
-from core.run_folder import RunFolder
+from core.run_folder import RunFolder, sweep_older
 from core.search import SearchService
 from core.session import UploadLimits, UploadSession, checked_caption
 
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _SESSIONS = "sessions"
 _INBOX = "inbox"
 _FIRST_GUESS_S = 0.5
+_LONGEST_TRANSFER_S = 600.0
 _NEWEST_WEIGHT = 0.5
 
 
@@ -130,7 +131,7 @@ class Uploads:
             thumbnail_px=self.settings.thumbnail_px,
         )
         for progress in run_intake(session, intake):
-            self._put_off(session)
+            self._put_off(session)  # a long run is not idleness
             if progress.finished and progress.described:
                 newest = progress.elapsed_s / progress.described
                 self._seconds_an_image += _NEWEST_WEIGHT * (newest - self._seconds_an_image)
@@ -169,9 +170,14 @@ class Uploads:
         return True
 
     def leave(self, session_id: str) -> None:
-        """Let an upload end soon, because its tab was closed; using it again puts that off."""
+        """Stop its run and let an upload end soon, because its tab was closed.
+
+        Using it again puts that off: a tab that loses its connection for a moment looks closed.
+        """
         with self._lock:
-            if session_id in self._deadlines:
+            session = self._sessions.get(session_id)
+            if session is not None:
+                session.stop()
                 self._deadlines[session_id] = time.monotonic() + self.settings.upload_closed_s
 
     def close(self) -> None:
@@ -204,6 +210,7 @@ class Uploads:
         while not self._closing.wait(pause):
             try:
                 forgotten = self.forget_overdue()
+                sweep_older(self.inbox, self.settings.upload_closed_s + _LONGEST_TRANSFER_S)
                 if forgotten:
                     logger.info("forgot %d uploads whose time was up", forgotten)
             except Exception:  # the next round must come whatever happens in this one

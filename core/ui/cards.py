@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from core.records import LENSES, FusedHit, Hit, ImageRecord, Lens
+from core.records import CORRECTED, LENSES, FusedHit, Hit, ImageRecord, Lens
 from core.ui.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
 from core.ui.shelf import ShelvedGallery
 
@@ -70,8 +70,6 @@ def safe_link(address: str | None) -> str:
 
 def detail_of(entry: ShelvedGallery, record: ImageRecord, standing: Standing) -> dict[str, object]:
     """Return what the detail view shows of a picture, as plain text values for JSON."""
-    origin = entry.gallery.manifest.caption_origin
-    generated = origin == "generated"
     confidence = ""
     if record.confidence is not None:
         confidence = f"{record.confidence:.0%} sure of its words, on average"
@@ -80,9 +78,9 @@ def detail_of(entry: ShelvedGallery, record: ImageRecord, standing: Standing) ->
         "src": entry.thumbnail_url(record.id),
         "caption": record.caption,
         "alt": alt_text(record),
-        "origin": "Written by the captioner" if generated else "Caption given by the source",
+        "origin": entry.origin_of(record),
         "confidence": confidence,
-        "flags": [_FLAG_SENTENCES.get(flag, flag) for flag in record.caption_flags],
+        "flags": [_FLAG_SENTENCES.get(f, f) for f in record.caption_flags if f != CORRECTED],
         "file": record.file_name,
         "size": f"{record.width} × {record.height} pixels",
         "licence": record.license or "",

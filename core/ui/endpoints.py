@@ -37,26 +37,7 @@ def add_endpoints(shelf: Shelf) -> None:
             jaccard, rbo; null if only one lens answered), timings_ms, and failures (a sentence
             for each lens that could not answer; usually empty).
         """
-        entry = shelf.entry(gallery)
-        result = entry.service.compare(query, k=_whole(k))
-        lenses = {"captions": result.captions, "clip": result.clip}
-        agreement = result.agreement
-        return {
-            "query": result.query,
-            "captions": _hits(entry, result.captions),
-            "clip": _hits(entry, result.clip),
-            "fused": [_fused(entry, hit) for hit in result.fused],
-            "agreement": agreement
-            and {
-                "overlap": agreement.overlap,
-                "jaccard": agreement.jaccard,
-                "rbo": agreement.rbo,
-            },
-            "timings_ms": {
-                lens: _timings(found) for lens, found in lenses.items() if found is not None
-            },
-            "failures": dict(result.failures),
-        }
+        return compare_json(shelf.entry(gallery), query, k)
 
     @for_endpoint
     def search_captions(
@@ -107,14 +88,7 @@ def add_endpoints(shelf: Shelf) -> None:
         Returns:
             image_id, lens, hits (lists of rank, id, file_name, score, caption), timings_ms.
         """
-        entry = shelf.entry(gallery)
-        result = entry.service.similar(image_id, k=_whole(k), lens=lens)
-        return {
-            "image_id": image_id,
-            "lens": result.lens,
-            "hits": _hits(entry, result),
-            "timings_ms": _timings(result),
-        }
+        return similar_json(shelf.entry(gallery), image_id, lens, k)
 
     @for_endpoint
     def galleries() -> list[dict[str, Any]]:
@@ -130,6 +104,40 @@ def add_endpoints(shelf: Shelf) -> None:
     gr.api(search_clip, api_name="search_clip", **_ENDPOINT)
     gr.api(similar, api_name="similar", **_ENDPOINT)
     gr.api(galleries, api_name="galleries", **_ENDPOINT)
+
+
+def compare_json(entry: ShelvedGallery, query: str, k: object) -> dict[str, Any]:
+    """Return both lenses' answers as ``/compare`` documents them."""
+    result = entry.service.compare(query, k=_whole(k))
+    lenses = {"captions": result.captions, "clip": result.clip}
+    agreement = result.agreement
+    return {
+        "query": result.query,
+        "captions": _hits(entry, result.captions),
+        "clip": _hits(entry, result.clip),
+        "fused": [_fused(entry, hit) for hit in result.fused],
+        "agreement": agreement
+        and {
+            "overlap": agreement.overlap,
+            "jaccard": agreement.jaccard,
+            "rbo": agreement.rbo,
+        },
+        "timings_ms": {
+            lens: _timings(found) for lens, found in lenses.items() if found is not None
+        },
+        "failures": dict(result.failures),
+    }
+
+
+def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) -> dict[str, Any]:
+    """Return the pictures like one picture as ``/similar`` documents them."""
+    result = entry.service.similar(image_id, k=_whole(k), lens=lens)
+    return {
+        "image_id": image_id,
+        "lens": result.lens,
+        "hits": _hits(entry, result),
+        "timings_ms": _timings(result),
+    }
 
 
 def _whole(k: object) -> int:

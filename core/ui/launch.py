@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import gradio as gr
 
+from core.ui.inbox import Inbox
 from core.ui.page import build_page, head, theme
 from core.ui.shelf import Shelf
 from core.ui.thumbnails import thumbnail_route
+from core.ui.upload_desk import UploadDesk
+from core.ui.upload_routes import upload_routes
+from core.uploads import Uploads
 
 
-def launch(shelf: Shelf, *, host: str, port: int, block: bool = True) -> gr.Blocks:
+def launch(
+    shelf: Shelf, *, host: str, port: int, block: bool = True, uploads: Uploads | None = None
+) -> gr.Blocks:
     """Serve the page and the endpoints.
 
     Args:
         shelf: The galleries.
+        uploads: Visitors' own photos; None leaves out their tab.
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         block: Whether to return only when the server stops.
@@ -23,7 +31,16 @@ def launch(shelf: Shelf, *, host: str, port: int, block: bool = True) -> gr.Bloc
     Returns:
         The running page; its ``local_url`` is where it answers.
     """
-    page = build_page(shelf)
+    routes = [thumbnail_route(shelf)]
+    desk = None
+    if uploads is not None:
+        # Every component asks gradio for this folder when it is made.
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads.inbox)
+        inbox = Inbox(uploads.inbox, uploads.limits)
+        desk = UploadDesk(uploads, inbox)
+        routes += [inbox.route(), *upload_routes(uploads)]
+    page = build_page(shelf, desk)
+    page.queue(max_size=uploads.settings.upload_queue_size if uploads is not None else None)
     page.launch(
         server_name=host,
         server_port=port or None,
@@ -34,9 +51,9 @@ def launch(shelf: Shelf, *, host: str, port: int, block: bool = True) -> gr.Bloc
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
-        # The page uploads nothing yet; gradio's upload route exists all the same.
-        max_file_size="1mb",
-        app_kwargs={"routes": [thumbnail_route(shelf)]},
+        # The inbox has limits of its own; without it, gradio's upload route exists all the same.
+        max_file_size=None if uploads is not None else "1mb",
+        app_kwargs={"routes": routes},
         mcp_server=importlib.util.find_spec("mcp") is not None,
         theme=theme(),
         head=head(),

@@ -12,22 +12,35 @@ from core.records import LENSES
 from core.ui.about_tab import about_tab, gallery_description
 from core.ui.compare_tab import compare_tab
 from core.ui.endpoints import add_endpoints
+from core.ui.evaluation import evaluation_tab
 from core.ui.events import PAGE_EVENT
 from core.ui.lens_tab import cluster_count, lens_tab
 from core.ui.markup import escape
 from core.ui.shelf import Shelf
 from core.ui.states import start_state
+from core.ui.upload_desk import UploadDesk
+from core.ui.upload_endpoints import add_upload_endpoints
+from core.ui.upload_tab import upload_tab, visitor_state
 
 TITLE = "TwoLens: two ways to find a picture by words"
 _STATIC = Path(__file__).parent
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
+_TIDY_UP = (60, 600)
+"""Seconds between two looks into gradio's cache, and the age at which a file there is deleted."""
 _TAKE_QUERY = "(theirs, ours) => ours || theirs"
 
 _LOGO = (
     '<svg class="tl-logo" viewBox="0 0 44 28" width="44" height="28" aria-hidden="true" '
     'focusable="false"><circle class="a" cx="15" cy="14" r="12"/><circle class="b" cx="29" cy="14" '
     'r="12"/><path class="c" d="M22 4.25a12 12 0 0 1 0 19.5a12 12 0 0 1 0-19.5z"/></svg>'
+)
+
+_ICON = (
+    '<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,'
+    "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
+    "%3Ccircle cx='12' cy='16' r='10' fill='%23a53f14'/%3E"
+    "%3Ccircle cx='20' cy='16' r='10' fill='%230f5c8f' fill-opacity='.8'/%3E%3C/svg%3E\">"
 )
 
 
@@ -42,16 +55,24 @@ def theme() -> gr.themes.Base:
 def head() -> str:
     """Return the page's own style and script as elements of the document's head."""
     style = (_STATIC / "page.css").read_text(encoding="utf-8")
+    style += (_STATIC / "upload.css").read_text(encoding="utf-8")
+    style += (_STATIC / "evaluation.css").read_text(encoding="utf-8")
     script = (_STATIC / "page.js").read_text(encoding="utf-8")
-    return f"<style>{style}</style><script>{script}</script>"
+    return f"{_ICON}<style>{style}</style><script>{script}</script>"
 
 
-def build_page(shelf: Shelf) -> gr.Blocks:
+def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
     """Build the page and its endpoints over the galleries of a shelf.
 
     Nothing is loaded and no query is run; a model loads with the first search that needs it.
+
+    Args:
+        shelf: The galleries.
+        desk: Serves visitors' own photos; None leaves out their tab.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=_TIDY_UP
+    ) as page:
         with gr.Row(elem_classes=["tl-top"], equal_height=True):
             gr.HTML(
                 _header(shelf.profile),
@@ -71,6 +92,8 @@ def build_page(shelf: Shelf) -> gr.Blocks:
                 elem_id="gallery",
                 elem_classes=["tl-gallery"],
             )
+        if desk is not None:
+            visitor = visitor_state(desk)
         with gr.Tabs(elem_classes=["tl-tabs"]):
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
@@ -86,6 +109,11 @@ def build_page(shelf: Shelf) -> gr.Blocks:
                     js=_TAKE_QUERY,
                     api_visibility="private",
                 )
+            if desk is not None:
+                with gr.Tab("Your photos", id="upload"):
+                    upload_tab(page, desk, visitor)
+            with gr.Tab("Which is better?", id="evaluation") as tab:
+                evaluation_tab(shelf, gallery, tab)
             with gr.Tab("About", id="about"):
                 described = about_tab(shelf)
 
@@ -109,6 +137,8 @@ def build_page(shelf: Shelf) -> gr.Blocks:
             **PAGE_EVENT,
         )
         add_endpoints(shelf)
+        if desk is not None:
+            add_upload_endpoints(desk, visitor)
     return page
 
 

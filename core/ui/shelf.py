@@ -10,6 +10,7 @@ from pathlib import Path
 from core.errors import QueryError
 from core.gallery import Gallery
 from core.profiles import Models, Profile
+from core.records import CORRECTED, ImageRecord
 from core.search import SearchService
 
 
@@ -34,6 +35,13 @@ class ShelvedGallery:
     def thumbnail_url(self, image_id: str) -> str:
         """Return the address of a thumbnail, relative to the page."""
         return f"thumbnails/{self.slug}/{image_id}.webp?v={self.version}"
+
+    def origin_of(self, record: ImageRecord) -> str:
+        """Return who wrote a picture's caption, in words for the visitor."""
+        if CORRECTED in record.caption_flags:
+            return "Corrected by hand"
+        given = self.gallery.manifest.caption_origin != "generated"
+        return "Caption given by the source" if given else "Written by the captioner"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from typing import BinaryIO
 
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.errors import TwoLensError
@@ -19,6 +18,7 @@ from core.session import UploadSession
 from core.uploads import Uploads
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+_CHUNK_BYTES = 1 << 18
 _PRIVATE = {
     "Cache-Control": "private, no-store",
     "Referrer-Policy": "no-referrer",
@@ -87,16 +87,17 @@ def _gallery(name: str, uploads: Uploads, session: UploadSession) -> Response:
     path = write_gallery_zip(
         session.snapshot, uploads.models.profile, uploads.captioner.spec, session.folder
     )
-    return FileResponse(
-        path,
-        media_type="application/zip",
-        headers=_attachment(name),
-        background=BackgroundTask(_delete, path),
-    )
+    size = path.stat().st_size
+    file = path.open("rb")
+    path.unlink()  # what is open can still be read; nothing stays, however the transfer ends
+    headers = {**_attachment(name), "Content-Length": str(size)}
+    return StreamingResponse(_chunks(file), media_type="application/zip", headers=headers)
 
 
-def _delete(path: Path) -> None:
-    path.unlink(missing_ok=True)
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def _attachment(name: str) -> dict[str, str]:

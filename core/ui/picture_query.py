@@ -1,0 +1,63 @@
+"""Searching by a picture from the visitor's disk, clipboard or camera, through the CLIP lens."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from core.errors import QueryError
+from core.images import thumbnail_webp
+from core.ui.cards import Standing, hit_row
+from core.ui.markup import stage
+from core.ui.shelf import ShelvedGallery
+from core.ui.states import examples_line, lens_heading, one_lens_skeleton
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def picture_query(name: str) -> gr.Image:
+    """Build the place to drop, paste or take a picture, inside the current block.
+
+    Its events need ``preprocess=False``: no file is decoded but by :mod:`core.images`.
+
+    Args:
+        name: Makes the id of the element unique: ``NAME-picture``.
+    """
+    with gr.Accordion(
+        "Search by a picture", open=False, elem_classes=["tl-by-picture"], elem_id=f"{name}-by"
+    ):
+        return gr.Image(
+            label="Drop, paste or take a picture",
+            sources=["upload", "clipboard", "webcam"],
+            type="filepath",
+            height=220,
+            elem_id=f"{name}-picture",
+        )
+
+
+def picture_state(entry: ShelvedGallery, picture: Image | None, k: int) -> str:
+    """Return the pictures that the CLIP lens finds like a visitor's picture.
+
+    The picture itself is shown from within the page: it is stored nowhere.
+
+    Raises:
+        QueryError: There is no picture, or k cannot be answered.
+        ModelError: The image tower cannot be loaded.
+    """
+    if picture is None:
+        raise QueryError("Choose a picture to search by.")
+    result = entry.service.by_image(picture, k=k)
+    shown = base64.b64encode(thumbnail_webp(picture, 160)).decode()
+    answer = (
+        f'{examples_line()}<div class="tl-anchor"><img src="data:image/webp;base64,{shown}" '
+        f'alt="Your picture" width="{picture.width}" height="{picture.height}">'
+        "<div><h2>Pictures that look like yours</h2><p>Only the CLIP lens can search by a picture: "
+        "the other one reads captions.</p></div></div>"
+        f'<section class="tl-lens clip wide">{lens_heading("clip", result, level=3)}'
+        f"{hit_row(entry, result.hits, Standing(), lens='clip')}</section>"
+    )
+    summary = f"{len(result.hits)} pictures that look like yours."
+    return stage(answer, one_lens_skeleton(), summary=summary)

@@ -1,0 +1,181 @@
+"""What the upload tab and its endpoints do for one visitor, apart from how it is shown."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from core.errors import ImageError, UploadError
+from core.growing import Snapshot
+from core.images import decode
+from core.intake import Progress
+from core.records import CORRECTED, ImageRecord
+from core.session import UploadSession
+from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.upload_routes import thumbnail_address
+from core.uploads import Uploads
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.gallery import Gallery
+    from core.ui.inbox import Inbox
+
+_NOT_ARRIVED = "did not arrive; please send it again"
+
+
+@dataclass(frozen=True, slots=True)
+class ShelvedUpload(ShelvedGallery):
+    """An upload in the place of a gallery: the same cards, searched by the same service.
+
+    Attributes:
+        session: Whose pictures they are.
+    """
+
+    session: UploadSession
+
+    def thumbnail_url(self, image_id: str) -> str:
+        """Return the address of a thumbnail, relative to the page; it holds the view token."""
+        return thumbnail_address(self.session, image_id)
+
+    def origin_of(self, record: ImageRecord) -> str:
+        """Return who wrote a picture's caption, in words for the visitor."""
+        return "Corrected by you" if CORRECTED in record.caption_flags else "By the captioner"
+
+
+class UploadDesk:
+    """Everything that a visitor can do with photos of their own.
+
+    A visitor is known by the secret id of an upload, which the server keeps in the session of
+    their tab; it is never sent to a browser, and nothing that a browser sends is taken for one.
+
+    Attributes:
+        uploads: All uploads.
+        inbox: Where files arrive.
+    """
+
+    def __init__(self, uploads: Uploads, inbox: Inbox) -> None:
+        """Serve the visitors of one app."""
+        self.uploads = uploads
+        self.inbox = inbox
+        self._lock = threading.Lock()
+        self._tabs: dict[str, str] = {}
+
+    def find(self, upload_id: str | None) -> UploadSession | None:
+        """Return a visitor's upload; None if they have none, or it was forgotten."""
+        try:
+            return self.uploads.get(upload_id)
+        except UploadError:
+            return None
+
+    def take_in(
+        self, upload_id: str | None, files: Sequence[dict[str, Any]] | None, tab: str | None
+    ) -> UploadSession:
+        """Move files from the inbox into a visitor's upload, which is begun if need be.
+
+        Args:
+            upload_id: Of the visitor, or None.
+            files: What gradio says of the files that were sent: ``path`` and ``orig_name``.
+            tab: Gradio's name for the visitor's tab, so that closing it ends the upload.
+
+        Raises:
+            UploadError: There is no room for another upload.
+        """
+        try:
+            session = self.find(upload_id) or self.uploads.start()
+        except UploadError:
+            for file in files or ():
+                self.discard(file)
+            raise
+        if tab:
+            with self._lock:
+                self._tabs[tab] = session.id
+        for file in files or ():
+            path = str(file.get("path") or "")
+            name = str(file.get("orig_name") or "") or path.replace("\\", "/").rpartition("/")[2]
+            arrived = self.inbox.take(path)
+            if arrived is None:
+                session.refuse(name, _NOT_ARRIVED)
+                continue
+            try:
+                if arrived.whole:
+                    session.receive(arrived.path, name)
+                else:
+                    session.refuse(name, self._too_much(arrived.size))
+            finally:
+                self.inbox.tidy(arrived.path)
+        return session
+
+    def take_picture(self, file: dict[str, Any] | None) -> Image | None:
+        """Decode a picture that someone wants to search by, and delete its file.
+
+        Raises:
+            ImageError: It cannot be used.
+        """
+        if not file:
+            return None
+        name = str(file.get("orig_name") or "The picture")
+        arrived = self.inbox.take(str(file.get("path") or ""))
+        if arrived is None:
+            raise ImageError(name, _NOT_ARRIVED)
+        try:
+            if not arrived.whole:
+                raise ImageError(name, self._too_much(arrived.size))
+            return decode(arrived.path, name, self.uploads.limits.decode).image
+        finally:
+            self.inbox.tidy(arrived.path)
+
+    def discard(self, file: dict[str, Any] | None) -> None:
+        """Delete a picture that nobody will look at."""
+        arrived = self.inbox.take(str((file or {}).get("path") or ""))
+        if arrived is not None:
+            self.inbox.tidy(arrived.path)
+
+    def describe(self, upload_id: str | None) -> Iterator[tuple[UploadSession, Progress]]:
+        """Describe a visitor's waiting files.
+
+        Raises:
+            UploadError: They have no upload, or it is being described already.
+        """
+        session = self.uploads.get(upload_id)
+        for progress in self.uploads.describe(session):
+            yield session, progress
+
+    def shelf(self, session: UploadSession) -> Shelf:
+        """Return a shelf with the pictures that are described at this moment as its gallery."""
+        snapshot: Snapshot = session.snapshot
+        entry = ShelvedUpload(
+            name=snapshot.name,
+            slug="upload",
+            version="",
+            gallery=cast("Gallery", snapshot),  # cards and searches use what both have
+            service=self.uploads.search(session),
+            session=session,
+        )
+        return Shelf(self.uploads.models.profile, (entry,) if len(snapshot) else ())
+
+    def forget(self, upload_id: str | None) -> bool:
+        """Delete a visitor's upload for good; False if there was none."""
+        with self._lock:
+            for tab in [tab for tab, owned in self._tabs.items() if owned == upload_id]:
+                del self._tabs[tab]
+        return self.uploads.forget(upload_id or "")
+
+    def expire(self, upload_id: str | None) -> None:
+        """Delete an upload that gradio no longer keeps a place for."""
+        self.forget(upload_id)
+
+    def tab_closed(self, tab: str | None) -> None:
+        """Stop a visitor's run and let their upload end soon."""
+        with self._lock:
+            upload_id = self._tabs.pop(tab or "", None)
+        if upload_id is not None:
+            self.uploads.leave(upload_id)
+
+    def _too_much(self, size: int) -> str:
+        limits = self.uploads.limits
+        if size > limits.decode.max_bytes:
+            return f"is larger than the limit of {limits.decode.max_bytes / 1e6:,.1f} MB"
+        return f"is beyond the limit of {limits.bytes / 1e6:,.0f} MB in one upload"

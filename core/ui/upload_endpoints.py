@@ -1,0 +1,166 @@
+"""An upload through the API: what the tab does, with JSON for an answer.
+
+A caller's upload belongs to the session of their client; no endpoint takes an id of an upload.
+They are left out of the API's documentation and of the MCP server, which has no such sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from core.errors import UploadError
+from core.intake import Progress
+from core.session import UploadSession
+from core.ui.endpoints import compare_json, similar_json
+from core.ui.events import for_endpoint, sentence_for
+from core.ui.shelf import ShelvedGallery
+from core.ui.upload_desk import UploadDesk
+from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
+from core.ui.upload_tab import DESCRIBE_EVENT
+
+_ENDPOINT: dict[str, Any] = {
+    "queue": False,
+    "concurrency_id": "search",
+    "concurrency_limit": None,
+    "api_visibility": "undocumented",
+}
+
+
+def add_upload_endpoints(desk: UploadDesk, visitor: gr.State) -> None:
+    """Add the endpoints to the current ``gr.Blocks``.
+
+    ``/upload_add(files)``, ``/upload_describe()`` (reports progress, then the pictures),
+    ``/upload_stop()``, ``/upload_compare(query, k)``, ``/upload_similar(image_id, lens, k)``,
+    ``/upload_correct(image_id, caption)``, ``/upload_remove(image_id)``, ``/upload_forget()``.
+
+    Args:
+        desk: What does the work.
+        visitor: Holds the secret id of the caller's upload, on the server.
+    """
+    with gr.Row(visible=False):
+        files = gr.File(file_count="multiple")
+        first, second = gr.Textbox(), gr.Textbox()
+        k = gr.Number(5)
+        answer = gr.JSON()
+        trigger = gr.Button()
+
+    on = _Endpoints(desk)
+
+    def add(handler: Any, name: str, inputs: list, outputs: list, **options: Any) -> None:  # noqa: ANN401
+        trigger.click(
+            handler, [visitor, *inputs], outputs, api_name=name, **{**_ENDPOINT, **options}
+        )
+
+    add(on.on_add, "upload_add", [files], [visitor, answer], preprocess=False)
+    add(on.on_describe, "upload_describe", [], [answer], **DESCRIBE_EVENT, queue=True)
+    add(on.on_stop, "upload_stop", [], [answer])
+    add(on.on_compare, "upload_compare", [first, k], [answer])
+    add(on.on_similar, "upload_similar", [first, second, k], [answer])
+    add(on.on_correct, "upload_correct", [first, second], [answer])
+    add(on.on_remove, "upload_remove", [first], [answer])
+    add(on.on_forget, "upload_forget", [], [visitor, answer])
+
+
+class _Endpoints:
+    """One method an endpoint; each takes the secret id of the caller's upload first."""
+
+    def __init__(self, desk: UploadDesk) -> None:
+        self._desk = desk
+
+    def on_add(self, upload_id: str | None, sent: Any, request: gr.Request) -> tuple:  # noqa: ANN401
+        """Take in files."""
+        session = _told(lambda: self._desk.take_in(upload_id, sent, request.session_hash))
+        return session.id, _facts(session)
+
+    def on_describe(self, upload_id: str | None) -> Iterator[dict[str, Any]]:
+        """Describe what waits; the last answer holds the pictures."""
+        try:
+            for session, progress in self._desk.describe(upload_id):
+                yield _progress(session, progress)
+        except Exception as error:
+            sentence = sentence_for(error, "describing")
+            raise gr.Error(sentence, print_exception=False) from error
+
+    @for_endpoint
+    def on_stop(self, upload_id: str | None) -> dict[str, Any]:
+        """End the run after the batch it is at."""
+        session = self._desk.uploads.get(upload_id)
+        session.stop()
+        return _facts(session)
+
+    @for_endpoint
+    def on_compare(self, upload_id: str | None, query: str, count: float) -> dict[str, Any]:
+        """Answer as ``/compare`` does."""
+        return compare_json(_entry(self._desk, upload_id), query, count)
+
+    @for_endpoint
+    def on_similar(
+        self, upload_id: str | None, image_id: str, lens: str, count: float
+    ) -> dict[str, Any]:
+        """Answer as ``/similar`` does."""
+        return similar_json(_entry(self._desk, upload_id), image_id, lens, count)  # type: ignore[arg-type]
+
+    @for_endpoint
+    def on_correct(self, upload_id: str | None, image_id: str, caption: str) -> dict[str, Any]:
+        """Replace a caption."""
+        session = self._desk.uploads.get(upload_id)
+        self._desk.uploads.correct(session, image_id, caption)
+        return _facts(session)
+
+    @for_endpoint
+    def on_remove(self, upload_id: str | None, image_id: str) -> dict[str, Any]:
+        """Remove a picture."""
+        session = self._desk.uploads.get(upload_id)
+        session.remove(image_id)
+        return _facts(session)
+
+    def on_forget(self, upload_id: str | None) -> tuple[None, dict[str, bool]]:
+        """Delete everything."""
+        return None, {"forgotten": self._desk.forget(upload_id)}
+
+
+def _told(act: Any) -> Any:  # noqa: ANN401 - whatever the deed returns
+    return for_endpoint(act)()
+
+
+def _entry(desk: UploadDesk, upload_id: str | None) -> ShelvedGallery:
+    shelf = desk.shelf(desk.uploads.get(upload_id))
+    if not shelf.entries:
+        raise UploadError("No photo is searchable yet: add some, then have them described.")
+    return shelf.entry()
+
+
+def _progress(session: UploadSession, progress: Progress) -> dict[str, Any]:
+    facts = {
+        "settled": progress.settled,
+        "total": progress.total,
+        "described": progress.described,
+        "images_per_s": progress.images_per_s,
+        "left_s": progress.left_s,
+        "stopped": progress.stopped,
+    }
+    return {**facts, **_facts(session)} if progress.finished else facts
+
+
+def _facts(session: UploadSession) -> dict[str, Any]:
+    return {
+        "waiting": [file.file_name for file in session.waiting],
+        "pictures": [
+            {
+                "id": record.id,
+                "file_name": record.file_name,
+                "caption": record.caption,
+                "caption_flags": list(record.caption_flags),
+                "thumbnail": thumbnail_address(session, record.id),
+            }
+            for record in session.snapshot.records
+        ],
+        "notices": [
+            {"kind": notice.kind, "file_name": notice.file_name, "reason": notice.reason}
+            for notice in session.notices
+        ],
+        "downloads": {name: download_address(session, name) for name in (CSV, JSONL, GALLERY)},
+    }

@@ -1,0 +1,126 @@
+"""The tab Your photos: send, watch, search, correct, take away, forget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.ui.events import PAGE_EVENT, SEARCH_EVENT
+from core.ui.picture_query import picture_query
+from core.ui.search_box import RESULTS_BRIDGE, search_box
+from core.ui.upload_desk import UploadDesk
+from core.ui.upload_handlers import UploadHandlers, no_photos
+from core.ui.upload_views import captions_table, introduction, nothing_view
+
+DESCRIBE_EVENT: dict[str, Any] = {
+    "concurrency_id": "describe",
+    "concurrency_limit": 1,
+    "show_progress": "full",
+}
+"""One run at a time, whoever waits; the queue tells each visitor their place."""
+
+TABLE_BRIDGE = """
+element.addEventListener('change', (event) => {
+  const field = event.target.closest('[data-caption]');
+  if (field) trigger('correct', {id: field.dataset.caption, caption: field.value});
+});
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-remove]');
+  if (button) trigger('remove', {id: button.dataset.remove});
+});
+"""
+
+
+def visitor_state(desk: UploadDesk) -> gr.State:
+    """Return the component that holds a visitor's upload id; gradio keeps it on the server."""
+    return gr.State(
+        None,
+        time_to_live=desk.uploads.settings.upload_max_age_s,
+        delete_callback=desk.expire,
+    )
+
+
+def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
+    """Build the tab inside the current ``gr.Tab`` and connect its events.
+
+    Args:
+        page: The whole page, whose closing ends the upload.
+        desk: What does the work.
+        visitor: Holds the secret id of the visitor's upload, on the server.
+    """
+    gr.HTML(introduction(desk.uploads), apply_default_css=False, elem_classes=["tl-bare"])
+    with gr.Row(elem_classes=["tl-senders"]):
+        folder = gr.File(
+            label="Drop a folder", file_count="directory", height=150, elem_id="upload-folder"
+        )
+        files = gr.File(
+            label="Drop photos", file_count="multiple", height=150, elem_id="upload-files"
+        )
+    with gr.Row(elem_classes=["tl-upload-buttons"]):
+        describe = gr.Button("Describe and index", variant="primary", elem_id="upload-describe")
+        stop = gr.Button("Stop", elem_id="upload-stop")
+        forget = gr.Button("Forget everything", variant="stop", elem_id="upload-forget")
+    state = gr.HTML(
+        nothing_view(), apply_default_css=False, elem_id="upload-state", elem_classes=["tl-bare"]
+    )
+    box = search_box("upload", k_label="Pictures per lens")
+    ask = picture_query("upload")
+    results = gr.HTML(
+        no_photos(),
+        elem_classes=["tl-bare", "tl-results"],
+        elem_id="upload-results",
+        js_on_load=RESULTS_BRIDGE,
+        apply_default_css=False,
+    )
+    with gr.Accordion("Captions and downloads", open=False, elem_id="upload-captions"):
+        saved = gr.HTML(
+            "", apply_default_css=False, elem_id="upload-saved", elem_classes=["tl-bare"]
+        )
+        table = gr.HTML(
+            captions_table(None),
+            apply_default_css=False,
+            js_on_load=TABLE_BRIDGE,
+            elem_id="upload-table",
+            elem_classes=["tl-bare"],
+        )
+        downloads = gr.HTML(
+            "", apply_default_css=False, elem_id="upload-downloads", elem_classes=["tl-bare"]
+        )
+
+    on = UploadHandlers(desk)
+    page_event = {**PAGE_EVENT, "show_progress": "minimal"}
+    for sender in (folder, files):
+        sender.upload(
+            on.on_files, [visitor, sender], [visitor, sender, state], preprocess=False, **page_event
+        )
+    describe.click(
+        on.on_describe,
+        visitor,
+        [state, results, table, downloads],
+        show_progress_on=[state],
+        api_visibility="private",
+        **DESCRIBE_EVENT,
+    )
+    stop.click(on.on_stop, visitor, None, **PAGE_EVENT)
+    forget.click(
+        on.on_forget,
+        visitor,
+        [visitor, state, results, table, downloads, saved, box.query],
+        **page_event,
+    )
+    gr.on(
+        [box.query.submit, box.button.click],
+        on.on_search,
+        [box.query, box.k, visitor],
+        results,
+        **SEARCH_EVENT,
+    )
+    results.pick(on.on_pick, [box.k, visitor], [box.query, results], **SEARCH_EVENT)
+    results.similar(on.on_similar, [box.k, visitor], results, **SEARCH_EVENT)
+    ask.change(
+        on.on_picture, [ask, box.k, visitor], [ask, results], preprocess=False, **SEARCH_EVENT
+    )
+    table.correct(on.on_correct, visitor, saved, **PAGE_EVENT)
+    table.remove(on.on_remove, visitor, [saved, state, results, table, downloads], **PAGE_EVENT)
+    page.unload(on.on_unload)

@@ -1,0 +1,214 @@
+"""What the upload tab shows. Names and captions are a visitor's or a model's: always escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.intake import Progress
+from core.session import MAX_CAPTION_CHARS, Notice, UploadSession
+from core.ui.markup import escape
+from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
+from core.upload_captioner import RentedCaptioner, rented_seconds
+from core.uploads import Uploads
+
+PICTURES_WATCHED = 24
+"""Pictures shown while a run is under way; the next ones begin a new page."""
+
+FORGOTTEN = "Everything is forgotten: your files, captions, embeddings and indexes are deleted."
+
+
+def introduction(uploads: Uploads) -> str:
+    """Return what a visitor should know before sending photos."""
+    limits = uploads.limits
+    minutes = max(1, round(uploads.settings.upload_closed_s / 60))
+    return (
+        '<div class="tl-upload-intro"><p><strong>Search your own photos.</strong> Drop a folder or '
+        f"files: {escape(uploads.captioner.spec.name)} writes a caption for each photo, both "
+        "lenses index it, and you can search while that goes on.</p>"
+        "<p>Only you can see them. They leave this server when you press "
+        f"<em>Forget everything</em>, or {minutes} minute{'s' if minutes > 1 else ''} after you "
+        "close or reload this page.</p>"
+        f'<p class="tl-note">At most {limits.files:,} photos, {limits.bytes / 1e6:,.0f} MB and '
+        f"{limits.pixels / 1e6:,.0f} megapixels in all; {limits.decode.max_bytes / 1e6:,.0f} MB "
+        f"and {limits.decode.max_pixels / 1e6:,.0f} megapixels each. JPEG, PNG, WebP, AVIF, HEIC, "
+        "TIFF, GIF, BMP.</p></div>"
+    )
+
+
+def nothing_view(sentence: str = "") -> str:
+    """Return the state of a visitor without photos, with a sentence on what just happened."""
+    said = f'<p class="tl-said" role="status">{escape(sentence)}</p>' if sentence else ""
+    return f'<div class="tl-upload-state">{said}</div>'
+
+
+def trouble_view(sentence: str, session: UploadSession | None = None) -> str:
+    """Return the state after something that could not be done, and why."""
+    waiting = _waiting_line(session) if session else ""
+    notices = notices_view(session.notices) if session else ""
+    return (
+        f'<div class="tl-upload-state"><p class="tl-said bad" role="alert">{escape(sentence)}</p>'
+        f"{waiting}{notices}</div>"
+    )
+
+
+def ready_view(uploads: Uploads, session: UploadSession) -> str:
+    """Return what waits to be described and how long that will take, before it starts."""
+    count = len(session.waiting)
+    described = len(session.snapshot)
+    if not count:
+        said = f"{_photos(described)} can be searched." if described else "No photo is here yet."
+        return _state(session, said)
+    name = uploads.captioner.spec.name
+    if isinstance(uploads.captioner, RentedCaptioner):
+        batch = uploads.settings.upload_batch_size
+        full, rest = divmod(count, batch)
+        seconds = full * rented_seconds(batch) + (rented_seconds(rest) if rest else 0)
+        cost = (
+            f"A GPU is rented for at most {_duration(seconds)}, which counts towards your daily "
+            "GPU minutes."
+        )
+    else:
+        cost = f"That takes about {_duration(uploads.estimate_s(count))} here, with {name}."
+    return _state(session, f"{_photos(count)} {_are(count)} ready to be described. {cost}")
+
+
+def running_view(session: UploadSession, progress: Progress) -> str:
+    """Return how far a run is: a bar, numbers, and the pictures as they come."""
+    share = progress.settled / progress.total if progress.total else 1.0
+    facts = [f"{progress.settled} of {progress.total}"]
+    if progress.described:
+        facts.append(f"{progress.images_per_s:.1f} photos a second")
+    if progress.left_s is not None and not progress.finished:
+        facts.append(f"about {_duration(progress.left_s)} left")
+    bar = (
+        f'<div class="tl-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{100 * share:.0f}"><i style="width:{share:.1%}"></i></div>'
+    )
+    return (
+        f'<div class="tl-upload-state is-running"><p class="tl-said">Describing your photos: '
+        f"{' · '.join(facts)}</p>{bar}{_watched(session, progress.decoded)}"
+        f"{notices_view(session.notices)}</div>"
+    )
+
+
+def finished_view(session: UploadSession, progress: Progress) -> str:
+    """Return what a run did, and what is left if it was stopped."""
+    speed = f" at {progress.images_per_s:.1f} a second" if progress.described else ""
+    said = f"{_photos(progress.described)} described{speed}."
+    waiting = len(session.waiting)
+    if waiting:
+        said = f"Stopped. {said} {_photos(waiting)} still {'wait' if waiting > 1 else 'waits'}."
+    elif not len(session.snapshot):
+        said = "None of these files is a photo that can be used."
+    return _state(session, said)
+
+
+def notices_view(notices: Sequence[Notice]) -> str:
+    """Return the files that were refused, came twice, or need a remark, each with its reason."""
+    groups = [
+        ("refused", "could not be used"),
+        ("duplicate", "came twice"),
+        ("note", "to know about"),
+    ]
+    parts = []
+    for kind, title in groups:
+        found = [notice for notice in notices if notice.kind == kind]
+        if not found:
+            continue
+        lines = "".join(
+            f"<li><bdi>{escape(notice.file_name)}</bdi> {escape(notice.reason)}</li>"
+            for notice in found
+        )
+        files = "1 file" if len(found) == 1 else f"{len(found):,} files"
+        opened = " open" if kind == "refused" and len(found) <= 5 else ""
+        parts.append(
+            f'<details class="tl-notices {kind}"{opened}><summary>{files} {title}</summary>'
+            f"<ul>{lines}</ul></details>"
+        )
+    return "".join(parts)
+
+
+def captions_table(session: UploadSession | None) -> str:
+    """Return the described photos, each with its caption in a field and a button to remove it."""
+    if session is None or not len(session.snapshot):
+        return '<p class="tl-note">The captions will stand here, to be read and corrected.</p>'
+    rows = []
+    for record in session.snapshot.records:
+        name, caption = escape(record.file_name), escape(record.caption)
+        source = escape(thumbnail_address(session, record.id))
+        rows.append(
+            f'<tr><td><img src="{source}" alt="" width="64" height="64" loading="lazy" '
+            f'decoding="async"></td><td class="tl-file-name"><bdi>{name}</bdi></td>'
+            f'<td><input type="text" data-caption="{record.id}" value="{caption}" '
+            f'maxlength="{MAX_CAPTION_CHARS}" aria-label="Caption of {name}" dir="auto"></td>'
+            f'<td><button type="button" data-remove="{record.id}" aria-label="Remove {name}">'
+            "Remove</button></td></tr>"
+        )
+    return (
+        '<table class="tl-captions-table"><thead><tr><th scope="col"><span class="tl-sr">Photo'
+        '</span></th><th scope="col">File</th><th scope="col">Caption</th><th scope="col">'
+        f'<span class="tl-sr">Remove</span></th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+
+
+def downloads_view(session: UploadSession | None) -> str:
+    """Return links to the downloads, once there is something to download."""
+    if session is None or not len(session.snapshot):
+        return ""
+    links = "".join(
+        f'<a class="tl-download" href="{escape(download_address(session, name))}" '
+        f'download="{name}">{title}</a>'
+        for name, title in (
+            (CSV, "captions.csv"),
+            (JSONL, "captions.jsonl"),
+            (GALLERY, "gallery.zip"),
+        )
+    )
+    return (
+        f'<div class="tl-downloads"><span>Take it with you</span>{links}<p class="tl-note">The zip '
+        "is a gallery: unpack it, then <code>python app.py --gallery my-photos</code>. In the CSV, "
+        "a text that a spreadsheet would run as a formula begins with an apostrophe; the JSON "
+        "lines have every text as it is.</p></div>"
+    )
+
+
+def _state(session: UploadSession, said: str) -> str:
+    return (
+        f'<div class="tl-upload-state"><p class="tl-said" role="status">{escape(said)}</p>'
+        f"{notices_view(session.notices)}</div>"
+    )
+
+
+def _watched(session: UploadSession, decoded: Sequence[str]) -> str:
+    """Return a page of the newest pictures; an order that stays spares reloading them."""
+    captions = {record.id: record.caption for record in session.snapshot.records}
+    ids = [*captions, *(image_id for image_id in decoded if image_id not in captions)]
+    if not ids:
+        return ""
+    first = (len(ids) - 1) // PICTURES_WATCHED * PICTURES_WATCHED
+    figures = "".join(
+        f'<figure class="{"" if image_id in captions else "is-waiting"}"><img '
+        f'src="{escape(thumbnail_address(session, image_id))}" alt="" width="96" height="96">'
+        f"<figcaption>{escape(captions.get(image_id, '…'))}</figcaption></figure>"
+        for image_id in ids[first : first + PICTURES_WATCHED]
+    )
+    return f'<div class="tl-watched">{figures}</div>'
+
+
+def _waiting_line(session: UploadSession) -> str:
+    count = len(session.waiting)
+    return f"<p>{_photos(count)} {_are(count)} waiting.</p>" if count else ""
+
+
+def _photos(count: int) -> str:
+    return "1 photo" if count == 1 else f"{count:,} photos"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} minutes"
