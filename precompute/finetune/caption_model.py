@@ -42,7 +42,8 @@ class SmallSizes:
         heads: Attention heads of both.
         queries: Query tokens, that is image tokens that the language model reads.
         qformer_layers: All with cross-attention to the image.
-        encoder_layers: Of the language model.
+        encoder_layers: Of the language model; as many as decoder layers, for the library sizes
+            the cache of generated tokens by it.
         decoder_layers: Of the language model.
         dropout: In the Q-Former.
         language_dropout: In the language model, where it costs an eighth of the time on a CPU.
@@ -53,7 +54,7 @@ class SmallSizes:
     heads: int = 4
     queries: int = 16
     qformer_layers: int = 2
-    encoder_layers: int = 1
+    encoder_layers: int = 2
     decoder_layers: int = 2
     dropout: float = 0.1
     language_dropout: float = 0.0

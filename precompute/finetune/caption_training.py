@@ -224,7 +224,7 @@ class CaptionTraining:
         self.model.eval()
         texts: list[str] = []
         for start in range(0, len(features), _VALIDATION_BATCH):
-            rows = torch.from_numpy(features[start : start + _VALIDATION_BATCH]).float()
+            rows = torch.tensor(features[start : start + _VALIDATION_BATCH]).float()
             with torch.inference_mode():
                 encoded = self.encode(rows.to(self.device), 0)
                 tokens = self.model.language_model.generate(

@@ -148,14 +148,16 @@ def train(
     prompts = (decoding.prompt, decoding.retry_prompt)
     training = CaptionTraining(model, processor, recipe, prompts, decoding)
     history = training.resume(out / "checkpoint", pairs.fingerprint)
-    while training.epoch < recipe.epochs:
+    while True:
+        # An epoch is dear: it is saved before it is measured, and measured after a kill between.
+        if history and "bleu4_greedy" not in history[-1]:
+            history[-1]["bleu4_greedy"] = _keep_if_best(training, probe, out)
+            typer.echo(json.dumps(history[-1]))
+            training.save(out / "checkpoint", pairs.fingerprint, history)
+        if training.epoch >= recipe.epochs:
+            break
         loss = training.run_epoch(learned_from, tokens)
-        score = _quick_score(training, probe)
-        history.append({"epoch": training.epoch, "loss": loss, "bleu4_greedy": score})
-        typer.echo(json.dumps(history[-1]))
-        if score is None or score >= training.best:
-            training.best = score if score is not None else -1.0
-            write_captioner(training, out)
+        history.append({"epoch": training.epoch, "loss": round(loss, 4)})
         training.save(out / "checkpoint", pairs.fingerprint, history)
     report = _measure(out, probe, training) if probe else {}
     content = {
@@ -168,10 +170,14 @@ def train(
     return report
 
 
-def _quick_score(training: CaptionTraining, probe: Split | None) -> float | None:
-    if probe is None:
-        return None
-    score, _ = training.validate(probe.first(_VALIDATED_EACH_EPOCH), num_beams=1)
+def _keep_if_best(training: CaptionTraining, probe: Split | None, out: Path) -> float | None:
+    """Return greedy BLEU-4 on some validation images; write the model if none was better."""
+    score = None
+    if probe is not None:
+        score, _ = training.validate(probe.first(_VALIDATED_EACH_EPOCH), num_beams=1)
+    if score is None or score >= training.best:
+        training.best = -1.0 if score is None else score
+        write_captioner(training, out)
     return score
 
 
