@@ -19,6 +19,9 @@ from core.profiles import Profile
 
 logger = logging.getLogger("twolens")
 
+SAMPLE_NAME = "sample-photos"
+"""Name of the default gallery and, in its manifest, of its source."""
+
 _CC0 = "CC0"
 _PUBLIC_DOMAIN = "public domain"
 
@@ -110,12 +113,13 @@ def default_gallery(cache_dir: Path, profile: Profile) -> Path:
             "Build one with: python -m precompute build PHOTOS --out galleries/mine, then run: "
             "python app.py --gallery galleries/mine"
         )
-    out = cache_dir / f"sample-photos-{profile.name}-{_digest(photos)}"
+    out = cache_dir / "galleries" / f"{profile.name}-{_digest(photos)}" / SAMPLE_NAME
     reason = _unusable(out, profile)
     if reason is None:
         return out
     logger.info("building the default gallery of %d photos (%s)", len(photos), reason)
-    staged = _stage(photos, cache_dir / "sample-photos")
+    staged = _stage(photos, cache_dir / "photos" / SAMPLE_NAME)
+    out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "precompute", "build", str(staged), "--out", str(out)]
     command += ["--profile", profile.name, *(["--overwrite"] if out.exists() else [])]
     built = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)

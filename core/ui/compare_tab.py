@@ -113,7 +113,7 @@ def _comparison(
     lenses = "".join(_lens(entry, comparison, standing, lens, both) for lens in LENSES)
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     return (
-        f"{examples_line(comparison.query)}{_agreement(comparison)}"
+        f"{examples_line(entry, comparison.query)}{_agreement(comparison)}"
         f'<div class="tl-lenses">{lenses}</div>'
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other; a bar shows a score against the best one of its own lens.</p>"

@@ -134,7 +134,7 @@ def answer(
     standing = standing_of(entry, query.strip(), LENSES)
     heading = lens_heading(lens, shown)
     body = (
-        f"{examples_line(query)}{_index_line(entry, found, nprobe, lens)}"
+        f"{examples_line(entry, query.strip())}{_index_line(entry, found, nprobe, lens)}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">{heading}'
         f"{hit_row(entry, shown.hits, standing, lens=lens)}</section>"
         f"{weak_note(shown) if lens == 'captions' else ''}{fewer_note(len(shown.hits), asked)}"

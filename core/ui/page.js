@@ -192,7 +192,8 @@
     }
     const jump = event.target.closest("[data-tab]");
     if (!jump) return;
-    const tab = [...document.querySelectorAll('[role="tab"]')].find(
+    // On a narrow page gradio moves the last tabs into a menu.
+    const tab = [...document.querySelectorAll('[role="tab"], .overflow-dropdown button')].find(
       (node) => node.textContent.trim() === jump.dataset.tab,
     );
     if (tab) tab.click();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from core.default_gallery import SAMPLE_NAME
 from core.errors import QueryError
 from core.records import Lens
 from core.search import SearchResult
@@ -19,17 +20,29 @@ EXAMPLES = (
     "an animal looking at me",
     "something sad",
 )
+SAMPLE_EXAMPLES = (
+    "an animal looking at me",
+    "a cup of coffee",
+    "something that flies",
+    "a tall tower",
+    "far away in space",
+)
 PICTURES_BEFORE_SEARCH = 10
 WEAK_CAPTION_SCORE = 0.25
 """Under this, MiniLM's score of a query and a caption says that they have little in common."""
 
 
-def examples_line(current: str = "") -> str:
+def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
+    """Return queries that fit a gallery."""
+    return SAMPLE_EXAMPLES if entry.source_id == SAMPLE_NAME else EXAMPLES
+
+
+def examples_line(entry: ShelvedGallery, current: str = "") -> str:
     """Return the examples as buttons; the one that was asked is marked."""
     chips = "".join(
         f'<button type="button" class="tl-chip" data-query="{escape(example)}"'
         f"{' aria-pressed=true' if example == current else ''}>{escape(example)}</button>"
-        for example in EXAMPLES
+        for example in examples_of(entry)
     )
     return f'<div class="tl-try"><span>Try</span>{chips}</div>'
 
@@ -59,7 +72,8 @@ def start_state(shelf: Shelf, gallery: str | None) -> str:
     """Return what stands before the first search: examples and pictures of the gallery."""
     if not shelf.entries:
         return no_gallery_state()
-    answer = f"{examples_line()}{_some_pictures(shelf.entry(gallery))}"
+    entry = shelf.entry(gallery)
+    answer = f"{examples_line(entry)}{_some_pictures(entry)}"
     return stage(answer, two_lens_skeleton())
 
 
@@ -70,7 +84,7 @@ def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
         entry = shelf.entry(gallery)
     except QueryError:
         return stage(notice, "", summary=sentence)
-    answer = f"{examples_line()}{notice}{_some_pictures(entry)}"
+    answer = f"{examples_line(entry)}{notice}{_some_pictures(entry)}"
     return stage(answer, two_lens_skeleton(), summary=sentence)
 
 

@@ -59,7 +59,8 @@ def test_a_cached_gallery_serves_until_it_is_damaged_or_the_models_change(tmp_pa
 
 def test_a_cached_gallery_is_returned_without_a_build(tmp_path, monkeypatch):
     profile = dataclasses.replace(planted_profile(tmp_path), name="mini")
-    out = tmp_path / f"sample-photos-mini-{subject._digest(list(subject._installed()))}"
+    digest = subject._digest(list(subject._installed()))
+    out = tmp_path / "galleries" / f"mini-{digest}" / "sample-photos"
     write_planted_gallery(out, profile)
     monkeypatch.setattr(subject.sys, "executable", "/bin/false")
     assert subject.default_gallery(tmp_path, profile) == out

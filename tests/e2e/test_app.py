@@ -200,8 +200,8 @@ def test_the_default_gallery_is_built_once_and_then_reused(needs_mini, tmp_path)
     cache = {"TWOLENS_CACHE_DIR": str(tmp_path)}
     with running_app(**cache) as address:
         (listed,) = Client(address, verbose=False).predict(api_name="/galleries")
-        assert listed["images"] >= 6
-    (manifest,) = tmp_path.glob(f"*/{MANIFEST_FILE}")
+        assert (listed["name"], listed["images"] >= 6) == ("sample-photos", True)
+    (manifest,) = tmp_path.glob(f"galleries/*/*/{MANIFEST_FILE}")
     written = manifest.stat().st_mtime_ns
     with running_app(**cache) as address:
         assert httpx.get(address).status_code == 200
