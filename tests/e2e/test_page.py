@@ -169,7 +169,7 @@ def test_one_lens_that_fails_leaves_the_other(visit):
 @pytest.mark.parametrize(("tab", "lens"), [("Captions", "captions"), ("CLIP", "clip")])
 def test_a_lens_has_its_own_tab_with_both_indexes(visit, tab, lens):
     visit.page.locator("#compare-query input").fill("dog beach")
-    visit.page.get_by_role("tab", name=tab).click()
+    visit.open_tab(tab)
     box = visit.page.locator(f"#{lens}-query input")
     expect(box).to_have_value("dog beach")
     box.press("Enter")
@@ -224,8 +224,11 @@ def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
     assert visit.small_targets(".tl-dialog ") == []
     visit.page.get_by_role("button", name="Close").tap()
     for tab in ("Captions", "CLIP", "About"):
-        visit.page.get_by_role("tab", name=tab).tap()
+        visit.open_tab(tab)
         assert visit.overflow() <= 0, tab
+    visit.open_tab("Compare")
+    visit.page.get_by_role("button", name="models answer").tap()
+    expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()
 
 
 @pytest.mark.parametrize("visit", [light, dark], indirect=True)
@@ -237,11 +240,11 @@ def test_text_contrasts_with_its_ground(visit):
     expect(visit.page.get_by_role("dialog")).to_be_visible()
     assert visit.low_contrast(".tl-dialog") == []
     visit.page.keyboard.press("Escape")
-    visit.page.get_by_role("tab", name="Captions").click()
+    visit.open_tab("Captions")
     visit.search("dog beach")
     expect(visit.cards(".tl-lens.captions")).to_have_count(5)
     assert visit.low_contrast() == []
-    visit.page.get_by_role("tab", name="About").click()
+    visit.open_tab("About")
     assert visit.low_contrast() == []
 
 
