@@ -169,6 +169,49 @@ def build(
         _show(build_gallery(options, settings=settings, say=_say), out)
 
 
+@app.command()
+def bench(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Photos for the timed build, and for the gallery if they have captions; "
+            "photos of installed packages if not given."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the figures to this file.")
+    ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Gallery to search; one is made if not given.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=40, help="Pictures of the gallery that is made.")
+    ] = 1000,
+    queries: Annotated[int, typer.Option(min=10, help="Different queries that are timed.")] = 200,
+    build_images: Annotated[
+        int, typer.Option(min=1, help="Most pictures of the timed build.")
+    ] = 48,
+    profile: Annotated[
+        ProfileChoice | None,
+        typer.Option(help="Set of models; TWOLENS_PROFILE, or mini.", show_default=False),
+    ] = None,
+) -> None:
+    """Measure speed and memory of the running app and of a build, each beside its floor."""
+    from core.config import get_settings
+    from precompute.bench import bench as measure
+    from precompute.bench import table, write_json
+    from precompute.bench_material import BenchOptions
+
+    settings = get_settings()
+    name = profile.value if profile else settings.profile
+    _quiet_libraries(downloads=name == "full")
+    options = BenchOptions(source, gallery, name, images, queries, build_images)
+    result = measure(options, settings, _say)
+    typer.echo(table(result))
+    if json_file is not None:
+        write_json(json_file, result)
+
+
 def _show(result: BuildResult | None, out: Path) -> None:
     if result is None:
         typer.echo(f"{out} was complete already.")

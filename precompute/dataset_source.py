@@ -132,7 +132,7 @@ class DatasetSource:
         self._limit = options.limit
         self._local_paths = local_paths
         self.name = name
-        self.split = split
+        self.split: str | None = split
         self.revision = revision
         self.fingerprint = fingerprint
         self.total = self._count(dataset)

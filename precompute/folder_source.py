@@ -45,6 +45,7 @@ class FolderSource:
         """List the files and read the metadata; open no image."""
         if options.subset or options.revision:
             raise SourceError("--subset and --revision are for datasets, not for folders.")
+        self.split = options.split
         self._root = _split_folder(folder, options)
         self.name = printable_name(folder.resolve().name) or "folder"
         self._problems: dict[str, str] = {}

@@ -87,6 +87,7 @@ class Source(Protocol):
     Attributes:
         kind: ``folder``, ``imagefolder`` or ``dataset``.
         name: Shown to visitors: the folder's own name, or the Hugging Face id.
+        split: Name of the split that is read, if there are any.
         revision: Commit of a Hub dataset.
         columns: Which column is what.
         total: Rows that will be read, if that is known beforehand.
@@ -95,6 +96,7 @@ class Source(Protocol):
 
     kind: str
     name: str
+    split: str | None
     revision: str | None
     columns: Columns
     total: int | None

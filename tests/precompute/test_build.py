@@ -274,6 +274,15 @@ def test_two_builds_of_one_gallery_do_not_meet(tiny, tmp_path):
     assert build(options(source, out, tiny)).images == 2
 
 
+def test_a_place_that_cannot_be_written(tiny, tmp_path):
+    source = photos(tmp_path / "in", 2)
+    (tmp_path / "file").write_text("not a folder")
+    for out in (tmp_path / "file" / "g", tmp_path / ("n" * 300)):
+        with pytest.raises(GalleryError, match="cannot be written"):
+            build(options(source, out.resolve(), tiny))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in"]
+
+
 def test_names_that_are_not_utf8_or_not_a_name(tiny, tmp_path):
     source = photos(tmp_path / "in", 1)
     (source / "caf\udce9.png").write_bytes(noise_photo(5))
