@@ -20,6 +20,7 @@ from core.models import ModelSpec
 from core.profiles import Models, Profile
 from core.records import ImageRecord
 from core.ui.shelf import Shelf
+from core.uploads import Uploads
 from tests.core import planted
 
 DIM = 64
@@ -156,11 +157,11 @@ def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("plante
 
 
 @contextmanager
-def serving(shelf: Shelf) -> Iterator[str]:
-    """Serve a shelf on a free port; give the address."""
+def serving(shelf: Shelf, uploads: Uploads | None = None) -> Iterator[str]:
+    """Serve a shelf, and uploads if there are any, on a free port; give the address."""
     from core.ui.launch import launch
 
-    page = launch(shelf, host="127.0.0.1", port=0, block=False)
+    page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads)
     try:
         yield page.local_url.rstrip("/")
     finally:

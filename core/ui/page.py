@@ -97,6 +97,9 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
         with gr.Tabs(elem_classes=["tl-tabs"]):
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
+            if desk is not None:
+                with gr.Tab("Your photos", id="upload"):
+                    upload_tab(page, desk, visitor)
             lens_tabs = []
             for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
                 with gr.Tab(title, id=lens) as tab:
@@ -109,9 +112,6 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
                     js=_TAKE_QUERY,
                     api_visibility="private",
                 )
-            if desk is not None:
-                with gr.Tab("Your photos", id="upload"):
-                    upload_tab(page, desk, visitor)
             with gr.Tab("Which is better?", id="evaluation") as tab:
                 evaluation_tab(shelf, gallery, tab)
             with gr.Tab("About", id="about"):

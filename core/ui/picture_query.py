@@ -52,7 +52,7 @@ def picture_state(entry: ShelvedGallery, picture: Image | None, k: int) -> str:
     result = entry.service.by_image(picture, k=k)
     shown = base64.b64encode(thumbnail_webp(picture, 160)).decode()
     answer = (
-        f'{examples_line()}<div class="tl-anchor"><img src="data:image/webp;base64,{shown}" '
+        f'{examples_line(entry)}<div class="tl-anchor"><img src="data:image/webp;base64,{shown}" '
         f'alt="Your picture" width="{picture.width}" height="{picture.height}">'
         "<div><h2>Pictures that look like yours</h2><p>Only the CLIP lens can search by a picture: "
         "the other one reads captions.</p></div></div>"

@@ -36,6 +36,11 @@ class ShelvedGallery:
         """Return the address of a thumbnail, relative to the page."""
         return f"thumbnails/{self.slug}/{image_id}.webp?v={self.version}"
 
+    @property
+    def source_id(self) -> str:
+        """Name of what the gallery was built from."""
+        return self.gallery.manifest.source.id
+
     def origin_of(self, record: ImageRecord) -> str:
         """Return who wrote a picture's caption, in words for the visitor."""
         if CORRECTED in record.caption_flags:

@@ -40,6 +40,11 @@ class ShelvedUpload(ShelvedGallery):
         """Return the address of a thumbnail, relative to the page; it holds the view token."""
         return thumbnail_address(self.session, image_id)
 
+    @property
+    def source_id(self) -> str:
+        """Nothing: an upload was not built from a source with a name."""
+        return ""
+
     def origin_of(self, record: ImageRecord) -> str:
         """Return who wrote a picture's caption, in words for the visitor."""
         return "Corrected by you" if CORRECTED in record.caption_flags else "By the captioner"

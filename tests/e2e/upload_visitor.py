@@ -39,7 +39,9 @@ class Visitor:
         ]
         return self.run("upload_add", sent, answer=1)
 
-    def run(self, endpoint: str, *values: Any, upload_id: str | None = None, answer: int = 0) -> Any:
+    def run(
+        self, endpoint: str, *values: Any, upload_id: str | None = None, answer: int = 0
+    ) -> Any:
         body = {"data": [upload_id, *values], "session_hash": self.tab}
         reply = self.http.post(f"{self.address}/gradio_api/run/{endpoint}", json=body)
         if reply.status_code != 200:
@@ -47,26 +49,21 @@ class Visitor:
         return reply.json()["data"][answer]
 
     def describe(self) -> dict[str, Any]:
-        """Queue a run and follow it to its end."""
-        address = f"{self.address}/gradio_api/call/v2/upload_describe"
-        del address
-        config = self.http.get(f"{self.address}/config").json()
-        (number,) = [
-            fn["id"] for fn in config["dependencies"] if fn["api_name"] == "upload_describe"
-        ]
-        body = {"data": [None], "fn_index": number, "session_hash": self.tab}
-        self.http.post(f"{self.address}/gradio_api/queue/join", json=body).raise_for_status()
-        last: dict[str, Any] = {}
+        """Queue a run, follow it to its end, and return what there is then."""
+        join = f"{self.address}/gradio_api/queue/join"
+        body = {"data": [None], "fn_index": self._number(), "session_hash": self.tab}
+        self.http.post(join, json=body).raise_for_status()
         stream = f"{self.address}/gradio_api/queue/data?session_hash={self.tab}"
         with self.http.stream("GET", stream) as lines:
             for line in lines.iter_lines():
-                if not line.startswith("data:"):
-                    continue
-                message = json.loads(line[5:])
-                if message["msg"] == "process_completed":
+                message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if message.get("msg") == "process_completed":
                     if not message["success"]:
                         raise Refused(message["output"].get("error"))
-                    return last
-                if message["msg"] == "process_generating":
-                    last = message["output"]
+                    return self.run("upload_stop")
         raise AssertionError("the stream ended early")
+
+    def _number(self) -> int:
+        config = self.http.get(f"{self.address}/config").json()
+        (number,) = [f["id"] for f in config["dependencies"] if f["api_name"] == "upload_describe"]
+        return number
