@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 after an orderly end, 2 if a gallery is refused, a model is missing or the port is taken.
     """
     settings = _settings(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for ours in ("twolens", "core"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     try:
         models = open_models(settings)
         shelf = open_shelf(settings, models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 
 import gradio as gr
@@ -14,6 +15,8 @@ from core.ui.thumbnails import thumbnail_route
 from core.ui.upload_desk import UploadDesk
 from core.ui.upload_routes import upload_routes
 from core.uploads import Uploads
+
+logger = logging.getLogger("twolens")
 
 
 def launch(
@@ -44,7 +47,8 @@ def launch(
     page.launch(
         server_name=host,
         server_port=port or None,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
+        quiet=True,
         share=False,
         footer_links=["api", "settings"],
         run_history=False,
@@ -58,4 +62,7 @@ def launch(
         theme=theme(),
         head=head(),
     )
+    logger.info("TwoLens answers on %s", page.local_url)
+    if block:
+        page.block_thread()
     return page
