@@ -129,7 +129,7 @@
       go.setAttribute("title", title);
       onward.append(go);
     }
-    facts.append(onward);
+    if (bridgeOf(cards[place])) facts.append(onward); // only a results area can search onward
 
     const list = make("dl", "tl-file");
     row(list, "File", picture.file);
@@ -148,7 +148,7 @@
 
   const open = (card) => {
     if (!dialog || !dialog.isConnected) build();
-    cards = [...card.closest(".tl-row").querySelectorAll(".tl-card")];
+    cards = [...card.closest(".tl-row, .tl-m-pair").querySelectorAll(".tl-card")];
     place = cards.indexOf(card);
     render();
     if (!dialog.open) dialog.showModal();
