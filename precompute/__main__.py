@@ -91,7 +91,8 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of images, imagefolder, saved or parquet dataset, or Hugging Face id."
+            help="Folder of images, imagefolder, saved or parquet dataset, Hugging Face id, or a "
+            "benchmark: flickr8k, flickr30k, coco."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder that the gallery will be.")],
@@ -141,6 +142,7 @@ def build(
     with _one_sentence("Stopped. The same command goes on from the last finished shard."):
         from core.config import get_settings
         from core.profiles import PROFILES
+        from precompute.benchmarks import expand
         from precompute.pipeline import BuildOptions
         from precompute.pipeline import build as build_gallery
         from precompute.sources import SourceOptions
@@ -149,15 +151,17 @@ def build(
         chosen = PROFILES[profile.value if profile else settings.profile]
         _quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
         options = BuildOptions(
-            source=SourceOptions(
-                source=source,
-                split=split,
-                subset=subset,
-                revision=revision,
-                image_column=image_column,
-                caption_column=caption_column,
-                captions_from=captions_from,
-                limit=limit,
+            source=expand(
+                SourceOptions(
+                    source=source,
+                    split=split,
+                    subset=subset,
+                    revision=revision,
+                    image_column=image_column,
+                    caption_column=caption_column,
+                    captions_from=captions_from,
+                    limit=limit,
+                )
             ),
             out=out,
             profile=chosen,

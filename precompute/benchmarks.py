@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from core.errors import SourceError
+from precompute.sources import SourceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,13 +13,14 @@ class Benchmark:
     """A text-to-image retrieval benchmark: which pictures, which captions, from where.
 
     Attributes:
-        name: What ``--benchmark`` and ``build`` call it.
+        name: What ``build`` and the report call it.
         title: What the literature calls it.
         dataset: Hugging Face dataset id.
         revision: Commit of the dataset, so that the figures stay comparable.
         split: Split of the dataset.
         image_column: Column of the pictures.
-        caption_column: Column of the five captions, as a list or one a line.
+        caption_column: Column of the five captions.
+        caption_lines: Whether that is one text with a caption a line, not a list.
         images: Pictures in the split.
         queries: All five captions of each.
     """
@@ -32,6 +34,7 @@ class Benchmark:
     caption_column: str
     images: int
     queries: int
+    caption_lines: bool = False
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -47,6 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             caption_column="txt",
             images=1000,
             queries=5000,
+            caption_lines=True,
         ),
         Benchmark(
             name="flickr30k",
@@ -74,17 +78,24 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def benchmark(name: str) -> Benchmark:
-    """Return a benchmark by name.
+def expand(options: SourceOptions) -> SourceOptions:
+    """Replace a benchmark's name by its dataset; what was given beside the name is kept.
 
-    Raises:
-        SourceError: No benchmark has that name.
+    A folder of that name goes before the benchmark; other sources are returned as they are.
     """
-    if name not in BENCHMARKS:
-        raise SourceError(
-            f"There is no benchmark {name[:40]!r}; there are {', '.join(sorted(BENCHMARKS))}."
-        )
-    return BENCHMARKS[name]
+    found = BENCHMARKS.get(options.source)
+    if found is None or Path(options.source).exists():
+        return options
+    same_column = options.caption_column in (None, found.caption_column)
+    return replace(
+        options,
+        source=found.dataset,
+        revision=options.revision or found.revision,
+        split=options.split or found.split,
+        image_column=options.image_column or found.image_column,
+        caption_column=options.caption_column or found.caption_column,
+        caption_lines=found.caption_lines and same_column,
+    )
 
 
 def benchmark_of(dataset: str, split: str | None) -> Benchmark | None:

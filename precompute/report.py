@@ -252,7 +252,7 @@ def _published(metrics: Metrics) -> str:
     if same is None:
         said = (
             "Not the pictures measured above: these are the standard benchmarks, for the scale of "
-            "things only. `python -m precompute build` reads them: "
+            "things only. `python -m precompute build NAME` reads them: "
             + "; ".join(f"{each.name} is {each.dataset}" for each in BENCHMARKS.values())
             + "."
         )

@@ -36,6 +36,7 @@ class SourceOptions:
         revision: Commit, branch or tag of a Hub dataset; None takes the newest and pins it.
         image_column: None finds it.
         caption_column: Reference captions, for evaluation only; None finds them.
+        caption_lines: Whether a text of several lines holds one caption a line.
         captions_from: Column whose captions are used instead of generated ones.
         limit: Most rows or files that are read; None reads all.
     """
@@ -46,6 +47,7 @@ class SourceOptions:
     revision: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
+    caption_lines: bool = False
     captions_from: str | None = None
     limit: int | None = None
 
@@ -120,6 +122,7 @@ class Columns:
     given: str | None = None
     license: str | None = None
     source_url: str | None = None
+    lines: bool = False
 
     def used(self) -> list[str]:
         """Return the distinct names, for reading no other columns."""
@@ -137,11 +140,14 @@ class Columns:
 
         A caption that is given, and so searched, is not a reference too: an evaluation that asks
         for the very text that is indexed measures nothing.
+
+        Raises:
+            SourceError: A column of captions holds numbers or bytes.
         """
-        references = captions_of(row.get(self.references)) if self.references else ()
+        references = self._captions(row, self.references)
         given: str | None = None
         if self.given is not None:
-            first, *_ = captions_of(row.get(self.given)) or ("",)
+            first, *_ = self._captions(row, self.given) or ("",)
             given = first
             if self.given == self.references:
                 references = references[1:]
@@ -154,6 +160,15 @@ class Columns:
             license=_text(row.get(self.license)) if self.license else None,
             source_url=_text(row.get(self.source_url)) if self.source_url else None,
         )
+
+    def _captions(self, row: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
+        value = row.get(column) if column is not None else None
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, (int, float, bytes)):
+            raise SourceError(f"The column {column!r} holds {type(first).__name__}, not text.")
+        if self.lines and isinstance(value, str):
+            return captions_of(value.splitlines())
+        return captions_of(value)
 
 
 def find_columns(names: Sequence[str], options: SourceOptions, image: str | None) -> Columns:
@@ -176,6 +191,7 @@ def find_columns(names: Sequence[str], options: SourceOptions, image: str | None
         given=options.captions_from,
         license=_first(LICENSE_COLUMNS, names),
         source_url=_first(URL_COLUMNS, names),
+        lines=options.caption_lines,
     )
 
 

@@ -241,3 +241,11 @@ class TestDataset:
 )
 def test_captions_in_any_shape(value, captions):
     assert captions_of(value) == captions
+
+
+@pytest.mark.parametrize("value", [7, 0.5, [1, 2]])
+def test_captions_that_are_not_text_are_refused_by_the_column_s_name(photos, value):
+    lines = [{"file_name": path.name, "size": value} for path in sorted(photos.glob("*.*"))]
+    (photos / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(SourceError, match=r"column 'size' holds (int|float), not text"):
+        list(opened(photos, caption_column="size").read(0))
