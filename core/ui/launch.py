@@ -55,6 +55,9 @@ def launch(
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
+        # Its only use: with it, gradio ends the app if its own page takes over 3 s to answer, as it
+        # may on a busy machine where a first query comes while the encoders load.
+        _frontend=False,
         # The inbox has limits of its own; without it, gradio's upload route exists all the same.
         max_file_size=None if uploads is not None else "1mb",
         app_kwargs={"routes": routes},
