@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from core.gallery import Gallery
     from core.profiles import Models, Profile
 
-K = 5
 _REPEATED = 50
 _IMPORT_RUNS = 3
 _CHILD_LIMIT_S = 120
@@ -163,15 +162,15 @@ def _ask_app(gallery: Path, options: BenchOptions, folder: Path) -> _Asked:
     texts = queries(options.queries)
     with running_app([gallery], options.profile, "warm up", folder) as app:
         # Both encoders are in memory now; one more, since a first pass is never typical.
-        app.ask("compare", "warm up again", K)
+        app.compare("warm up again")
         fresh, search = [], []
         for query in texts:
-            answer, took_ms = app.ask("compare", query, K)
+            answer, took_ms = app.compare(query)
             if answer["failures"]:
                 raise GalleryError(gallery, f"A lens failed: {answer['failures']}.")
             fresh.append(took_ms)
             search += [answer["timings_ms"][lens]["search"] for lens in ("captions", "clip")]
-        repeated = [app.ask("compare", texts[0], K)[1] for _ in range(_REPEATED)]
+        repeated = [app.compare(texts[0])[1] for _ in range(_REPEATED)]
         http_ms = [app.ask("galleries")[1] for _ in range(_REPEATED)]
         return _Asked(
             first_answer_s=app.first_answer_s,

@@ -63,6 +63,10 @@ class RunningApp:
             raise AppError(f"/{endpoint} answered {response.status}: {content[:200]!r}.")
         return json.loads(content)["data"][0], took_ms
 
+    def compare(self, query: str) -> tuple[Any, float]:
+        """Ask ``/compare`` for five pictures a lens; see :meth:`ask`."""
+        return self.ask("compare", query, 5, "")
+
     def memory_mb(self) -> float:
         """Return the resident memory of the process and its children, in MB of 10^6 bytes."""
         import psutil
@@ -75,14 +79,14 @@ class RunningApp:
         """Ask until the first answer comes.
 
         Raises:
-            AppError: The process ended, or nothing came within :data:`START_LIMIT_S`.
+            AppError: It ended, answered with an error, or took longer than the limit.
         """
         while time.perf_counter() - started < START_LIMIT_S:
             if self._process.poll() is not None:
                 raise AppError(f"The app stopped before it answered: {self._last_words()}")
             try:
-                self.ask("compare", query, 5)
-            except (OSError, AppError):
+                self.compare(query)
+            except OSError:
                 time.sleep(_POLL_S)
                 continue
             self.first_answer_s = time.perf_counter() - started
