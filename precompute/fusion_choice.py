@@ -11,7 +11,7 @@ import numpy as np
 from core.evaluation import FusionChoice, LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES
 from precompute.asked_queries import AskedQueries
-from precompute.fusions import Fusion, Tuned, candidates, fused_scorer, reciprocal_ranks, tune
+from precompute.fusions import Fusion, Tuned, candidates, prepare, reciprocal_ranks, tune
 from precompute.rankings import Scorer
 
 Pick = Literal["fused", "fused_rrf", "fused_sum"]
@@ -81,17 +81,17 @@ class TunedFusions:
 
     def scorer(self, asked: AskedQueries, pick: Pick) -> Scorer:
         """Score each query by the fusion of its fold."""
-        captions, clip = asked.scorer("captions"), asked.scorer("clip")
-        by_fold = [
-            (rows, fused_scorer(_picked(tuned, pick), captions, clip)) for rows, tuned in self.folds
-        ]
+        lenses = [asked.scorer(lens) for lens in LENSES]
+        by_fold = [(rows, _picked(tuned, pick)) for rows, tuned in self.folds]
 
         def score(block: slice) -> np.ndarray:
-            fused = np.empty((block.stop - block.start, len(asked.gallery)))
-            for rows, scorer in by_fold:
+            seen = [lens(block) for lens in lenses]
+            fused = np.empty(seen[0].shape)
+            for rows, fusion in by_fold:
                 inside = rows[(rows >= block.start) & (rows < block.stop)] - block.start
                 if len(inside):
-                    fused[inside] = scorer(block)[inside]
+                    captions, clip = (prepare(each[inside], fusion.kind) for each in seen)
+                    fused[inside] = fusion.fuse(captions, clip)
             return fused
 
         return score

@@ -77,15 +77,6 @@ def prepare(scores: np.ndarray, kind: str) -> np.ndarray:
     return scores
 
 
-def fused_scorer(fusion: Fusion, captions: Scorer, clip: Scorer) -> Scorer:
-    """Score by a fusion of two scorers."""
-
-    def score(block: slice) -> np.ndarray:
-        return fusion.fuse(prepare(captions(block), fusion.kind), prepare(clip(block), fusion.kind))
-
-    return score
-
-
 def candidates() -> tuple[Fusion, ...]:
     """Return every setting that is tried, the plainest of each family first."""
     plain = [Fusion("rrf", k=60)]

@@ -10,7 +10,6 @@ from core.records import Hit
 from precompute.fusions import (
     Fusion,
     candidates,
-    fused_scorer,
     prepare,
     reciprocal_ranks,
     tune,
@@ -92,8 +91,8 @@ def test_tuning_leans_to_the_better_lens_and_beats_both():
     assert alone[0] < alone[1] < tuned.mrr[tuned.best]
     assert tuned.weighted_sum.weight < 0.5
     assert tuned.mrr[tuned.rrf] >= tuned.mrr[Fusion("rrf", k=60)]
-    scored = fused_scorer(tuned.best, captions, clip)(slice(0, 300))
-    again = (1 / relevant.best_rank(scored, slice(0, 300))).mean()
+    seen = [prepare(lens(slice(0, 300)), tuned.best.kind) for lens in (captions, clip)]
+    again = (1 / relevant.best_rank(tuned.best.fuse(*seen), slice(0, 300))).mean()
     assert again == pytest.approx(tuned.mrr[tuned.best])
 
 
