@@ -231,6 +231,23 @@ def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
     expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    "visit", [{"viewport": DESKTOP}, {"viewport": PHONE}], ids=["desktop", "phone"], indirect=True
+)
+def test_wide_and_tall_pictures_are_whole_inside_a_square(visit):
+    visit.search("a red bus in the street a green train")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
+    frames = visit.page.locator(".tl-lens.captions .tl-frame:visible")
+    for place in range(frames.count()):
+        frame = frames.nth(place).bounding_box()
+        image = frames.nth(place).locator("img")
+        assert frame["width"] == pytest.approx(frame["height"], abs=1)
+        assert image.bounding_box() == frame
+        assert image.evaluate("i => getComputedStyle(i).objectFit") == "contain"
+    tall = frames.locator(f"img[src*='{image_id(5)}']")
+    assert tall.evaluate("i => i.naturalHeight / i.naturalWidth") > 5
+
+
 @pytest.mark.parametrize("visit", [light, dark], indirect=True)
 def test_text_contrasts_with_its_ground(visit):
     visit.search("dog beach")
