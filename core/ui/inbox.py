@@ -29,6 +29,7 @@ UPLOAD_PATH = "/gradio_api/upload"
 _FILES_A_REQUEST = 2_000
 _LONGEST_FIELD = 10_000
 _REQUESTS_THAT_FIT = 4
+_SHOWN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,12 @@ class Inbox:
             path.parent.rmdir()
         except OSError:
             return
+
+    def tidy_soon(self, path: Path) -> None:
+        """Delete a taken file in a few seconds: the page that sent it shows it for a moment."""
+        timer = threading.Timer(_SHOWN_S, self.tidy, [path])
+        timer.daemon = True
+        timer.start()
 
     async def _receive(self, request: Request) -> Response:
         if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):

@@ -114,7 +114,7 @@ class UploadDesk:
         return session
 
     def take_picture(self, file: dict[str, Any] | None) -> Image | None:
-        """Decode a picture that someone wants to search by, and delete its file.
+        """Decode a picture that someone wants to search by, and delete its file soon.
 
         Raises:
             ImageError: It cannot be used.
@@ -130,13 +130,13 @@ class UploadDesk:
                 raise ImageError(name, self._too_much(arrived.size))
             return decode(arrived.path, name, self.uploads.limits.decode).image
         finally:
-            self.inbox.tidy(arrived.path)
+            self.inbox.tidy_soon(arrived.path)
 
     def discard(self, file: dict[str, Any] | None) -> None:
-        """Delete a picture that nobody will look at."""
+        """Delete a file that nobody will look at."""
         arrived = self.inbox.take(str((file or {}).get("path") or ""))
         if arrived is not None:
-            self.inbox.tidy(arrived.path)
+            self.inbox.tidy_soon(arrived.path)
 
     def describe(self, upload_id: str | None) -> Iterator[tuple[UploadSession, Progress]]:
         """Describe a visitor's waiting files.
@@ -175,7 +175,7 @@ class UploadDesk:
     def tab_closed(self, tab: str | None) -> None:
         """Stop a visitor's run and let their upload end soon."""
         with self._lock:
-            upload_id = self._tabs.pop(tab or "", None)
+            upload_id = self._tabs.get(tab or "")
         if upload_id is not None:
             self.uploads.leave(upload_id)
 

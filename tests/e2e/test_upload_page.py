@@ -1,0 +1,285 @@
+"""The tab Your photos in a real browser: drop, watch, search, correct, take away, forget."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.e2e.visiting import Visit
+from tests.planted_app import planted_shelf, serving
+from tests.tiny_uploads import colour_uploads, colours, picture_bytes
+
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+# Gradio's own page says so when the stream of an upload's progress ends.
+GRADIOS_OWN = "Method not implemented."
+HOSTILE_NAME = '<img src=x onerror="window.pwned=1">.png'
+HOSTILE_CAPTION = '"><script>window.pwned=1</script><b onclick="window.pwned=1">dog</b>'
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uploads")
+    uploads = colour_uploads(folder, upload_closed_s=0.5, upload_queue_size=2)
+    changed = {"GRADIO_HEARTBEAT_INTERVAL": "0.5"}  # notices a closed tab sooner than in 15 s
+    before = {name: os.environ.get(name) for name in (*changed, "GRADIO_TEMP_DIR")}
+    os.environ.update(changed)
+    with serving(planted_shelf(folder), uploads) as address:
+        yield address, uploads
+    uploads.close()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def uploads(served):
+    served[1].captioner.gate.set()
+    yield served[1]
+    served[1].captioner.gate.set()
+
+
+@pytest.fixture
+def open_tab(chromium: Browser, served, uploads):
+    visits: list[Visit] = []
+
+    def open_page(**options) -> Visit:
+        context = chromium.new_context(**{"viewport": DESKTOP, **options})
+        context.set_default_timeout(20_000)
+        visit = Visit(context.new_page(), served[0])
+        visit.page.get_by_role("tab", name="Your photos").click()
+        visits.append(visit)
+        return visit
+
+    yield open_page
+    for visit in visits:
+        visit.page.context.close()
+        assert [problem for problem in visit.problems if problem != GRADIOS_OWN] == []
+        assert visit.elsewhere == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, request) -> Path:
+    """Twelve photos of coco_cc, a good one under a hostile name, and a text file."""
+    photos = request.getfixturevalue("shared_data") / "coco_cc"
+    target = tmp_path_factory.mktemp("photos")
+    (target / "inner").mkdir()
+    for number, photo in enumerate(sorted(photos.glob("*.jpg"))[:12]):
+        shutil.copy(photo, target / "inner" if number % 2 else target)
+    (target / HOSTILE_NAME).write_bytes(picture_bytes((8, 248, 8), size=(64, 48)))
+    (target / "notes.txt").write_text("no photo")
+    return target
+
+
+def drop(visit: Visit, folder: Path) -> None:
+    visit.page.set_input_files("#upload-folder input[type=file]", str(folder))
+
+
+def drop_files(visit: Visit, *paths: Path) -> None:
+    visit.page.set_input_files("#upload-files input[type=file]", [str(path) for path in paths])
+
+
+def state(visit: Visit):
+    return visit.page.locator("#upload-state .tl-upload-state")
+
+
+def files_of(uploads) -> list[Path]:
+    return [path for path in uploads.folder.rglob("*") if path.is_file() and path.name != "lock"]
+
+
+def wait_until_clean(uploads, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while files_of(uploads) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert files_of(uploads) == []
+
+
+def test_a_folder_is_described_searched_corrected_taken_away_and_forgotten(
+    open_tab, uploads, folder
+):
+    visit = open_tab()
+    page = visit.page
+    expect(page.get_by_text("captioner writes a caption for each photo")).to_be_visible()
+    drop(visit, folder)
+    expect(state(visit)).to_contain_text("14 photos are ready to be described. That takes about")
+
+    uploads.captioner.gate.clear()
+    page.click("#upload-describe")
+    expect(page.locator("#upload-state .tl-watched .is-waiting").nth(3)).to_be_visible()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.tl-watched img')].every(i => i.naturalWidth > 0)"
+    )
+    expect(page.locator("#upload-state [role=progressbar]")).to_be_visible()
+    uploads.captioner.gate.set()
+    expect(state(visit)).to_contain_text(re.compile("13 photos described at .* a second"))
+    expect(page.locator("#upload-state .tl-notices.refused")).to_contain_text("notes.txt")
+    expect(page.get_by_role("heading", name="Your photos")).to_contain_text("13 pictures")
+
+    page.fill("#upload-query input", "colour 0f0")
+    page.press("#upload-query input", "Enter")
+    for lens in ("captions", "clip"):
+        cards = visit.cards(f"#upload-results .tl-lens.{lens}")
+        expect(cards).to_have_count(5)
+        expect(cards.first.locator("img")).to_have_attribute("alt", "colour 0f0")
+    expect(page.locator("#upload-results .tl-agree")).to_be_visible()
+    visit.cards("#upload-results .tl-lens.clip").first.click()
+    expect(page.locator(".tl-dialog dd").first).to_have_text(HOSTILE_NAME)
+    page.get_by_role("button", name="similar by CLIP").click()
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(5)
+
+    page.get_by_text("Captions and downloads").click()
+    row = page.locator("tr", has_text=HOSTILE_NAME)
+    row.locator("input").fill(HOSTILE_CAPTION)
+    row.locator("input").press("Tab")
+    expect(page.locator("#upload-saved")).to_contain_text(HOSTILE_CAPTION)
+    page.fill("#upload-query input", "dog")
+    page.click("#upload-search")
+    first = visit.cards("#upload-results .tl-lens.captions").first
+    expect(first).to_be_visible()
+    page.fill("#upload-query input", HOSTILE_CAPTION)
+    page.click("#upload-search")
+    expect(first.locator("img")).to_have_attribute("alt", HOSTILE_CAPTION)
+    row.get_by_role("button").click()
+    expect(page.locator("#upload-saved")).to_contain_text("Removed")
+    expect(page.locator("[data-remove]")).to_have_count(12)
+    assert page.evaluate("window.pwned") is None
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="captions.csv").click()
+    assert len(Path(download.value.path()).read_text().splitlines()) == 13
+    assert len(files_of(uploads)) == 12
+
+    page.click("#upload-forget")
+    expect(state(visit)).to_contain_text("Everything is forgotten")
+    expect(page.locator("[data-remove]")).to_have_count(0)
+    expect(visit.cards("#upload-results")).to_have_count(0)
+    assert files_of(uploads) == []
+
+
+def test_stop_keeps_what_is_done_and_more_files_are_added_later(open_tab, uploads, tmp_path):
+    paths = []
+    for row, colour in enumerate(colours(20)):
+        paths.append(tmp_path / f"photo {row:02}.png")
+        paths[-1].write_bytes(picture_bytes(colour))
+    visit = open_tab()
+    drop_files(visit, *paths[:19])
+    expect(state(visit)).to_contain_text("19 photos are ready")
+    uploads.captioner.gate.clear()
+    while uploads.captioner.at_work.acquire(blocking=False):
+        pass
+    visit.page.click("#upload-describe")
+    assert uploads.captioner.at_work.acquire(timeout=20)
+    visit.page.click("#upload-stop")
+    visit.page.wait_for_timeout(500)
+    uploads.captioner.gate.set()
+    expect(state(visit)).to_contain_text("Stopped. 4 photos described")
+    expect(state(visit)).to_contain_text("15 photos still wait")
+    visit.page.fill("#upload-query input", "colour 000")
+    visit.page.press("#upload-query input", "Enter")
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(4)
+    drop_files(visit, *paths[18:])
+    expect(state(visit)).to_contain_text("17 photos are ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("16 photos described")
+    expect(state(visit)).to_contain_text("1 file came twice")
+
+
+def test_a_picture_searches_the_visitors_photos_and_leaves_no_file(open_tab, uploads, tmp_path):
+    for row, colour in enumerate(colours(6)):
+        (tmp_path / f"photo {row}.png").write_bytes(picture_bytes(colour, size=(64, 48)))
+    visit = open_tab()
+    drop_files(visit, *sorted(tmp_path.glob("*.png")))
+    expect(state(visit)).to_contain_text("6 photos are ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("6 photos described")
+    asked = tmp_path / "asked.jpg"
+    asked.write_bytes(picture_bytes(colours(6)[3], size=(640, 480), kind="JPEG"))
+    before = len(files_of(uploads))
+    visit.page.locator("#upload-by button").first.click()
+    visit.page.set_input_files("#upload-picture input[type=file]", str(asked))
+    results = visit.page.locator("#upload-results")
+    expect(results.get_by_role("heading", name="Pictures that look like yours")).to_be_visible()
+    first = visit.cards("#upload-results .tl-lens.clip").first
+    expect(first.locator("img")).to_have_attribute("alt", "colour 300")
+    asked.write_bytes(b"not a picture")
+    visit.page.set_input_files("#upload-picture input[type=file]", str(asked))
+    expect(results.get_by_role("alert")).to_contain_text("asked.jpg is not an image")
+    deadline = time.monotonic() + 15
+    while len(files_of(uploads)) > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(files_of(uploads)) == before
+
+
+def test_the_queue_tells_a_visitor_their_place_and_when_it_is_full(open_tab, uploads, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(picture_bytes((8, 8, 8)))
+    uploads.captioner.gate.clear()
+    visits = [open_tab() for _ in range(4)]
+    for visit in visits:
+        drop_files(visit, path)
+        expect(state(visit)).to_contain_text("1 photo is ready")
+        visit.page.click("#upload-describe")
+        visit.page.wait_for_timeout(700)
+    expect(visits[0].page.locator("#upload-state")).to_contain_text("Describing your photos")
+    expect(visits[1].page.locator("#upload-state")).to_contain_text(re.compile(r"queue: 1/\d"))
+    expect(visits[2].page.locator("#upload-state")).to_contain_text(re.compile(r"queue: 2/2"))
+    expect(visits[3].page.locator(".toast-wrap, .toast-body").first).to_contain_text(
+        re.compile("queue|busy", re.IGNORECASE)
+    )
+    uploads.captioner.gate.set()
+    for visit in visits[:3]:
+        expect(state(visit)).to_contain_text("1 photo described")
+    visits[3].page.click("#upload-describe")
+    expect(state(visits[3])).to_contain_text("1 photo described")
+    visits[3].problems.clear()  # the browser reports the refusal of the full queue
+
+
+def test_closing_the_tab_forgets(open_tab, uploads, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(picture_bytes((8, 8, 8)))
+    wait_until_clean(uploads)
+    visit = open_tab()
+    drop_files(visit, path)
+    expect(state(visit)).to_contain_text("1 photo is ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("1 photo described")
+    assert len(files_of(uploads)) == 1
+    visit.page.close()
+    wait_until_clean(uploads)
+
+
+def test_on_a_phone(open_tab, uploads, folder):
+    visit = open_tab(viewport=PHONE, has_touch=True)
+    drop_files(visit, *sorted(folder.rglob("*.jpg")), folder / HOSTILE_NAME)
+    expect(state(visit)).to_contain_text("13 photos are ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("13 photos described")
+    visit.page.get_by_text("Captions and downloads").click()
+    expect(visit.page.locator("[data-caption]").first).to_be_visible()
+    assert visit.overflow() <= 0
+    box = visit.page.locator("[data-caption]").first.bounding_box()
+    assert box["width"] > 300
+    assert box["height"] >= 44
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(open_tab, uploads, folder, scheme):
+    visit = open_tab(color_scheme=scheme)
+    drop(visit, folder)
+    expect(state(visit)).to_contain_text("14 photos are ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("13 photos described")
+    visit.page.get_by_text("Captions and downloads").click()
+    expect(visit.page.locator("[data-caption]").first).to_be_visible()
+    assert visit.low_contrast("#upload-state") == []
+    assert visit.low_contrast("#upload-table") == []
+    assert visit.low_contrast("#upload-downloads") == []
+    assert visit.low_contrast(".tl-upload-intro") == []
