@@ -1,0 +1,62 @@
+"""The bench's own parts; what it measures is not a test's business."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from core.errors import SourceError
+from core.gallery import Gallery
+from precompute.bench import Figure, table, write_json
+from precompute.bench_material import BenchOptions, packaged_photos, queries, searched_gallery
+from precompute.running_app import AppError, running_app
+
+
+def test_targets_are_read_in_the_right_direction():
+    slow = Figure("start", 12.0, "s", 1, target=10.0)
+    fast = Figure("build", 3.5, "images/s", 9, 3.0, more_is_better=True, floor=4.0, floor_name="x")
+    plain = Figure("memory", 1234.0, "MB", 1)
+    assert (slow.met, fast.met, plain.met) == (False, True, None)
+    lines = table({"figures": [{**asdict(f), "met": f.met} for f in (slow, fast, plain)]})
+    rows = [line.split() for line in lines.splitlines()[1:]]
+    assert rows[0] == ["start", "12", "s", "<=", "10", "s", "NO", "1"]
+    assert rows[1][:8] == ["build", "3.5", "images/s", ">=", "3", "images/s", "yes", "4"]
+    assert rows[2] == ["memory", "1234", "MB", "1"]
+
+
+def test_queries_are_all_different():
+    assert len(set(queries(1000))) == 1000
+
+
+def test_a_made_gallery_is_a_gallery(tiny, tmp_path):
+    options = BenchOptions(source=None, gallery=None, profile="mini", images=50)
+    folder, origin = searched_gallery(options, tiny, tmp_path)
+    gallery = Gallery.open(folder, tiny)
+    assert len(gallery) == 50
+    assert origin == "random unit vectors"
+    first = gallery.records[0]
+    hits = gallery.index("clip", "flat").search(gallery.embedding("clip", first.id)[None], 3)[0]
+    assert hits[0].id == first.id
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_photos_of_installed_packages(tmp_path):
+    photos = sorted(path.name for path in packaged_photos(tmp_path / "photos").iterdir())
+    assert "cheetah.jpg" in photos
+
+
+def test_the_file_is_whole_or_refused_in_a_sentence(tmp_path):
+    write_json(tmp_path / "bench.json", {"figures": []})
+    assert json.loads((tmp_path / "bench.json").read_text()) == {"figures": []}
+    with pytest.raises(SourceError, match="cannot be written"):
+        write_json(tmp_path / "absent" / "bench.json", {})
+
+
+def test_an_app_that_cannot_start_is_reported_in_its_own_words(tmp_path):
+    with (
+        pytest.raises(AppError, match=r"stopped before it answered: .*no-such-gallery"),
+        running_app([tmp_path / "no-such-gallery"], "mini", "a dog", tmp_path),
+    ):
+        pytest.fail("it started")
