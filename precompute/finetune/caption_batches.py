@@ -23,12 +23,14 @@ class CaptionBatch:
     """Some images and every caption of each.
 
     Attributes:
+        rows: int64 (images,): which images of the split they are.
         features: float32 (images, tokens, width): what the frozen blocks make of the images.
         image_of_caption: int64 (captions,): row of ``features`` that each caption describes.
         labels: int64 (captions, longest): tokens with the end token; -100 is not trained. Rows
             are sorted by length.
     """
 
+    rows: torch.Tensor
     features: torch.Tensor
     image_of_caption: torch.Tensor
     labels: torch.Tensor
@@ -138,6 +140,7 @@ def epoch_batches(
         labels[labels == unknown] = -100
         owners = [image for _, image in texts]
         yield CaptionBatch(
+            rows=torch.from_numpy(rows),
             features=torch.from_numpy(
                 features[np.sort(rows)][np.argsort(np.argsort(rows))]
             ).float(),

@@ -129,6 +129,8 @@ def new_model(
         tokenizer,
         num_query_tokens=sizes.queries,
     )
+    # BERT's 0.02 suits its width of 768: at this one the image would hardly reach the queries.
+    scale = sizes.width**-0.5
     qformer = InstructBlipQFormerConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.width,
@@ -139,6 +141,7 @@ def new_model(
         attention_probs_dropout_prob=sizes.dropout,
         max_position_embeddings=64,
         cross_attention_frequency=1,
+        initializer_range=scale,
     )
     language = T5Config(
         vocab_size=len(tokenizer),
@@ -160,6 +163,7 @@ def new_model(
         text_config=language.to_dict(),
         num_query_tokens=sizes.queries,
         image_token_index=SPECIAL_TOKENS.index("<image>"),
+        initializer_range=scale,
     )
     model = InstructBlipForConditionalGeneration(config)
     model.vision_model.load_state_dict(vision_state)

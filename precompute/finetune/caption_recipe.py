@@ -19,19 +19,21 @@ class CaptionRecipe:
         label_smoothing: Of the cross entropy.
         word_dropout: Share of the words that the decoder reads as unknown, so that it must look
             at the image.
+        grounding: Weight of the grounding loss beside the cross entropy.
         average_decay: Of the moving average of the weights, which is what is kept.
         frozen_layers: Blocks of the image tower, from the input on, that are not trained.
         seed: Of the order, the dropout and the prompts.
     """
 
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    epochs: int = 4
+    batch_size: int = 16
+    learning_rate: float = 8e-4
     vision_learning_rate: float = 3e-5
     warmup: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     word_dropout: float = 0.1
+    grounding: float = 0.5
     average_decay: float = 0.995
     frozen_layers: int = 10
     seed: int = 0

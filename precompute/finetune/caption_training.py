@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _STATE = "state.json"
 _VALIDATION_BATCH = 100
+_SHARPNESS = 20.0
+"""Factor on the cosines of the grounding loss: an inverse temperature."""
+
 _PARTS = 5
 """Captions of a batch are decoded in so many groups of like length, each padded for itself."""
 
@@ -34,10 +37,13 @@ class Split:
     Attributes:
         features: float16 (n, tokens, width), see ``cached_features``.
         captions: Reference captions of each image.
+        meanings: float32 (n, dim), unit norm: what each image's captions mean together; needed
+            for training with the grounding loss only.
     """
 
     features: np.ndarray
     captions: Sequence[Sequence[str]]
+    meanings: np.ndarray | None = None
 
     def first(self, count: int) -> Split:
         """Return the split's first images."""
@@ -53,6 +59,7 @@ class CaptionTraining:
         recipe: How to train.
         prompts: Instructions, one of which is drawn for each batch.
         decoding: For validation.
+        meaning_dim: Length of the meanings, for the grounding loss.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class CaptionTraining:
         recipe: CaptionRecipe,
         prompts: Sequence[str],
         decoding: Decoding,
+        meaning_dim: int = 384,
     ) -> None:
         """Freeze what is frozen and make the optimiser."""
         import torch
@@ -80,6 +88,10 @@ class CaptionTraining:
         ]
         self._freeze()
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if recipe.grounding:
+            width = model.config.qformer_config.hidden_size
+            self.grounding = torch.nn.Linear(width, meaning_dim, device=self.device)
+            self.trained |= {f"grounding.{n}": p for n, p in self.grounding.named_parameters()}
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
         self.epoch = 0
@@ -106,11 +118,11 @@ class CaptionTraining:
                 groups.append({"params": members, "peak": peak, "weight_decay": decay})
         return groups
 
-    def encode(self, features: torch.Tensor, prompt: int) -> torch.Tensor:
-        """Return what the language model's encoder makes of the images and a prompt.
+    def encode(self, features: torch.Tensor, prompt: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the language model's encoder, and the Q-Former, make of images and a prompt.
 
         The same computation as the model's own ``forward`` up to there, entered behind the frozen
-        blocks: (images, queries + prompt tokens, width).
+        blocks: (images, queries + prompt tokens, width) and (images, queries, width).
         """
         import torch
 
@@ -128,13 +140,20 @@ class CaptionTraining:
         )[0][:, : queries.shape[1]]
         words = model.get_input_embeddings()(language_ids)
         sequence = torch.cat([model.language_projection(seen), words], dim=1)
-        return model.language_model.encoder(inputs_embeds=sequence)[0]
+        return model.language_model.encoder(inputs_embeds=sequence)[0], seen
 
-    def loss(self, batch: CaptionBatch, prompt: int) -> torch.Tensor:
-        """Return the cross entropy of every caption, each image encoded once."""
+    def loss(
+        self, batch: CaptionBatch, prompt: int, meanings: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the cross entropy of every caption, each image encoded once.
+
+        With ``meanings``, the grounding loss is added: from the mean of the Q-Former's queries,
+        pick the image's meaning among those of all images. It teaches the fresh Q-Former to look,
+        as BLIP-2's first stage does, while the language model is still learning to speak.
+        """
         import torch
 
-        encoded = self.encode(batch.features.to(self.device), prompt)
+        encoded, seen = self.encode(batch.features.to(self.device), prompt)
         start = self.model.config.text_config.decoder_start_token_id
         unknown = self.processor.tokenizer.unk_token_id
         total = encoded.new_zeros(())
@@ -154,7 +173,14 @@ class CaptionTraining:
                 label_smoothing=self.recipe.label_smoothing,
                 reduction="sum",
             )
-        return total / (batch.labels != -100).sum().to(self.device)
+        loss = total / (batch.labels != -100).sum().to(self.device)
+        if meanings is None:
+            return loss
+        found = torch.nn.functional.normalize(self.grounding(seen.mean(dim=1)), dim=1)
+        chosen = torch.nn.functional.cross_entropy(
+            _SHARPNESS * found @ meanings.T, batch.rows.to(self.device)
+        )
+        return loss + self.recipe.grounding * chosen
 
     def run_epoch(self, split: Split, tokens: Sequence[Sequence[Sequence[int]]]) -> float:
         """Train on every image once and return the mean loss."""
@@ -169,6 +195,9 @@ class CaptionTraining:
         batches = math.ceil(len(tokens) / recipe.batch_size)
         total = batches * recipe.epochs
         losses = []
+        meanings = None
+        if recipe.grounding and split.meanings is not None:
+            meanings = torch.from_numpy(split.meanings).to(self.device)
         self.model.train()
         with tqdm(total=len(tokens), desc=f"epoch {self.epoch + 1}", unit="img") as progress:
             for batch in epoch_batches(
@@ -183,7 +212,8 @@ class CaptionTraining:
                 with torch.autocast(
                     self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
                 ):
-                    loss = self.loss(batch, int(prompts.integers(len(self.prompts))))
+                    drawn = int(prompts.integers(len(self.prompts)))
+                    loss = self.loss(batch, drawn, meanings)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
@@ -226,7 +256,7 @@ class CaptionTraining:
         for start in range(0, len(features), _VALIDATION_BATCH):
             rows = torch.tensor(features[start : start + _VALIDATION_BATCH]).float()
             with torch.inference_mode():
-                encoded = self.encode(rows.to(self.device), 0)
+                encoded, _ = self.encode(rows.to(self.device), 0)
                 tokens = self.model.language_model.generate(
                     encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
                     do_sample=False,

@@ -8,21 +8,27 @@ moving average of the weights that captioned the validation images best.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tqdm import tqdm
 
 from core.decoding import DECODING_FILE, Decoding, read_decoding
+from core.encoders import MiniLmEncoder
 from core.errors import SourceError
 from core.files import write_atomically
+from core.profiles import PROFILES
 from core.weights import ASSETS
 from precompute.finetune.caption_model import SMALL_DECODING, SmallSizes
 from precompute.finetune.caption_recipe import DEFAULT_RECIPE, CaptionRecipe
 from precompute.finetune.data import Pairs, load_pairs
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from precompute.finetune.caption_training import CaptionTraining, Split
 
 _MOST_TOKENS = 20
@@ -65,6 +71,7 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1)] = DEFAULT_RECIPE.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0)] = DEFAULT_RECIPE.learning_rate,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.label_smoothing,
+    grounding: Annotated[float, typer.Option(min=0)] = DEFAULT_RECIPE.grounding,
     word_dropout: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.word_dropout,
     seed: Annotated[int, typer.Option(min=0)] = DEFAULT_RECIPE.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -95,6 +102,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         label_smoothing=label_smoothing,
+        grounding=grounding,
         word_dropout=word_dropout,
         frozen_layers=max(0, len(model.vision_model.encoder.layers) - trained_layers),
         seed=seed,
@@ -135,14 +143,14 @@ def train(
     from precompute.finetune.caption_batches import cached_features, tokenise_captions
     from precompute.finetune.caption_training import CaptionTraining, Split
 
-    def prepared(source: Pairs) -> Split:
+    def prepared(source: Pairs, meanings: np.ndarray | None = None) -> Split:
         features = cached_features(
             model, processor, source, frozen_layers=recipe.frozen_layers, folder=out / "features"
         )
-        return Split(features, source.captions)
+        return Split(features, source.captions, meanings)
 
     out.mkdir(parents=True, exist_ok=True)
-    learned_from = prepared(pairs)
+    learned_from = prepared(pairs, caption_meanings(pairs) if recipe.grounding else None)
     probe = prepared(measured) if measured else None
     tokens = tokenise_captions(processor.tokenizer, pairs.captions, _MOST_TOKENS)
     prompts = (decoding.prompt, decoding.retry_prompt)
@@ -185,9 +193,14 @@ def _measure(out: Path, probe: Split, training: CaptionTraining) -> dict[str, An
     """Measure what was written, not what is in memory: the best epoch, in half precision."""
     from safetensors.torch import load_file
 
-    weights = load_file(out / "model.safetensors")
+    weights = {
+        name: tensor
+        for path in sorted(out.glob("model*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
     for name, average in training.average.items():
-        average.copy_(weights[name].float())
+        if name in weights:
+            average.copy_(weights[name].float())
     score, captions = training.validate(probe)
     return {
         "bleu4": round(score, 2),
@@ -198,17 +211,46 @@ def _measure(out: Path, probe: Split, training: CaptionTraining) -> dict[str, An
     }
 
 
+def caption_meanings(pairs: Pairs) -> np.ndarray:
+    """Return the mean sentence embedding of each image's captions, centred, float32 (n, 384)."""
+    import numpy as np
+
+    encoder = MiniLmEncoder(PROFILES["mini"].sentence)
+    texts = [text for captions in pairs.captions for text in captions]
+    # By length, so that little padding is encoded.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows = np.empty((len(texts), 384), dtype=np.float32)
+    for start in tqdm(range(0, len(order), 256), desc="meanings of captions", unit="batch"):
+        some = order[start : start + 256]
+        rows[some] = encoder.encode_text([texts[i] for i in some])
+    return centred_means(rows, [len(captions) for captions in pairs.captions])
+
+
+def centred_means(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Average consecutive rows in groups of ``counts``, then centre and normalise the averages."""
+    import numpy as np
+
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    means = np.add.reduceat(rows, starts, axis=0) / np.asarray(counts)[:, None]
+    means = means - means.mean(axis=0)
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    return (means / np.maximum(lengths, 1e-6)).astype(np.float32)
+
+
 def write_captioner(training: CaptionTraining, out: Path) -> None:
     """Write the averaged weights in half precision, the processor and the decoding."""
     import torch
 
     training.swap_average()
     try:
-        halves = {
-            name: tensor.detach().to("cpu", torch.float16)
-            for name, tensor in training.model.state_dict().items()
-        }
-        training.model.save_pretrained(out, state_dict=halves)
+        # Tied tensors must stay one, or each copy is written.
+        state = training.model.state_dict()
+        kept = {tensor.data_ptr(): tensor for tensor in state.values()}
+        halved = {key: tensor.to("cpu", torch.float16) for key, tensor in kept.items()}
+        halves = {name: halved[tensor.data_ptr()] for name, tensor in state.items()}
+        for old in out.glob("model*.safetensors*"):
+            old.unlink()
+        training.model.save_pretrained(out, state_dict=halves, max_shard_size="40MB")
     finally:
         training.swap_average()
     training.processor.save_pretrained(out)
