@@ -106,7 +106,7 @@ def bench(options: BenchOptions, settings: Settings, say: Say) -> dict[str, Any]
         say("Build ...")
         figures += _build_figures(options, settings, profile, models, folder)
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {package: _version(package) for package in _VERSIONS},
         "profile": options.profile,
         "gallery": {"images": len(gallery), "made_of": origin},
@@ -247,7 +247,12 @@ def _search_figures(asked: _Asked, gallery: Gallery, models: Models, count: int)
 def _import_s() -> float:
     libraries = "import gradio, torch, sentence_transformers, open_clip, faiss"
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", libraries], check=True, timeout=_CHILD_LIMIT_S)
+    subprocess.run(
+        [sys.executable, "-c", libraries],
+        check=True,
+        stderr=subprocess.DEVNULL,
+        timeout=_CHILD_LIMIT_S,
+    )
     return time.perf_counter() - started
 
 
@@ -363,7 +368,8 @@ def _quantile(values: Sequence[float], percent: int) -> float:
     return float(np.percentile(values, percent))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
     import psutil
 
     return {
