@@ -52,7 +52,11 @@ def run(
     caption_column: Annotated[str | None, typer.Option(help="Found by its usual names.")] = None,
     limit: Annotated[int | None, typer.Option(help="Train on the first images only.")] = None,
     start_from: Annotated[
-        Path, typer.Option(help="Model to start from: open_clip_config.json, model.safetensors.")
+        Path,
+        typer.Option(
+            help="Model to start from: open_clip_config.json, model.safetensors.",
+            show_default="assets/mini-clip",
+        ),
     ] = ASSETS / "mini-clip",
     image_weights: Annotated[
         Path | None,

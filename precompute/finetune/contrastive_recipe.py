@@ -21,13 +21,13 @@ class Recipe:
         seed: Fixes views, order, captions, dropout and new projections.
     """
 
-    epochs: int = 25
+    epochs: int = 60
     batch_size: int = 500
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    dropout: float = 0.0
+    dropout: float = 0.6
     logit_scale: float = 14.0
-    views: int = 2
+    views: int = 3
     seed: int = 0
 
 

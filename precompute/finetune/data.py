@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ class Pairs:
         dataset: The rows, images still encoded.
         image_column: Which column holds the image.
         captions: The captions of every row, at least one each, stripped.
-        name: What the rows are, for a report: the source and its split.
+        name: What the rows are, for a report: the source, and its split if one was asked for.
     """
 
     dataset: datasets.Dataset
@@ -49,8 +51,17 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """A digest that changes with the rows; names cached features."""
-        return str(self.dataset._fingerprint)
+        """A digest of every image's name and size in bytes, and of the captions.
+
+        The same rows have the same digest wherever they lie, unlike the one that ``datasets``
+        gives them, which follows the spelling of the path.
+        """
+        digest = hashlib.sha256()
+        for encoded, captions in zip(self.dataset[self.image_column], self.captions, strict=True):
+            path, content = encoded.get("path") or "", encoded.get("bytes")
+            size = len(content) if content else Path(path).stat().st_size
+            digest.update(json.dumps([Path(path).name, size, captions]).encode())
+        return digest.hexdigest()[:16]
 
     def file_name(self, row: int) -> str:
         """Return what the source calls an image, or its row number."""
@@ -109,7 +120,13 @@ def load_pairs(
     if len(kept) < len(captions):
         rows, captions = rows.select(kept), tuple(captions[row] for row in kept)
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return Pairs(rows, str(image_column), captions, f"{Path(source).name}:{rows.split}")
+    return Pairs(rows, str(image_column), captions, _name(source, split))
+
+
+def _name(source: str, split: str | None) -> str:
+    folder = Path(source)
+    name = folder.resolve().name if folder.is_dir() else source
+    return f"{name}:{split}" if split else name
 
 
 def _load(source: str, split: str | None) -> datasets.Dataset:

@@ -80,6 +80,15 @@ def test_pairs_come_in_order_with_all_their_captions(pairs):
     assert pairs.file_name(7) == "07-green.png"
 
 
+def test_the_same_rows_have_the_same_fingerprint_however_their_path_is_spelled(tmp_path):
+    (tmp_path / "inner").mkdir()
+    source = _imagefolder(tmp_path / "photos")
+    detour = str(tmp_path / "inner" / ".." / "photos")
+    assert load_pairs(source).fingerprint == load_pairs(detour).fingerprint
+    other = _imagefolder(tmp_path / "other", captions=["a wall"])
+    assert load_pairs(source).fingerprint != load_pairs(other).fingerprint
+
+
 def test_a_limit_keeps_the_first_rows(tmp_path):
     source = _imagefolder(tmp_path)
     assert [c[0] for c in load_pairs(source, limit=2).captions] == ["a red wall", "a green wall"]
