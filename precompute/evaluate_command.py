@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from precompute.quiet import quiet_libraries
+
 if TYPE_CHECKING:
     from core.evaluation import Metrics
     from core.gallery import Gallery
@@ -94,6 +96,7 @@ def run(
         synthetic_vectors=index_size,
         command=shlex.join(["python", "-m", "precompute", "evaluate", *_typed(gallery)]),
     )
+    quiet_libraries(downloads=profile_of(plan).clip.source.startswith("hub:"))
     metrics = evaluate(plan)
     content = metrics.to_json().encode()
     if report is not None:
