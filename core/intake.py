@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from core.describing import Described
     from core.session import UploadSession, WaitingFile
 
+_NICENESS = 10
 _PACE_S = 0.25
 """Least time between two reports; each one redraws a part of a visitor's page."""
 
@@ -97,6 +102,14 @@ def run_intake(session: UploadSession, intake: Intake) -> Iterator[Progress]:
         session.done()
 
 
+def _yield_to_searches() -> None:
+    """Lower this thread's priority, which the model's own threads inherit."""
+    if sys.platform != "linux":
+        return  # elsewhere a priority belongs to a process, not to a thread
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 class _Run:
     """One pass over the waiting files; used by one thread."""
 
@@ -110,8 +123,8 @@ class _Run:
         self.ready: deque[_Ready] = deque()
         self.batch: list[_Ready] = []
         self.describing: Future[Described] | None = None
-        self.pool = ThreadPoolExecutor(intake.decoders, "decode")
-        self.model_thread = ThreadPoolExecutor(1, "describe")
+        self.pool = ThreadPoolExecutor(intake.decoders, "decode", _yield_to_searches)
+        self.model_thread = ThreadPoolExecutor(1, "describe", _yield_to_searches)
 
     def reports(self) -> Iterator[Progress]:
         yield self.progress()

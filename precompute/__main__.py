@@ -7,8 +7,6 @@ stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
 from __future__ import annotations
 
 import importlib
-import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from precompute import evaluate_command
+from precompute.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from precompute.pipeline import BuildResult
@@ -149,7 +148,7 @@ def build(
 
         settings = get_settings()
         chosen = PROFILES[profile.value if profile else settings.profile]
-        _quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
+        quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
         options = BuildOptions(
             source=expand(
                 SourceOptions(
@@ -199,6 +198,10 @@ def bench(
         ProfileChoice | None,
         typer.Option(help="Set of models; TWOLENS_PROFILE, or mini.", show_default=False),
     ] = None,
+    under_load: Annotated[
+        bool,
+        typer.Option("--load", help="Measure instead visitors who search while others upload."),
+    ] = False,
 ) -> None:
     """Measure speed and memory of the running app and of a build, each beside its floor."""
     from core.config import get_settings
@@ -208,9 +211,14 @@ def bench(
 
     settings = get_settings()
     name = profile.value if profile else settings.profile
-    _quiet_libraries(downloads=name == "full")
+    quiet_libraries(downloads=name == "full")
     options = BenchOptions(source, gallery, name, images, queries, build_images)
-    result = measure(options, settings, _say)
+    if under_load:
+        from precompute.load import load
+
+        result = load(options, _say)
+    else:
+        result = measure(options, settings, _say)
     typer.echo(table(result))
     if json_file is not None:
         write_json(json_file, result)
@@ -241,15 +249,6 @@ def _list(title: str, lines: list[str]) -> None:
 
 def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
-
-
-def _quiet_libraries(*, downloads: bool) -> None:
-    """Keep other libraries' advice off the terminal, and their bars if nothing is downloaded."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not downloads:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class RunningApp:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_LIMIT_S)
         self.first_answer_s = float("nan")
 
+    @property
+    def address(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}"
+
     def ask(self, endpoint: str, *arguments: object) -> tuple[Any, float]:
         """Call a named endpoint; return its JSON and the milliseconds it took.
 

@@ -11,6 +11,7 @@ from core.search import IndexComparison
 from core.ui.cards import hit_row
 from core.ui.events import SEARCH_EVENT, event_value
 from core.ui.markup import LENS_WORDS, escape, explained, milliseconds, stage
+from core.ui.picture_query import connect_picture_query, picture_query
 from core.ui.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
 from core.ui.shelf import Shelf, ShelvedGallery
 from core.ui.similar import similar_answer
@@ -25,6 +26,7 @@ from core.ui.states import (
     top_pictures,
     weak_note,
 )
+from core.ui.upload_desk import UploadDesk
 
 FLAT_HELP = "The flat index compares your words with every picture: exact."
 IVF_HELP = (
@@ -44,13 +46,16 @@ class LensTab:
     results: gr.HTML
 
 
-def lens_tab(shelf: Shelf, gallery: gr.Component, lens: Lens) -> LensTab:
+def lens_tab(
+    shelf: Shelf, gallery: gr.Component, lens: Lens, desk: UploadDesk | None = None
+) -> LensTab:
     """Build the tab inside the current ``gr.Tab`` and connect its events.
 
     Args:
         shelf: The galleries.
         gallery: The component whose value is the name of the gallery to search.
         lens: Which lens the tab is about.
+        desk: Takes pictures to search by, which the CLIP lens can; None leaves that out.
     """
     clusters = cluster_count(shelf, None, lens)
     gr.HTML(
@@ -74,6 +79,7 @@ def lens_tab(shelf: Shelf, gallery: gr.Component, lens: Lens) -> LensTab:
             buttons=[],
             elem_id=f"{lens}-nprobe",
         )
+    ask = picture_query(lens) if desk is not None and lens == "clip" else None
     results = gr.HTML(
         start_state(shelf, None),
         elem_classes=["tl-bare", "tl-results", "tl-large"],
@@ -105,6 +111,8 @@ def lens_tab(shelf: Shelf, gallery: gr.Component, lens: Lens) -> LensTab:
     )
     results.pick(on_pick, options, [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
+    if ask is not None and desk is not None:
+        connect_picture_query(ask, desk, shelf, box.k, gallery, results)
     return LensTab(box, nprobe, results)
 
 

@@ -103,7 +103,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
             lens_tabs = []
             for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
                 with gr.Tab(title, id=lens) as tab:
-                    built = lens_tab(shelf, gallery, lens)
+                    built = lens_tab(shelf, gallery, lens, desk)
                 lens_tabs.append(built)
                 tab.select(
                     None,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from core.errors import QueryError
 from core.images import thumbnail_webp
 from core.ui.cards import Standing, hit_row
+from core.ui.events import SEARCH_EVENT
 from core.ui.markup import stage
-from core.ui.shelf import ShelvedGallery
-from core.ui.states import examples_line, lens_heading, one_lens_skeleton
+from core.ui.search_box import picture_count
+from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.states import answered, examples_line, lens_heading, one_lens_skeleton
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from core.ui.upload_desk import UploadDesk
 
 
 def picture_query(name: str) -> gr.Image:
@@ -36,6 +40,38 @@ def picture_query(name: str) -> gr.Image:
             height=220,
             elem_id=f"{name}-picture",
         )
+
+
+def connect_picture_query(
+    ask: gr.Image,
+    desk: UploadDesk,
+    shelf: Shelf,
+    k: gr.Component,
+    gallery: gr.Component,
+    results: gr.HTML,
+) -> None:
+    """Let a picture that is sent search the shared galleries.
+
+    Args:
+        ask: From :func:`picture_query`.
+        desk: Takes the picture in, and deletes it.
+        shelf: The galleries.
+        k: Its value is the number of pictures wanted.
+        gallery: Its value is the name of the gallery to search.
+        results: Shows what was found.
+    """
+
+    def on_picture(file: Any, count: object, name: str) -> tuple:  # noqa: ANN401
+        if not file:
+            return gr.skip(), gr.skip()
+
+        def shown() -> str:
+            picture = desk.take_picture(file)
+            return picture_state(shelf.entry(name), picture, picture_count(count))
+
+        return None, answered(shelf, name, shown)
+
+    ask.change(on_picture, [ask, k, gallery], [ask, results], preprocess=False, **SEARCH_EVENT)
 
 
 def picture_state(entry: ShelvedGallery, picture: Image | None, k: int) -> str:

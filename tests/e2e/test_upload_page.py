@@ -30,7 +30,10 @@ def served(tmp_path_factory):
     changed = {"GRADIO_HEARTBEAT_INTERVAL": "0.5"}  # notices a closed tab sooner than in 15 s
     before = {name: os.environ.get(name) for name in (*changed, "GRADIO_TEMP_DIR")}
     os.environ.update(changed)
-    with serving(planted_shelf(folder), uploads) as address:
+    shelf = planted_shelf(folder)
+    clip = shelf.entry().service.models.clip
+    clip.encode_image = lambda images: clip.encode_text(["cat sofa"] * len(images))
+    with serving(shelf, uploads) as address:
         yield address, uploads
     uploads.close()
     for name, value in before.items():
@@ -216,6 +219,19 @@ def test_a_picture_searches_the_visitors_photos_and_leaves_no_file(open_tab, upl
     while len(files_of(uploads)) > before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(files_of(uploads)) == before
+
+
+def test_a_picture_searches_the_shared_gallery_too(open_tab, uploads, tmp_path):
+    asked = tmp_path / "asked.png"
+    asked.write_bytes(picture_bytes((8, 8, 8), size=(64, 48)))
+    visit = open_tab()
+    visit.page.get_by_role("tab", name="CLIP").click()
+    visit.page.locator("#clip-by button").first.click()
+    visit.page.set_input_files("#clip-picture input[type=file]", str(asked))
+    heading = visit.page.get_by_role("heading", name="Pictures that look like yours")
+    expect(heading).to_be_visible()
+    first = visit.cards(".tl-large .tl-lens.clip").first
+    expect(first.locator("img")).to_have_attribute("alt", re.compile("a white dog sleeps|sofa"))
 
 
 def test_the_queue_tells_a_visitor_their_place_and_when_it_is_full(open_tab, uploads, tmp_path):

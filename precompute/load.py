@@ -1,0 +1,199 @@
+"""The app under load: visitors search while others have their photos described."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+from precompute.bench import Figure, Say, machine
+from precompute.bench_material import BenchOptions, packaged_photos, queries, searched_gallery
+from precompute.load_visitors import Described, Ranking, Searches, UploadVisitor, search_until
+from precompute.running_app import RunningApp, running_app
+
+if TYPE_CHECKING:
+    from core.gallery import Gallery
+    from core.profiles import Profile
+
+SEARCHERS = 20
+UPLOADS = 3
+PHOTOS_AN_UPLOAD = 50
+LARGE_PHOTOS = 100
+LARGE_SIZE = (4000, 3000)
+
+_PAUSE_S = 1.0
+_SMALL_SIZE = (1600, 1200)
+_MOST_REQUESTS = 4_000
+_QUALITY = 88
+
+
+def load(options: BenchOptions, say: Say) -> dict[str, Any]:
+    """Measure searching under load and the speed of one upload of large photos.
+
+    Every request goes to a loopback port; there are at most 4,000 searches and four uploads.
+
+    Raises:
+        AppError: The app did not start or answer.
+        GalleryError: The gallery cannot be made or served.
+    """
+    from core.gallery import Gallery
+    from core.profiles import PROFILES
+
+    profile = PROFILES[options.profile]
+    with tempfile.TemporaryDirectory(prefix="twolens-load-") as name:
+        folder = Path(name)
+        say("Gallery and photos ...")
+        gallery_folder, origin = searched_gallery(options, profile, folder)
+        sources = _source_photos(options, folder)
+        large = photos(sources, LARGE_PHOTOS, LARGE_SIZE)
+        small = photos(sources, UPLOADS * PHOTOS_AN_UPLOAD, _SMALL_SIZE)
+        gallery = Gallery.open(gallery_folder, profile)
+        say("The right answers ...")
+        asked = queries(_MOST_REQUESTS)
+        expected = right_answers(gallery, profile, asked)
+        with running_app([gallery_folder], options.profile, "warm up", folder) as app:
+            say(f"{LARGE_PHOTOS} photos of 12 megapixels ...")
+            figures = _large_figures(app, large)
+            say(f"{SEARCHERS} visitors search, {UPLOADS} upload {PHOTOS_AN_UPLOAD} photos ...")
+            figures += _load_figures(app, small, asked, expected)
+    return {
+        "machine": machine(),
+        "profile": options.profile,
+        "gallery": {"images": len(gallery), "made_of": origin},
+        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+    }
+
+
+def photos(sources: Sequence[Path], count: int, size: tuple[int, int]) -> dict[str, bytes]:
+    """Return JPEG files of one size, each different, made of the given photos in turn."""
+    from PIL import Image
+
+    made: dict[str, bytes] = {}
+    for number in range(count):
+        with Image.open(sources[number % len(sources)]) as source:
+            turn = number // len(sources)
+            inset = turn * 0.02
+            box = (
+                round(source.width * inset),
+                round(source.height * inset),
+                round(source.width * (1 - inset)),
+                round(source.height * (1 - inset)),
+            )
+            image = source.convert("RGB").resize(size, Image.Resampling.BILINEAR, box)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_QUALITY)
+        made[f"photo {number:03}.jpg"] = buffer.getvalue()
+    return made
+
+
+def right_answers(
+    gallery: Gallery, profile: Profile, asked: Sequence[str]
+) -> dict[str, dict[str, Ranking]]:
+    """Return, for each query and lens, the ranking of a quiet service."""
+    from core.profiles import Models
+    from core.records import LENSES
+    from core.search import FUSION_DEPTH
+
+    models = Models(profile, query_cache_size=0)
+    answers: dict[str, dict[str, Ranking]] = {query: {} for query in asked}
+    for lens in LENSES:
+        encoder = models.sentence if lens == "captions" else models.clip
+        index = gallery.index(lens, "flat")
+        rankings = index.search(encoder.encode_text(list(asked)), min(FUSION_DEPTH, len(gallery)))
+        for query, hits in zip(asked, rankings, strict=True):
+            answers[query][lens] = [(hit.id, hit.score) for hit in hits]
+    return answers
+
+
+def _source_photos(options: BenchOptions, folder: Path) -> list[Path]:
+    root = Path(options.source) if options.source else packaged_photos(folder / "sources")
+    return sorted(
+        path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+
+
+def _large_figures(app: RunningApp, large: dict[str, bytes]) -> list[Figure]:
+    visitor = UploadVisitor(app.address)
+    first = dict(list(large.items())[:10])
+    visitor.send(first)  # loads the captioner and the image tower
+    started = time.perf_counter()
+    visitor.describe()
+    warm_up_s = time.perf_counter() - started
+    visitor.close()
+    visitor = UploadVisitor(app.address)
+    visitor.send(first)
+    visitor.describe()
+    before_mb = app.memory_mb()
+    visitor.close()
+    visitor = UploadVisitor(app.address)
+    sent_s = visitor.send(large)
+    done = visitor.describe()
+    after_mb = app.memory_mb()
+    visitor.close()
+    count = len(large)
+    return [
+        Figure("upload: first 10 photos, models not loaded", warm_up_s, "s", 1),
+        Figure(f"upload: {count} photos of 12 MP indexed", done.took_s, "s", count, target=45.0),
+        Figure("upload: sending them", sent_s, "s", count),
+        Figure("upload: described of them", done.pictures, "photos", count, target=count,
+               more_is_better=True),
+        Figure("upload: memory after 100 photos beyond that after 10", after_mb - before_mb, "MB",
+               1, target=100.0),
+    ]  # fmt: skip
+
+
+def _load_figures(
+    app: RunningApp,
+    small: dict[str, bytes],
+    asked: Sequence[str],
+    expected: dict[str, dict[str, Ranking]],
+) -> list[Figure]:
+    names = list(small)
+    stop = threading.Event()
+
+    def upload(turn: int) -> Described:
+        visitor = UploadVisitor(app.address)
+        chosen = names[turn * PHOTOS_AN_UPLOAD : (turn + 1) * PHOTOS_AN_UPLOAD]
+        sent_s = visitor.send({name: small[name] for name in chosen})
+        done = visitor.describe()
+        done.sent_s = sent_s
+        visitor.close()
+        return done
+
+    def search(turn: int) -> Searches:
+        return search_until(app.address, asked[turn::SEARCHERS], expected, _PAUSE_S, stop)
+
+    with ThreadPoolExecutor(SEARCHERS) as searching, ThreadPoolExecutor(UPLOADS) as uploading:
+        searches = [searching.submit(search, turn) for turn in range(SEARCHERS)]
+        try:
+            uploads = list(uploading.map(upload, range(UPLOADS)))
+        finally:
+            stop.set()
+        results = [future.result() for future in searches]
+    took = [ms for result in results for ms in result.took_ms]
+    failed = [sentence for result in results for sentence in result.failed]
+    wrong = [query for result in results for query in result.wrong]
+    finished = [done.waited_s + done.took_s for done in uploads]
+    count = len(took) + len(failed)
+    return [
+        Figure("load: search p50", median(took), "ms", count),
+        Figure("load: search p95", quantiles(took, n=100)[94], "ms", count, target=1000.0),
+        Figure("load: slowest search", max(took), "ms", count),
+        Figure("load: searches without an answer", len(failed), "", count, target=0.0),
+        Figure("load: wrong answers", len(wrong), "", count, target=0.0),
+        Figure("load: last upload done", max(finished), "s", UPLOADS),
+        Figure("load: photos described", sum(d.pictures for d in uploads), "photos", UPLOADS,
+               target=float(len(small)), more_is_better=True),
+        Figure("load: uploads that found their own photos only",
+               sum(d.own_found for d in uploads), "", UPLOADS, target=float(UPLOADS),
+               more_is_better=True),
+        Figure("load: last place that the queue told", max(max(d.places, default=0)
+               for d in uploads), "", UPLOADS),
+    ]  # fmt: skip
