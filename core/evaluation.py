@@ -36,6 +36,8 @@ class LensFigures(_Frozen):
         ndcg_at_10: Normalised discounted cumulative gain of the first ten.
         median_rank: Median rank of the first relevant picture, from 1.
         ci95: 95 % bootstrap interval by metric name, resampled over pictures.
+        images: Pictures that were searched.
+        queries: Queries asked.
     """
 
     r_at_1: float = Field(alias="R@1")
@@ -46,6 +48,8 @@ class LensFigures(_Frozen):
     ndcg_at_10: float = Field(alias="nDCG@10")
     median_rank: float
     ci95: dict[MetricName, Interval]
+    images: int
+    queries: int
 
     def value(self, metric: MetricName) -> float | None:
         """Return one figure by the name it has in the file."""

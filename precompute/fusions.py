@@ -14,8 +14,14 @@ import numpy as np
 
 from precompute.rankings import DEPTH, Relevant, Scorer, blocks, order
 
-_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-_RRF_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7)
+# Finer near the ends: cosines of the two lenses have different spreads.
+_ENDS = (0.01, 0.02, 0.03)
+_WEIGHTS = (
+    *_ENDS,
+    *(round(0.05 * step, 2) for step in range(1, 20)),
+    *(1 - weight for weight in reversed(_ENDS)),
+)
+_RRF_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _RRF_KS = (1, 3, 5, 10, 20, 40, 60, 100)
 
 

@@ -86,7 +86,8 @@ def figures(
         intervals["median_rank"] = statistics.median_interval(
             each.ranks, asked.clusters, resamples=resamples, seed=seed
         )
-        found[lens] = LensFigures.model_validate(values | {"ci95": intervals})
+        size = {"images": len(asked.gallery), "queries": len(asked)}
+        found[lens] = LensFigures.model_validate(values | size | {"ci95": intervals})
     return found
 
 

@@ -15,6 +15,7 @@ def _lens(base: float) -> dict:
     values = {"R@1": base, "R@5": 2 * base, "R@10": 2 * base + 0.1, "MRR": base + 0.05}
     values |= {"nDCG@10": base + 0.1}
     intervals = {name: (value - 0.05, value + 0.05) for name, value in values.items()}
+    values |= {"images": 60, "queries": 300}
     return values | {"median_rank": 4, "ci95": intervals | {"median_rank": (3, 5)}}
 
 
