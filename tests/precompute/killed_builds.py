@@ -113,7 +113,7 @@ def new_galleries(trial: Trial, rounds: int, changes: int, seconds: float, dice:
 
         # A gallery that is in place without a trace of the build is finished: no second attempt.
         killed = 0
-        while killed < 3 and not (out.exists() and not building(out).exists()):
+        while killed < 2 and not (out.exists() and not building(out).exists()):
             if attempt(True) == 0:
                 break
             assert not out.exists() or (out / "manifest.json").is_file()
@@ -148,7 +148,7 @@ def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
     move_in = changes.rindex(b"n") + 1
     move_aside = changes.rindex(b"n", 0, move_in - 1) + 1
     places = {move_aside, move_in, move_in + 1, len(changes)}
-    places |= set(dice.sample(range(1, len(changes) + 1), 8))
+    places |= set(dice.sample(range(1, len(changes) + 1), 4))
     ends: set[str] = set()
     for place in sorted(places):
         shutil.rmtree(out, ignore_errors=True)
