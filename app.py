@@ -98,11 +98,12 @@ def open_uploads(settings: Settings, models: Models) -> Uploads:
         UploadError: Its folder belongs to someone else.
         ModelError: A GPU is rented, and the captioner for it cannot be loaded.
     """
-    from core.upload_captioner import upload_captioner
+    from core.upload_captioner import first_guess_s, upload_captioner
     from core.uploads import Uploads
 
     captioner = upload_captioner(models.profile, settings, models.captioner)
-    return Uploads(settings, models, captioner)
+    guess = first_guess_s(captioner, settings.device)
+    return Uploads(settings, models, captioner, guess)
 
 
 def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> None:

@@ -60,6 +60,22 @@ class RentedCaptioner:
         return self._caption(images)
 
 
+def first_guess_s(captioner: Captioner, device: str) -> float:
+    """Return the seconds that a photo may take, for the first visitor's estimate.
+
+    Args:
+        captioner: What describes uploads.
+        device: As in the settings.
+    """
+    if isinstance(captioner, RentedCaptioner):
+        return _SECONDS_AN_IMAGE
+    if not captioner.spec.source.startswith("hub:"):
+        return 0.5
+    if resolve_device(device) != "cpu":
+        return 1.0
+    return 2.5 if isinstance(captioner, BlipCaptioner) else 30.0
+
+
 def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Captioner:
     """Return the captioner of uploads.
 

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,10 +43,24 @@ class Uploads:
         models: What embeds captions, pictures and queries.
         captioner: What writes the captions.
         inbox: Folder for files that are still being received, on the same file system.
+        when_forgotten: Called with the id of each upload that was forgotten, whatever the cause.
     """
 
-    def __init__(self, settings: Settings, models: Models, captioner: Captioner) -> None:
-        """Make the folder, after deleting what killed runs left; load no model."""
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        captioner: Captioner,
+        seconds_an_image: float = _FIRST_GUESS_S,
+    ) -> None:
+        """Make the folder, after deleting what killed runs left; load no model.
+
+        Args:
+            settings: Limits and times.
+            models: What embeds captions, pictures and queries.
+            captioner: What writes the captions.
+            seconds_an_image: First guess of what one photo takes, until that is measured.
+        """
         self.settings = settings
         self.models = models
         self.captioner = captioner
@@ -59,7 +73,8 @@ class Uploads:
         self._sessions: dict[str, UploadSession] = {}
         self._views: dict[str, UploadSession] = {}
         self._deadlines: dict[str, float] = {}
-        self._seconds_an_image = _FIRST_GUESS_S
+        self._seconds_an_image = seconds_an_image
+        self.when_forgotten: Callable[[str], None] = lambda _: None
         self._closing = threading.Event()
         self._janitor = threading.Thread(target=self._keep_tidy, name="uploads", daemon=True)
         self._janitor.start()
@@ -167,6 +182,7 @@ class Uploads:
                 return False
             self._views.pop(session.view_token, None)
         session.forget()
+        self.when_forgotten(session_id)
         return True
 
     def leave(self, session_id: str) -> None:

@@ -29,6 +29,7 @@ UPLOAD_PATH = "/gradio_api/upload"
 _FILES_A_REQUEST = 2_000
 _LONGEST_FIELD = 10_000
 _REQUESTS_THAT_FIT = 4
+_LEAST_FREE_BYTES = 1_000_000_000
 _SHOWN_S = 5.0
 
 
@@ -89,7 +90,8 @@ class Inbox:
     async def _receive(self, request: Request) -> Response:
         if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
             return PlainTextResponse("Files are sent as multipart/form-data.", status_code=400)
-        if self._stored() > _REQUESTS_THAT_FIT * self._limits.bytes:
+        stored, free = self._stored(), shutil.disk_usage(self._folder).free
+        if stored > _REQUESTS_THAT_FIT * self._limits.bytes or free < _LEAST_FREE_BYTES:
             return PlainTextResponse(
                 "Too many files are arriving at once; please try again in a minute.",
                 status_code=503,

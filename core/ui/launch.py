@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from functools import partial
 
 import gradio as gr
 
@@ -43,6 +44,8 @@ def launch(
         desk = UploadDesk(uploads, inbox)
         routes += [inbox.route(), *upload_routes(uploads)]
     page = build_page(shelf, desk)
+    if desk is not None:
+        desk.drop_tab = partial(_drop_shown, page)
     page.queue(max_size=uploads.settings.upload_queue_size if uploads is not None else None)
     page.launch(
         server_name=host,
@@ -69,3 +72,10 @@ def launch(
     if block:
         page.block_thread()
     return page
+
+
+def _drop_shown(page: gr.Blocks, tab: str) -> None:
+    """Drop gradio's copy of what a tab showed, which it would keep long after the tab."""
+    session = page.state_holder.session_data.get(tab)
+    if session is not None:
+        session.config_values.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,6 +59,8 @@ class UploadDesk:
     Attributes:
         uploads: All uploads.
         inbox: Where files arrive.
+        drop_tab: Called with gradio's name for a tab whose upload was forgotten, so that what the
+            page showed of it is forgotten as well.
     """
 
     def __init__(self, uploads: Uploads, inbox: Inbox) -> None:
@@ -67,6 +69,8 @@ class UploadDesk:
         self.inbox = inbox
         self._lock = threading.Lock()
         self._tabs: dict[str, str] = {}
+        self.drop_tab: Callable[[str], None] = lambda _: None
+        uploads.when_forgotten = self._forgotten
 
     def find(self, upload_id: str | None) -> UploadSession | None:
         """Return a visitor's upload; None if they have none, or it was forgotten."""
@@ -163,9 +167,6 @@ class UploadDesk:
 
     def forget(self, upload_id: str | None) -> bool:
         """Delete a visitor's upload for good; False if there was none."""
-        with self._lock:
-            for tab in [tab for tab, owned in self._tabs.items() if owned == upload_id]:
-                del self._tabs[tab]
         return self.uploads.forget(upload_id or "")
 
     def expire(self, upload_id: str | None) -> None:
@@ -178,6 +179,14 @@ class UploadDesk:
             upload_id = self._tabs.get(tab or "")
         if upload_id is not None:
             self.uploads.leave(upload_id)
+
+    def _forgotten(self, upload_id: str) -> None:
+        with self._lock:
+            tabs = [tab for tab, owned in self._tabs.items() if owned == upload_id]
+            for tab in tabs:
+                del self._tabs[tab]
+        for tab in tabs:
+            self.drop_tab(tab)
 
     def _too_much(self, size: int) -> str:
         limits = self.uploads.limits

@@ -12,7 +12,13 @@ from core.decoding import Decoding
 from core.errors import ModelError, ModelNotFoundError
 from core.models import ModelSpec
 from core.profiles import PROFILES
-from core.upload_captioner import BLIP_BASE, RentedCaptioner, rented_seconds, upload_captioner
+from core.upload_captioner import (
+    BLIP_BASE,
+    RentedCaptioner,
+    first_guess_s,
+    rented_seconds,
+    upload_captioner,
+)
 from tests.tiny_models import save_tiny_blip, save_tiny_instructblip
 
 
@@ -113,6 +119,12 @@ class TestChoice:
         if expected == "blip":
             assert isinstance(chosen, BlipCaptioner)
             assert chosen.spec == BLIP_BASE
+
+    def test_the_first_guess_grows_with_the_work(self):
+        own, blip = self.OWN, BlipCaptioner(BLIP_BASE)
+        large = InstructBlipCaptioner(PROFILES["full"].captioner)
+        guesses = [first_guess_s(captioner, "cpu") for captioner in (own, blip, large)]
+        assert guesses == sorted(set(guesses))
 
     def test_zero_gpu_is_read_from_the_environment_that_spaces_sets(self, monkeypatch):
         assert not Settings().zero_gpu

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from core.ui.launch import launch
 from tests.e2e.visiting import Visit
-from tests.planted_app import planted_shelf, serving
+from tests.planted_app import planted_shelf
 from tests.tiny_uploads import colour_uploads, colours, picture_bytes
 
 DESKTOP = {"width": 1280, "height": 900}
@@ -33,8 +34,9 @@ def served(tmp_path_factory):
     shelf = planted_shelf(folder)
     clip = shelf.entry().service.models.clip
     clip.encode_image = lambda images: clip.encode_text(["cat sofa"] * len(images))
-    with serving(shelf, uploads) as address:
-        yield address, uploads
+    page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads)
+    yield page.local_url.rstrip("/"), uploads, page
+    page.close(verbose=False)
     uploads.close()
     for name, value in before.items():
         if value is None:
@@ -258,8 +260,12 @@ def test_the_queue_tells_a_visitor_their_place_and_when_it_is_full(open_tab, upl
     visits[3].problems.clear()  # the browser reports the refusal of the full queue
 
 
-def test_closing_the_tab_forgets(open_tab, uploads, tmp_path):
-    path = tmp_path / "photo.png"
+def everything_gradio_keeps(page) -> str:
+    return str([session.config_values for session in page.state_holder.session_data.values()])
+
+
+def test_closing_the_tab_forgets(open_tab, uploads, served, tmp_path):
+    path = tmp_path / "secret name.png"
     path.write_bytes(picture_bytes((8, 8, 8)))
     wait_until_clean(uploads)
     visit = open_tab()
@@ -268,8 +274,10 @@ def test_closing_the_tab_forgets(open_tab, uploads, tmp_path):
     visit.page.click("#upload-describe")
     expect(state(visit)).to_contain_text("1 photo described")
     assert len(files_of(uploads)) == 1
+    assert "secret name" in everything_gradio_keeps(served[2])
     visit.page.close()
     wait_until_clean(uploads)
+    assert "secret name" not in everything_gradio_keeps(served[2])
 
 
 def test_on_a_phone(open_tab, uploads, folder):
