@@ -23,7 +23,7 @@ from precompute.finetune.caption_batches import (
 from precompute.finetune.caption_model import SmallSizes, new_model, new_tokenizer
 from precompute.finetune.caption_recipe import CaptionRecipe
 from precompute.finetune.caption_training import CaptionTraining, Split
-from precompute.finetune.captions import train
+from precompute.finetune.captions import centred_means, train
 from precompute.finetune.data import Pairs, load_pairs
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
@@ -170,6 +170,37 @@ def test_another_recipe_is_no_continuation(pairs, tmp_path):
         training.resume(tmp_path / "checkpoint", "other data")
 
 
+def test_meanings_are_centred_means_of_each_images_captions():
+    rows = np.array([[1, 0], [0, 1], [3, 0], [0, 0], [0, 0], [0, -3]], dtype=np.float32)
+    means = centred_means(rows, [2, 1, 3])
+    averages = np.array([[0.5, 0.5], [3, 0], [0, -1]])
+    expected = averages - averages.mean(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(means, expected, atol=1e-6)
+    assert means.dtype == np.float32
+
+
+def test_grounding_teaches_the_qformer_which_image_it_sees(pairs, tmp_path):
+    """Without the cross entropy's help: the fresh queries alone must tell colours apart."""
+    training, split = training_of(pairs, tmp_path, grounding=5.0, epochs=18)
+    random = np.random.default_rng(0).normal(size=(6, 384)).astype(np.float32)
+    meanings = np.tile(random / np.linalg.norm(random, axis=1, keepdims=True), (3, 1))
+    grounded = Split(split.features, split.captions, meanings)
+    tokens = tokenise_captions(training.processor.tokenizer, split.captions, 20)
+
+    def right() -> int:
+        with torch.inference_mode():
+            _, seen = training.encode(torch.tensor(split.features).float(), 0)
+            found = training.grounding(seen.mean(dim=1)) @ torch.from_numpy(meanings[:6]).T
+        return int((found.argmax(dim=1) == torch.arange(18) % 6).sum())
+
+    before = right()
+    for _ in range(18):
+        training.run_epoch(grounded, tokens)
+    assert before <= 9
+    assert right() >= 15
+
+
 def test_frozen_blocks_stay_and_the_others_move(pairs, tmp_path):
     training, split = training_of(pairs, tmp_path)
     before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
@@ -185,7 +216,7 @@ def test_frozen_blocks_stay_and_the_others_move(pairs, tmp_path):
 def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tmp_path):
     model, processor = tiny_model(pairs)
     out = tmp_path / "trained"
-    recipe = recipe_of(epochs=40, average_decay=0.9)
+    recipe = recipe_of(epochs=14, batch_size=2, average_decay=0.9, grounding=0.0)
     report = train(model, processor, pairs, pairs, out, recipe, GREEDY)
     assert report["bleu4"] > 90
     assert report["distinct_captions"] >= 6
