@@ -214,6 +214,7 @@ def _scorers(asked: AskedQueries, fusions: TunedFusions, seed: int) -> dict[Lens
         "fused": fusions.scorer(asked, "fused"),
         "fused_rrf": fusions.scorer(asked, "fused_rrf"),
         "fused_sum": fusions.scorer(asked, "fused_sum"),
+        "rrf_60": fusions.scorer(asked, "rrf_60"),
         "bm25": bm25_scorer(texts, captions),
         "random": random_scorer(len(captions), seed),
     }

@@ -14,7 +14,7 @@ from precompute.asked_queries import AskedQueries
 from precompute.fusions import Fusion, Tuned, candidates, prepare, reciprocal_ranks, tune
 from precompute.rankings import Scorer
 
-Pick = Literal["fused", "fused_rrf", "fused_sum"]
+Pick = Literal["fused", "fused_rrf", "fused_sum", "rrf_60"]
 
 # Comparing all settings takes about a microsecond a score: 100 million are a minute and a half.
 _TUNING_SCORES = 100_000_000
@@ -137,4 +137,6 @@ class TunedFusions:
 def _picked(tuned: Tuned, pick: Pick) -> Fusion:
     if pick == "fused":
         return tuned.best
+    if pick == "rrf_60":
+        return Fusion("rrf", k=60)
     return tuned.rrf if pick == "fused_rrf" else tuned.weighted_sum

@@ -19,6 +19,7 @@ LENS_TITLES: dict[LensName, str] = {
     "fused": "Fusion (kept)",
     "fused_rrf": "Fusion by rank",
     "fused_sum": "Fusion by score",
+    "rrf_60": "Fusion by rank, k = 60, untuned",
     "bm25": "BM25 over the captions",
     "random": "Random",
 }

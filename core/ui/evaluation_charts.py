@@ -16,6 +16,7 @@ LENS_NAMES: dict[LensName, str] = {
     "fused": "Best of both",
     "fused_rrf": "Joined by rank",
     "fused_sum": "Joined by score",
+    "rrf_60": "Joined by rank, untuned",
     "bm25": "Shared words only",
     "random": "Chance",
 }

@@ -7,7 +7,14 @@ from pathlib import Path
 from core.evaluation import Metrics, manifest_sha256
 from tests.core.planted import image_ids
 
-BASE = {"captions": 0.2, "clip": 0.3, "fused": 0.35, "fused_rrf": 0.33, "fused_sum": 0.35}
+BASE = {
+    "captions": 0.2,
+    "clip": 0.3,
+    "fused": 0.35,
+    "fused_rrf": 0.33,
+    "fused_sum": 0.35,
+    "rrf_60": 0.3,
+}
 BASE |= {"bm25": 0.1, "random": 0.01}
 
 

@@ -16,6 +16,7 @@ from core.files import sha256_of
 from core.gallery import Gallery, write_gallery
 from core.manifest import Manifest, SourceRef
 from core.profiles import PROFILES, Models
+from core.records import LENSES
 from precompute.__main__ import app
 from precompute.evaluate import Plan, evaluate
 from tests.core.planted import (
@@ -93,8 +94,12 @@ def planted(tmp_path):
     return Planted(tmp_path)
 
 
+def scores_of(planted: Planted, lens: str) -> np.ndarray:
+    return planted.queries[lens].astype(np.float64) @ planted.images[lens].T.astype(np.float64)
+
+
 def ranks(planted: Planted, lens: str) -> np.ndarray:
-    scores = planted.queries[lens].astype(np.float64) @ planted.images[lens].T.astype(np.float64)
+    scores = scores_of(planted, lens)
     own = scores[np.arange(IMAGES * EACH), np.repeat(np.arange(IMAGES), EACH)]
     return 1 + (scores > own[:, None] + 1e-9).sum(axis=1)
 
@@ -124,6 +129,13 @@ def test_figures_are_those_of_a_second_computation(planted):
             assert low <= figures.value(metric) <= high
     assert found.lenses["clip"].mrr > found.lenses["captions"].mrr
     assert found.lenses["bm25"].mrr > 0.7  # captions and queries share the picture's number
+    both = [np.argsort(np.argsort(-scores_of(planted, lens), axis=1), axis=1) for lens in LENSES]
+    plain = sum(1 / (61 + places) for places in both)
+    own = plain[np.arange(IMAGES * EACH), np.repeat(np.arange(IMAGES), EACH)]
+    earlier = np.arange(IMAGES) < np.repeat(np.arange(IMAGES), EACH)[:, None]
+    tied = np.isclose(plain, own[:, None], rtol=0, atol=1e-12)
+    placed = 1 + ((plain > own[:, None]) & ~tied).sum(axis=1) + (tied & earlier).sum(axis=1)
+    assert found.lenses["rrf_60"].mrr == pytest.approx((1 / placed).mean(), abs=1e-3)
     assert found.lenses["random"].r_at_10 == pytest.approx(10 / IMAGES, abs=0.13)
     assert found.provenance.split == "validation"
     assert set(found.provenance.models) == {"sentence", "clip", "captioner"}
