@@ -13,5 +13,5 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def shared_data() -> Path:
     """The folder of photos with captions that lies beside the checkout."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("../shared/data is not there: the photos with captions are not part of the project")
+        pytest.skip("../shared/data, the photos with captions, is not beside this checkout")
     return SHARED_DATA
