@@ -30,14 +30,14 @@ LARGE_SIZE = (4000, 3000)
 
 _PAUSE_S = 1.0
 _SMALL_SIZE = (1600, 1200)
-_MOST_REQUESTS = 4_000
+_MOST_REQUESTS = 2_000
 _QUALITY = 88
 
 
 def load(options: BenchOptions, say: Say) -> dict[str, Any]:
     """Measure searching under load and the speed of one upload of large photos.
 
-    Every request goes to a loopback port; there are at most 4,000 searches and four uploads.
+    Every request goes to a loopback port; there are at most 2,000 searches and four uploads.
 
     Raises:
         AppError: The app did not start or answer.
