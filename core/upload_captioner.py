@@ -24,8 +24,11 @@ BLIP_BASE = ModelSpec(
     revision="82a37760796d32b1411fe092ab5d4e227313294b",
 )
 
+RENTED_BATCH = 32
+"""Photos a rental, so that starting one is a small part of it."""
+
 _START_S = 15.0
-_SECONDS_AN_IMAGE = 1.5
+_SECONDS_AN_IMAGE = 1.0
 _LONGEST_S = 120.0
 
 

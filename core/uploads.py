@@ -16,6 +16,7 @@ from core.intake import Intake, Progress, run_intake
 from core.run_folder import RunFolder, sweep_older
 from core.search import SearchService
 from core.session import UploadLimits, UploadSession, checked_caption
+from core.upload_captioner import RENTED_BATCH, RentedCaptioner
 
 if TYPE_CHECKING:
     from core.config import Settings
@@ -85,6 +86,12 @@ class Uploads:
         return self._run_folder.path
 
     @property
+    def batch_size(self) -> int:
+        """Photos that are described at once."""
+        rented = isinstance(self.captioner, RentedCaptioner)
+        return RENTED_BATCH if rented else self.settings.upload_batch_size
+
+    @property
     def limits(self) -> UploadLimits:
         """How much one upload may hold."""
         return self._limits
@@ -142,7 +149,7 @@ class Uploads:
         """Describe an upload's waiting files; see :func:`core.intake.run_intake`."""
         intake = Intake(
             self._describer.describe,
-            batch_size=self.settings.upload_batch_size,
+            batch_size=self.batch_size,
             thumbnail_px=self.settings.thumbnail_px,
         )
         for progress in run_intake(session, intake):

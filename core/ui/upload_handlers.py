@@ -66,6 +66,8 @@ class UploadHandlers:
                 return
             self._searched.discard(session.id)
             for found, progress in self._desk.describe(upload_id):
+                if found.ended:
+                    return  # the page says already that it is forgotten
                 if progress.finished:
                     yield finished_view(found, progress), *self._after(found)
                 else:

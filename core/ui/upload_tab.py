@@ -90,9 +90,10 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
 
     on = UploadHandlers(desk)
     page_event = {**PAGE_EVENT, "show_progress": "minimal"}
+    each_one = {**PAGE_EVENT, "trigger_mode": "multiple"}  # the second of two quick ones counts too
     for sender in (folder, files):
         sender.upload(
-            on.on_files, [visitor, sender], [visitor, sender, state], preprocess=False, **page_event
+            on.on_files, [visitor, sender], [visitor, sender, state], preprocess=False, **each_one
         )
     describe.click(
         on.on_describe,
@@ -121,6 +122,6 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
     ask.change(
         on.on_picture, [ask, box.k, visitor], [ask, results], preprocess=False, **SEARCH_EVENT
     )
-    table.correct(on.on_correct, visitor, saved, **PAGE_EVENT)
-    table.remove(on.on_remove, visitor, [saved, state, results, table, downloads], **PAGE_EVENT)
+    table.correct(on.on_correct, visitor, saved, **each_one)
+    table.remove(on.on_remove, visitor, [saved, state, results, table, downloads], **each_one)
     page.unload(on.on_unload)

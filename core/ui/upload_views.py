@@ -60,7 +60,7 @@ def ready_view(uploads: Uploads, session: UploadSession) -> str:
         return _state(session, said)
     name = uploads.captioner.spec.name
     if isinstance(uploads.captioner, RentedCaptioner):
-        batch = uploads.settings.upload_batch_size
+        batch = uploads.batch_size
         full, rest = divmod(count, batch)
         seconds = full * rented_seconds(batch) + (rented_seconds(rest) if rest else 0)
         cost = (
