@@ -25,7 +25,7 @@ class CaptionRecipe:
         seed: Of the order, the dropout and the prompts.
     """
 
-    epochs: int = 4
+    epochs: int = 7
     batch_size: int = 16
     learning_rate: float = 8e-4
     vision_learning_rate: float = 3e-5

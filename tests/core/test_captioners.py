@@ -223,4 +223,4 @@ def test_the_shipped_checkpoint_reaches_its_floor(mini, shared_data):
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:10]
     photos = [Image.open(folder / row["file_name"]).convert("RGB") for row in rows]
     captions = [caption.text for caption in mini.caption(photos)]
-    assert bleu4(captions, [row["captions"] for row in rows]) >= 12.0
+    assert bleu4(captions, [row["captions"] for row in rows]) >= 14.0
