@@ -149,6 +149,8 @@ class ClipEncoder:
             ModelNotFoundError: The weights cannot be loaded.
             ModelError: Their dimension is not the one of the specification.
         """
+        import numpy as np
+
         tower = self._text_tower.get()
 
         def embed(batch: Sequence[str]) -> torch.Tensor:
@@ -156,7 +158,10 @@ class ClipEncoder:
                 ids = tower.tokenize(batch)
             return tower.module(ids.to(self._torch_device))
 
-        return self._in_batches(embed, texts, _TEXT_BATCH)
+        # By length, so that short texts are not padded to a long one's.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        embeddings = self._in_batches(embed, [texts[row] for row in order], _TEXT_BATCH)
+        return embeddings[np.argsort(order)]
 
     def encode_image(self, images: Sequence[Image]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``images``.
