@@ -36,4 +36,4 @@ def main(address: str, query: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "a man riding a wave on a surfboard")
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "people riding horses on the beach")
