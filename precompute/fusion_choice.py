@@ -113,9 +113,15 @@ class TunedFusions:
                 for lens in LENSES
                 if any(each == lens for each, _ in below)
             )
+            better = max(LENSES, key=lambda lens: figures[lens].mrr)
+            test = next(
+                t for t in tests if (t.first, t.second, t.metric) == ("fused", better, "MRR")
+            )
             verdict = (
                 f"Fusion does not beat {named}. The two lenses are {gap:.3f} apart in MRR, so the "
-                "weaker one brings more wrong pictures to the first ranks than right ones."
+                "weaker one brings more wrong pictures to the first ranks than right ones. Against "
+                f"{_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
+                f"(p = {test.p_value:.2f})."
             )
         else:
             largest = max(test.p_value for test in tests if test.first == "fused")
