@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from core.clip_towers import (
     ClipFiles,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
-    from sentence_transformers import SentenceTransformer
 
 _TEXT_BATCH = 128
+_MOST_TOKENS = 256
 _IMAGE_BATCH = 16
 
 T = TypeVar("T")
@@ -56,7 +56,10 @@ class _Once(Generic[T]):
 
 
 class MiniLmEncoder:
-    """all-MiniLM-L6-v2, or another sentence-transformers model, as a ``TextEncoder``.
+    """all-MiniLM-L6-v2, or another BERT-like sentence encoder with mean pooling.
+
+    What ``sentence_transformers`` computes for it, token for token, without that package's
+    import, which would be a quarter of the time from the app's start to its first answer.
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load.
@@ -69,7 +72,7 @@ class MiniLmEncoder:
         self._device = device
         self._model = _Once(self._load)
         # Fast tokenizers fail with "Already borrowed" when two threads set their padding.
-        self._in_use = threading.Lock()
+        self._tokenizing = threading.Lock()
 
     @property
     def is_loaded(self) -> bool:
@@ -79,42 +82,51 @@ class MiniLmEncoder:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``texts``.
 
+        Of a longer text the first 256 tokens count.
+
         Raises:
             ModelNotFoundError: The weights cannot be loaded.
             ModelError: Their dimension is not the one of the specification.
         """
-        import numpy as np
+        tokenizer, model = self._model.get()
 
-        model = self._model.get()
-        if not texts:
-            return np.zeros((0, _dim_of(model)), dtype=np.float32)
-        with self._in_use:
-            embeddings = model.encode(
-                list(texts),
-                batch_size=_TEXT_BATCH,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-            )
-        return np.ascontiguousarray(embeddings, dtype=np.float32)
+        def embed(batch: Sequence[str]) -> torch.Tensor:
+            with self._tokenizing:
+                tokens = tokenizer(
+                    list(batch),
+                    padding=True,
+                    truncation=True,
+                    max_length=_MOST_TOKENS,
+                    return_tensors="pt",
+                ).to(model.device)
+            mask = tokens["attention_mask"].unsqueeze(-1)
+            return (model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
 
-    def _load(self) -> SentenceTransformer:
+        return _texts_in_batches(embed, texts, model.config.hidden_size)
+
+    def _load(self) -> tuple[Any, Any]:
         _require_fp32(self.spec)
         folder = local_folder(self.spec)
-        from sentence_transformers import SentenceTransformer
+        from transformers import AutoModel, AutoTokenizer
 
+        where = str(folder or self.spec.source.removeprefix("hub:"))
+        options = {"local_files_only": True} if folder else {"revision": self.spec.revision}
         try:
-            model = SentenceTransformer(
-                str(folder or self.spec.source.removeprefix("hub:")),
-                revision=self.spec.revision if folder is None else None,
-                local_files_only=folder is not None,
-                device=resolve_device(self._device),
-                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model = AutoModel.from_pretrained(
+                where,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype="float32",
+                # Sentences are pooled from the tokens; BERT's own pooler is not a part of it.
+                add_pooling_layer=False,
+                **options,
             )
         except (OSError, ValueError, KeyError) as error:
             remedy = "Its folder is incomplete." if folder else hub_remedy(self.spec)
             raise ModelNotFoundError(self.spec.name, remedy) from error
-        _require_dim(self.spec, _dim_of(model))
-        return model
+        _require_dim(self.spec, model.config.hidden_size)
+        return tokenizer, model.to(resolve_device(self._device)).eval()
 
 
 class ClipEncoder:
@@ -149,8 +161,6 @@ class ClipEncoder:
             ModelNotFoundError: The weights cannot be loaded.
             ModelError: Their dimension is not the one of the specification.
         """
-        import numpy as np
-
         tower = self._text_tower.get()
 
         def embed(batch: Sequence[str]) -> torch.Tensor:
@@ -158,10 +168,7 @@ class ClipEncoder:
                 ids = tower.tokenize(batch)
             return tower.module(ids.to(self._torch_device))
 
-        # By length, so that short texts are not padded to a long one's.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        embeddings = self._in_batches(embed, [texts[row] for row in order], _TEXT_BATCH)
-        return embeddings[np.argsort(order)]
+        return _texts_in_batches(embed, texts, self._dim)
 
     def encode_image(self, images: Sequence[Image]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``images``.
@@ -184,20 +191,11 @@ class ClipEncoder:
             pixels = pixels.to(self._torch_device, memory_format=torch.channels_last)
             return tower.module(pixels)
 
-        return self._in_batches(embed, images, _IMAGE_BATCH)
+        return _in_batches(embed, images, _IMAGE_BATCH, self._dim)
 
-    def _in_batches(
-        self, embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], size: int
-    ) -> np.ndarray:
-        import numpy as np
-        import torch
-
-        embeddings = np.empty((len(items), self._files.get().model_cfg["embed_dim"]), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(items), size):
-                batch = embed(items[start : start + size]).float()
-                embeddings[start : start + size] = torch.nn.functional.normalize(batch).cpu()
-        return embeddings
+    @property
+    def _dim(self) -> int:
+        return int(self._files.get().model_cfg["embed_dim"])
 
     @property
     def _torch_device(self) -> str:
@@ -220,8 +218,29 @@ class ClipEncoder:
         return tower
 
 
-def _dim_of(model: SentenceTransformer) -> int:
-    return int(model.get_embedding_dimension() or 0)
+def _texts_in_batches(
+    embed: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], dim: int
+) -> np.ndarray:
+    """Embed texts by length, so that short ones are not padded to a long one's, in their order."""
+    import numpy as np
+
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    embeddings = _in_batches(embed, [texts[row] for row in order], _TEXT_BATCH, dim)
+    return embeddings[np.argsort(order)]
+
+
+def _in_batches(
+    embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], size: int, dim: int
+) -> np.ndarray:
+    import numpy as np
+    import torch
+
+    embeddings = np.empty((len(items), dim), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(items), size):
+            batch = embed(items[start : start + size]).float()
+            embeddings[start : start + size] = torch.nn.functional.normalize(batch).cpu()
+    return embeddings
 
 
 def _require_dim(spec: ModelSpec, found: int) -> None:

@@ -245,7 +245,7 @@ def _search_figures(asked: _Asked, gallery: Gallery, models: Models, count: int)
 
 
 def _import_s() -> float:
-    libraries = "import gradio, torch, sentence_transformers, open_clip, faiss"
+    libraries = "import gradio, torch, transformers, open_clip, faiss"
     started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", libraries],

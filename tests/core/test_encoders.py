@@ -20,6 +20,7 @@ from core.encoders import ClipEncoder, MiniLmEncoder
 from core.errors import ModelError, ModelNotFoundError
 from core.models import ModelSpec
 from core.profiles import PROFILES
+from core.weights import local_folder
 from tests.tiny_clip import TINY_CFG, TINY_DIM, TINY_MINILM_CFG, build_tiny_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,6 +330,15 @@ def test_minilm_gives_unit_rows_whatever_the_batch(minilm):
     np.testing.assert_allclose(minilm.encode_text(TEXTS[::-1]), together[::-1], atol=1e-5)
     np.testing.assert_allclose(minilm.encode_text([TEXTS[1]])[0], together[1], atol=1e-5)
     _assert_embeddings(minilm.encode_text([]), 0, 384)
+
+
+def test_minilm_is_what_sentence_transformers_makes_of_it(minilm):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a dog", "", "two people riding horses on the beach at night", "word " * 600, "🎉"]
+    reference = SentenceTransformer(str(local_folder(minilm.spec)), device="cpu")
+    expected = reference.encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(minilm.encode_text(texts), expected, atol=1e-5)
 
 
 def test_minilm_is_the_trained_model(minilm):

@@ -174,7 +174,6 @@ def main() -> None:
     # Imported here and not in the children: an attempt is then the build alone.
     import faiss  # noqa: F401
     import open_clip  # noqa: F401
-    import sentence_transformers  # noqa: F401
     import torch
     import transformers  # noqa: F401
 
