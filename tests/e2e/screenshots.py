@@ -29,7 +29,10 @@ def main(address: str, query: str) -> None:
             visit.open_tab(tab)
             visit.search(query)
             expect(visit.cards(f".tl-lens.{lens}")).to_have_count(5, timeout=60_000)
-            page.wait_for_load_state("networkidle")
+            page.wait_for_function(
+                "[...document.querySelectorAll('.tl-card img')]"
+                ".every(image => !image.checkVisibility() || image.complete)"
+            )
             page.evaluate("document.activeElement.blur()")
             page.screenshot(path=FOLDER / f"{name}.png", full_page=True)
         browser.close()
