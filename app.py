@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from core.config import Settings, get_settings
 from core.errors import SourceError, TwoLensError
+from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from core.profiles import Models
@@ -109,6 +110,7 @@ def open_uploads(settings: Settings, models: Models) -> Uploads:
 def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> None:
     """Serve the page over open galleries until the process is interrupted."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    quiet_libraries(downloads=settings.profile == "full")
     from core.ui.launch import launch
 
     threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()

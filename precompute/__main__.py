@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from core.quiet import quiet_libraries
 from precompute import evaluate_command
-from precompute.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from precompute.pipeline import BuildResult

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precompute.quiet import quiet_libraries
+from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from core.evaluation import Metrics

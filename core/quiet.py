@@ -1,4 +1,4 @@
-"""A terminal that shows what the jobs say, and not what libraries say."""
+"""A terminal that shows what we say, and not what libraries say."""
 
 from __future__ import annotations
 
