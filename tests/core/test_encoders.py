@@ -118,11 +118,13 @@ def test_the_text_tower_on_an_installed_package_is_its_model_under_the_trained_p
     weights = load_file(Path(minilm_clip.source.removeprefix("path:")) / LOCAL_WEIGHTS_NAME)
     assert not any(name.startswith("text.transformer.") for name in weights)
     # Unit norm does not pass through the GELU, so mean pooling is repeated here.
-    transformer = minilm._model.get()
-    tokens = transformer.encode(TEXTS, output_value="token_embeddings")
-    pooled = np.stack([np.asarray(rows.mean(dim=0).cpu()) for rows in tokens])
+    from sentence_transformers import SentenceTransformer
     from torch import from_numpy
     from torch.nn.functional import gelu
+
+    transformer = SentenceTransformer(str(local_folder(minilm.spec)), device="cpu")
+    tokens = transformer.encode(TEXTS, output_value="token_embeddings")
+    pooled = np.stack([np.asarray(rows.mean(dim=0).cpu()) for rows in tokens])
 
     hidden = gelu(from_numpy(pooled @ weights["text.proj.0.weight"].T)).numpy()
     expected = hidden @ weights["text.proj.2.weight"].T
