@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.errors import QueryError, UnknownImageError
-from core.gallery_layout import RECORDS_FILE, embeddings_file, index_file, thumbnail_path
+from core.gallery_layout import RECORDS_FILE, embeddings_file, index_file
 from core.gallery_writer import check_ids, records_schema, write_gallery
-from core.index import Index, check_index_kind
+from core.index import Index
 from core.manifest import Manifest, damaged
-from core.records import LENSES, ImageRecord, IndexKind, Lens
+from core.picture_set import PictureSet
+from core.records import ImageRecord, IndexKind, Lens
 
 if TYPE_CHECKING:
     from core.profiles import Profile
 
-__all__ = ["Gallery", "check_lens", "write_gallery"]
+__all__ = ["Gallery", "write_gallery"]
 
 
-class Gallery:
+class Gallery(PictureSet):
     """The pictures of one gallery and what is needed to search them.
 
     Make one with :meth:`open`. Safe to use from many threads. Arrays and indexes are memory
@@ -43,14 +42,8 @@ class Gallery:
         embeddings: dict[Lens, np.ndarray],
     ) -> None:
         """Hold verified parts; see :meth:`open`."""
-        self.folder = folder
+        super().__init__(folder, records, embeddings)
         self.manifest = manifest
-        self.records = records
-        self._embeddings = embeddings
-        self._ids = tuple(record.id for record in records)
-        self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
-        self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, profile: Profile) -> Gallery:
@@ -77,82 +70,17 @@ class Gallery:
         }
         return cls(folder, manifest, records, embeddings)
 
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.records)
-
     @property
     def name(self) -> str:
         """What the manifest calls it."""
         return self.manifest.name
 
-    def record(self, image_id: str) -> ImageRecord:
-        """Return one picture's record.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        return self.records[self._row(image_id)]
-
-    def thumbnail(self, image_id: str) -> Path:
-        """Return the path of a picture's webp thumbnail, never built from an unknown id.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        self._row(image_id)
-        return thumbnail_path(self.folder, image_id)
-
-    def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
-        """Return a read-only view of one embedding: float32 (dim,), unit norm.
-
-        Raises:
-            UnknownImageError: No such id.
-            QueryError: No such lens.
-        """
-        check_lens(lens)
-        return self._embeddings[lens][self._row(image_id)]
-
-    def embeddings(self, lens: Lens) -> np.ndarray:
-        """Return a lens's embeddings, read-only: float32 (n, dim), row i = record i.
-
-        Raises:
-            QueryError: No such lens.
-        """
-        check_lens(lens)
-        return self._embeddings[lens]
-
-    def index(self, lens: Lens, kind: IndexKind) -> Index:
-        """Return an index, opened on first use.
-
-        Raises:
-            QueryError: No such lens or kind.
-            CorruptGalleryError: Its file does not fit the records.
-        """
-        check_lens(lens)
-        check_index_kind(kind)
-        with self._lock:
-            if (lens, kind) not in self._indexes:
-                path = self.folder / index_file(lens, kind)
-                index = Index.load(path, self._ids)
-                if index.kind != kind or index.dim != self._embeddings[lens].shape[1]:
-                    raise damaged(
-                        self.folder, f"{path.name} is a {index.kind} index of dim {index.dim}"
-                    )
-                self._indexes[lens, kind] = index
-            return self._indexes[lens, kind]
-
-    def _row(self, image_id: str) -> int:
-        try:
-            return self._rows[image_id]
-        except (KeyError, TypeError):
-            raise UnknownImageError(str(image_id)) from None
-
-
-def check_lens(lens: str) -> None:
-    """Raise QueryError unless ``lens`` is one of :data:`core.records.LENSES`."""
-    if lens not in LENSES:
-        raise QueryError(f"Lens must be one of {', '.join(LENSES)}; got {str(lens)[:40]!r}.")
+    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+        path = self.folder / index_file(lens, kind)
+        index = Index.load(path, self._ids)
+        if index.kind != kind or index.dim != self._embeddings[lens].shape[1]:
+            raise damaged(self.folder, f"{path.name} is a {index.kind} index of dim {index.dim}")
+        return index
 
 
 def _read_records(folder: Path) -> tuple[ImageRecord, ...]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from core.errors import QueryError, UnknownImageError
-from core.gallery import check_lens
-from core.gallery_layout import thumbnail_path
-from core.index import Index, check_index_kind
+from core.errors import QueryError
+from core.index import Index
+from core.picture_set import PictureSet
 from core.records import ImageRecord, IndexKind, Lens
 
 _FIRST_CAPACITY = 64
@@ -59,14 +57,10 @@ class GrowingEmbeddings:
         return rows
 
 
-class Snapshot:
+class Snapshot(PictureSet):
     """The pictures of an upload at one moment; what a ``SearchService`` searches.
 
-    Its indexes are built when they are first asked for. Safe to use from many threads.
-
-    Attributes:
-        name: What the page calls it.
-        records: The pictures, in row order.
+    Its indexes are built when they are first asked for.
     """
 
     def __init__(
@@ -78,83 +72,15 @@ class Snapshot:
         clip_embeddings: np.ndarray,
     ) -> None:
         """Hold the parts; row i of both arrays is record i."""
-        self.name = name
-        self.records = tuple(records)
-        self._folder = folder
-        self._embeddings: dict[Lens, np.ndarray] = {
-            "captions": caption_embeddings,
-            "clip": clip_embeddings,
-        }
-        self._ids = tuple(record.id for record in self.records)
-        self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
-        self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
-        self._lock = threading.Lock()
+        super().__init__(folder, records, {"captions": caption_embeddings, "clip": clip_embeddings})
+        self._name = name
 
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.records)
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return self._name
 
-    def __contains__(self, image_id: object) -> bool:
-        """Tell whether there is a picture of this id."""
-        return image_id in self._rows
-
-    def row(self, image_id: str) -> int:
-        """Return the row of a picture.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        try:
-            return self._rows[image_id]
-        except (KeyError, TypeError):
-            raise UnknownImageError(str(image_id)) from None
-
-    def record(self, image_id: str) -> ImageRecord:
-        """Return one picture's record.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        return self.records[self.row(image_id)]
-
-    def thumbnail(self, image_id: str) -> Path:
-        """Return the path of a picture's webp thumbnail, never built from an unknown id.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        self.row(image_id)
-        return thumbnail_path(self._folder, image_id)
-
-    def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
-        """Return a read-only view of one embedding: float32 (dim,), unit norm.
-
-        Raises:
-            UnknownImageError: No such id.
-            QueryError: No such lens.
-        """
-        return self.embeddings(lens)[self.row(image_id)]
-
-    def embeddings(self, lens: Lens) -> np.ndarray:
-        """Return a lens's embeddings, read-only: float32 (n, dim), row i = record i.
-
-        Raises:
-            QueryError: No such lens.
-        """
-        check_lens(lens)
-        return self._embeddings[lens]
-
-    def index(self, lens: Lens, kind: IndexKind) -> Index:
-        """Return an index, built on first use.
-
-        Raises:
-            QueryError: No such lens or kind, or there is no picture yet.
-        """
-        check_lens(lens)
-        check_index_kind(kind)
+    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         if not self.records:
             raise QueryError("No photo is searchable yet: add some, then have them described.")
-        with self._lock:
-            if (lens, kind) not in self._indexes:
-                self._indexes[lens, kind] = Index.build(self._embeddings[lens], self._ids, kind)
-            return self._indexes[lens, kind]
+        return Index.build(self._embeddings[lens], self._ids, kind)

@@ -14,8 +14,8 @@ import numpy as np
 
 from core.errors import QueryError, TwoLensError
 from core.fusion import Agreement, agreement, rrf
-from core.gallery import check_lens
 from core.index import Index, check_index_kind
+from core.picture_set import check_lens
 from core.records import LENSES, FusedHit, Hit, IndexKind, Lens
 
 if TYPE_CHECKING:
