@@ -95,6 +95,11 @@ class DecodedImage:
     height: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def id(self) -> str:
+        """What the picture is called everywhere: the first 16 hex digits of ``sha256``."""
+        return self.sha256[:16]
+
 
 def decode(
     source: Path | bytes, file_name: str, limits: DecodeLimits, working_px: int = WORKING_PX

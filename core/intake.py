@@ -206,7 +206,7 @@ class _Run:
         files = [item.file for item in admitted] + [file for file, _ in self.decoding]
         for _, future in self.decoding:
             future.cancel()
-        self.session.put_back(files, [item.picture.sha256[:16] for item in admitted])
+        self.session.put_back(files, [item.picture.id for item in admitted])
         self.batch, self.describing = [], None
         self.ready.clear()
         self.decoding.clear()
@@ -218,7 +218,7 @@ class _Run:
             total=self.settled + left,
             settled=self.settled,
             described=self.described,
-            decoded=tuple(item.picture.sha256[:16] for item in in_hand),
+            decoded=tuple(item.picture.id for item in in_hand),
             elapsed_s=time.monotonic() - self.started,
             finished=finished,
             stopped=finished and left > 0,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from core.describing import Described, record_of
 from core.errors import UnknownImageError, UploadError
 from core.file_names import shown_name
 from core.gallery_layout import thumbnail_path
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from core.config import Settings
-    from core.describing import Described
 
 MAX_CAPTION_CHARS = 500
 
@@ -280,7 +280,7 @@ class UploadSession:
         Returns:
             The picture's id; None if there is a notice instead.
         """
-        image_id = decoded.sha256[:16]
+        image_id = decoded.id
         pixels = decoded.width * decoded.height
         with self._lock:
             if self._ended:
@@ -320,16 +320,7 @@ class UploadSession:
             UploadError: The upload has ended.
         """
         records = [
-            ImageRecord(
-                id=picture.sha256[:16],
-                file_name=file.file_name,
-                sha256=picture.sha256,
-                width=picture.width,
-                height=picture.height,
-                caption=caption.text,
-                caption_flags=caption.flags,
-                confidence=caption.confidence,
-            )
+            record_of(picture, file.file_name, caption)
             for file, picture, caption in zip(files, pictures, described.captions, strict=True)
         ]
         with self._lock:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from core.errors import ImageError
 from core.images import DecodedImage, DecodeLimits, decode, thumbnail_webp
-from core.records import Caption, ImageRecord
+from core.records import Caption
 from precompute.shards import Skipped
 from precompute.sources import SourceImage
 
 _MAX_DECODERS = 4
-_ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +59,6 @@ def ahead(
             yield pending.popleft().result()
     finally:
         decoders.shutdown(wait=False, cancel_futures=True)
-
-
-def record_of(picture: Picture, caption: Caption) -> ImageRecord:
-    """Return the row of ``records.parquet``."""
-    row, decoded = picture.row, picture.decoded
-    return ImageRecord(
-        id=decoded.sha256[:_ID_DIGITS],
-        file_name=row.file_name,
-        sha256=decoded.sha256,
-        width=decoded.width,
-        height=decoded.height,
-        caption=caption.text,
-        caption_flags=caption.flags,
-        confidence=caption.confidence,
-        references=row.references,
-        license=row.license,
-        source_url=row.source_url,
-    )
 
 
 def given_caption(row: SourceImage) -> Caption:

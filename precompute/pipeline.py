@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from core.config import Settings, get_settings
+from core.describing import Describer, record_of
 from core.errors import GalleryError, ModelError, SourceError
 from core.images import DecodeLimits
 from core.profiles import Models
+from core.records import Caption
 from precompute.build_plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
 from precompute.build_report import BuildResult, report_of
-from precompute.pictures import Picture, ahead, given_caption, prepare, record_of
+from precompute.pictures import Picture, ahead, given_caption, prepare
 from precompute.shards import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
 from precompute.sources import Source, SourceImage, open_source
 
@@ -99,7 +102,7 @@ class _Build:
         self._source = source
         self._workspace = workspace
         self._say = say
-        self._models = models
+        self._describer = Describer(models.captioner, models.sentence, models.clip)
         self._limits = DecodeLimits.of(settings)
         self._names_by_sha: dict[str, str] = {}
 
@@ -141,10 +144,8 @@ class _Build:
 
     def _try_models(self) -> None:
         blank = Image.new("RGB", (64, 64))
-        self._models.sentence.encode_text([""])
-        self._models.clip.encode_image([blank])
-        if self._options.source.captions_from is None:
-            self._models.captioner.caption([blank])
+        given = None if self._options.source.captions_from is None else [Caption("")]
+        self._describer.describe([blank], given)
 
     def _new_shards(self, number: int, start: int) -> Iterator[Shard]:
         from tqdm import tqdm
@@ -213,18 +214,22 @@ class _Build:
         return shard
 
     def _batch(self, batch: list[Picture], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-        images = [picture.decoded.image for picture in batch]
-        if self._options.source.captions_from is None:
-            captions = self._models.captioner.caption(images)
-        else:
-            captions = [given_caption(picture.row) for picture in batch]
-        for picture, caption in zip(batch, captions, strict=True):
-            record = record_of(picture, caption)
+        given = None
+        if self._options.source.captions_from is not None:
+            given = [given_caption(picture.row) for picture in batch]
+        described = self._describer.describe([picture.decoded.image for picture in batch], given)
+        for picture, caption in zip(batch, described.captions, strict=True):
+            row = picture.row
+            record = replace(
+                record_of(picture.decoded, row.file_name, caption),
+                references=row.references,
+                license=row.license,
+                source_url=row.source_url,
+            )
             self._workspace.write_thumbnail(record.id, picture.thumbnail)
             shard.records.append(record)
             shard.notes += [Note(record.file_name, note) for note in picture.decoded.notes]
-        texts = [caption.text for caption in captions]
-        return self._models.sentence.encode_text(texts), self._models.clip.encode_image(images)
+        return described.caption_embeddings, described.clip_embeddings
 
     def _keep(self, number: int, shard: Shard, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
         import numpy as np
