@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.caption_rows import CaptionRows
 from core.gallery_layout import RECORDS_FILE, embeddings_file, index_file
 from core.gallery_writer import check_ids, records_schema, write_gallery
 from core.index import Index
 from core.manifest import Manifest, damaged
 from core.picture_set import PictureSet
-from core.records import ImageRecord, IndexKind, Lens
+from core.records import ImageRecord, IndexKind, Lens, record_from
 
 if TYPE_CHECKING:
     from core.profiles import Profile
@@ -32,6 +33,8 @@ class Gallery(PictureSet):
         folder: Where it lies, as the operator gave it.
         manifest: What it is made of.
         records: The pictures, in row order.
+        caption_rows: Which rows of ``caption_embeddings`` are whose.
+        caption_embeddings: Of every caption: float32 (captions, dim), rows of unit norm.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Gallery(PictureSet):
         """Hold verified parts; see :meth:`open`."""
         super().__init__(folder, records, embeddings)
         self.manifest = manifest
+        self.caption_rows = CaptionRows.of(self.records)
+        self.caption_embeddings = embeddings["captions"]
 
     @classmethod
     def open(cls, folder: Path, profile: Profile) -> Gallery:
@@ -65,7 +70,9 @@ class Gallery(PictureSet):
                 f"the manifest says {manifest.counts.images}",
             )
         embeddings: dict[Lens, np.ndarray] = {
-            "captions": _read_embeddings(folder, "captions", len(records), manifest.sentence.dim),
+            "captions": _read_embeddings(
+                folder, "captions", len(CaptionRows.of(records)), manifest.sentence.dim
+            ),
             "clip": _read_embeddings(folder, "clip", len(records), manifest.clip.dim),
         }
         return cls(folder, manifest, records, embeddings)
@@ -75,9 +82,34 @@ class Gallery(PictureSet):
         """What the manifest calls it."""
         return self.manifest.name
 
+    def embeddings(self, lens: Lens) -> np.ndarray:
+        """Return a lens's embeddings, read-only: float32 (n, dim), row i = record i.
+
+        Of several captions it is the mean, whichever way they are indexed.
+
+        Raises:
+            QueryError: No such lens.
+        """
+        return self._caption_means if lens == "captions" else super().embeddings(lens)
+
+    def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
+        """Return which of its captions is nearest to a query for each picture, from 0."""
+        if self.caption_rows.single or not image_ids:
+            return super().nearest_captions(image_ids, query)
+        rows = np.array([self.row(image_id) for image_id in image_ids])
+        return self.caption_rows.nearest(self.caption_embeddings, rows, query)
+
+    @cached_property
+    def _caption_means(self) -> np.ndarray:
+        means = self.caption_rows.mean(self.caption_embeddings)
+        means.setflags(write=False)
+        return means
+
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         path = self.folder / index_file(lens, kind)
-        index = Index.load(path, self._ids)
+        best = lens == "captions" and self.manifest.caption_pooling == "best"
+        owners = None if self.caption_rows.single or not best else self.caption_rows.owners
+        index = Index.load(path, self._ids, owners=owners)
         if index.kind != kind or index.dim != self._embeddings[lens].shape[1]:
             raise damaged(self.folder, f"{path.name} is a {index.kind} index of dim {index.dim}")
         return index
@@ -89,18 +121,11 @@ def _read_records(folder: Path) -> tuple[ImageRecord, ...]:
 
     try:
         table = pq.read_table(folder / RECORDS_FILE, schema=records_schema())
-        records = tuple(_record(row) for row in table.to_pylist())
+        records = tuple(record_from(row) for row in table.to_pylist())
         check_ids(records)
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise damaged(folder, f"{RECORDS_FILE} is not a table of pictures ({error})") from error
     return records
-
-
-def _record(row: dict[str, Any]) -> ImageRecord:
-    values = {field.name: row[field.name] for field in fields(ImageRecord)}
-    values["caption_flags"] = tuple(values["caption_flags"])
-    values["references"] = tuple(values["references"])
-    return ImageRecord(**values)
 
 
 def _read_embeddings(folder: Path, lens: Lens, count: int, dim: int | None) -> np.ndarray:

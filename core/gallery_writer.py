@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.caption_rows import CaptionRows
 from core.errors import EmbeddingError, IncompleteGalleryError
 from core.files import fsync, sha256_of
 from core.gallery_layout import (
@@ -22,7 +23,7 @@ from core.gallery_layout import (
 )
 from core.index import Index, check_embeddings
 from core.manifest import Counts, Manifest, ModelRef, SourceRef, now, thumbnails_digest
-from core.records import INDEX_KINDS, ImageRecord, Lens
+from core.records import INDEX_KINDS, CaptionPooling, ImageRecord, Lens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,8 @@ def write_gallery(
     profile: Profile,
     source: SourceRef,
     caption_origin: str = "generated",
+    captions_per_image: int = 1,
+    caption_pooling: CaptionPooling = "mean",
     counts: Counts | None = None,
     created_at: datetime | None = None,
     extra_files: Iterable[str] = (),
@@ -54,11 +57,14 @@ def write_gallery(
             (:func:`core.gallery_layout.thumbnail_path`). A manifest in it is removed first.
         name: Of the gallery: printable, no slash, at most 100 characters.
         records: n pictures; each id is the first 16 digits of its sha256, none comes twice.
-        caption_embeddings: float32 (n, profile.sentence.dim), rows of unit norm.
+        caption_embeddings: float32 (captions, profile.sentence.dim), rows of unit norm, in the
+            order of :class:`core.caption_rows.CaptionRows`: (n, dim) for one caption each.
         clip_embeddings: float32 (n, profile.clip.dim), likewise.
         profile: The models that made captions and embeddings.
         source: Where the pictures came from.
         caption_origin: ``generated``, or ``column:NAME``, which leaves out the captioner.
+        captions_per_image: Most captions that were asked for.
+        caption_pooling: How several captions of an image are indexed.
         counts: What became of the source's files; None stands for n images and no others.
         created_at: For the manifest; None stands for now.
         extra_files: Names, relative to the folder, of files already there that the manifest
@@ -78,9 +84,10 @@ def write_gallery(
     if counts.images != len(records):
         raise ValueError(f"counts.images is {counts.images} for {len(records)} records")
     check_ids(records)
+    rows = CaptionRows.of(records)
     embeddings: dict[Lens, np.ndarray] = {
-        "captions": _checked("caption", caption_embeddings, records, profile.sentence.dim),
-        "clip": _checked("CLIP", clip_embeddings, records, profile.clip.dim),
+        "captions": _checked("caption", caption_embeddings, len(rows), profile.sentence.dim),
+        "clip": _checked("CLIP", clip_embeddings, len(records), profile.clip.dim),
     }
     captioner = ModelRef.of(profile.captioner) if caption_origin == "generated" else None
     sentence, clip = ModelRef.of(profile.sentence), ModelRef.of(profile.clip)
@@ -93,8 +100,11 @@ def write_gallery(
     ids = tuple(record.id for record in records)
     for lens, vectors in embeddings.items():
         _write_array(folder / embeddings_file(lens), vectors)
+        indexed, owners = vectors, None
+        if lens == "captions":
+            indexed, owners = rows.indexed(vectors, caption_pooling)
         for kind in INDEX_KINDS:
-            Index.build(vectors, ids, kind).save(folder / index_file(lens, kind))
+            Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
     _, digest = thumbnails_digest(folder)
     manifest = Manifest(
         name=name,
@@ -105,6 +115,8 @@ def write_gallery(
         sentence=sentence,
         clip=clip,
         caption_origin=caption_origin,
+        captions_per_image=captions_per_image,
+        caption_pooling=caption_pooling,
         counts=counts,
         thumbnails_sha256=digest,
         files={file: sha256_of(folder / file) for file in sorted({*REQUIRED_FILES, *extra})},
@@ -128,11 +140,17 @@ def check_ids(records: Sequence[ImageRecord]) -> None:
         seen.add(record.id)
 
 
-def records_schema() -> pa.Schema:
-    """Return the columns of ``records.parquet``: the fields of ImageRecord, in their order."""
+def records_schema(*, several: bool = True) -> pa.Schema:
+    """Return the columns of ``records.parquet``: the fields of ImageRecord, in their order.
+
+    Args:
+        several: Whether an image may have more than one caption; without, the column is absent.
+    """
     import pyarrow as pa
 
     texts = pa.list_(pa.string())
+    caption = pa.struct([("text", pa.string()), ("flags", texts), ("confidence", pa.float64())])
+    more = [pa.field("more_captions", pa.list_(caption))] if several else []
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -146,6 +164,7 @@ def records_schema() -> pa.Schema:
             pa.field("references", texts, nullable=False),
             pa.field("license", pa.string()),
             pa.field("source_url", pa.string()),
+            *more,
         ]
     )
 
@@ -155,7 +174,8 @@ def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
     import pyarrow.parquet as pq
 
     rows = [asdict(record) for record in records]
-    pq.write_table(pa.Table.from_pylist(rows, schema=records_schema()), path, compression="zstd")
+    schema = records_schema(several=any(record.more_captions for record in records))
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
     fsync(path)
 
 
@@ -164,16 +184,14 @@ def _write_array(path: Path, vectors: np.ndarray) -> None:
     fsync(path)
 
 
-def _checked(
-    what: str, embeddings: np.ndarray, records: Sequence[ImageRecord], dim: int | None
-) -> np.ndarray:
+def _checked(what: str, embeddings: np.ndarray, needed: int, dim: int | None) -> np.ndarray:
     try:
         vectors = check_embeddings(embeddings, dim)
     except EmbeddingError as error:
         raise EmbeddingError(f"The {what} embeddings cannot be used: {error}") from error
-    if len(vectors) != len(records):
+    if len(vectors) != needed:
         raise EmbeddingError(
-            f"The {what} embeddings have {len(vectors)} rows for {len(records)} records."
+            f"The {what} embeddings have {len(vectors)} rows; the records need {needed}."
         )
     return vectors
 

@@ -79,26 +79,44 @@ class Index:
     Ties: scores are recomputed in double precision from the stored vectors and rounded to
     float32; images of equal score come in row order, whatever the kind, k or batch size.
 
+    An image may have several vectors: it is ranked by the nearest of them, and comes once.
+
     Attributes:
         kind: ``flat`` or ``ivf``.
-        ids: Image id of each row.
+        ids: Id of each image, in row order.
     """
 
-    def __init__(self, backend: faiss.Index, ids: Sequence[str], kind: IndexKind) -> None:
-        """Take over a FAISS index whose row i is ``ids[i]``; see :meth:`build`, :meth:`load`."""
+    def __init__(
+        self,
+        backend: faiss.Index,
+        ids: Sequence[str],
+        kind: IndexKind,
+        owners: np.ndarray | None = None,
+    ) -> None:
+        """Take over a FAISS index; see :meth:`build`, :meth:`load`."""
         # Any: the stubs that come with FAISS lack attributes that its classes have.
         self._backend: Any = backend
         self.ids = ids
         self.kind = kind
+        self._owners = owners
+        self._most_vectors = 1 if owners is None else int(np.bincount(owners).max(initial=1))
 
     @classmethod
-    def build(cls, embeddings: np.ndarray, ids: Sequence[str], kind: IndexKind) -> Index:
+    def build(
+        cls,
+        embeddings: np.ndarray,
+        ids: Sequence[str],
+        kind: IndexKind,
+        owners: np.ndarray | None = None,
+    ) -> Index:
         """Index embeddings; the same input gives the same index, byte for byte.
 
         Args:
             embeddings: float32 (n, dim), rows of unit norm; n may be 0.
-            ids: n image ids, in row order.
+            ids: Image ids, in row order.
             kind: ``flat``, or ``ivf`` with :func:`cluster_count` clusters.
+            owners: The place in ``ids`` of each row's image: int (n,), each image once or more;
+                None stands for n images of one row each.
 
         Raises:
             EmbeddingError: See :func:`check_embeddings`; or the numbers of rows and ids differ.
@@ -108,8 +126,7 @@ class Index:
 
         check_index_kind(kind)
         vectors = check_embeddings(embeddings)
-        if len(vectors) != len(ids):
-            raise EmbeddingError(f"{len(vectors)} embeddings were given for {len(ids)} ids.")
+        _check_owners(len(vectors), ids, owners)
         dim = vectors.shape[1]
         backend: Any = faiss.IndexFlatIP(dim)
         if kind == "ivf":
@@ -121,19 +138,22 @@ class Index:
             # An empty gallery has nothing to train on, yet an untrained index cannot be searched.
             backend.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
         backend.add(vectors)
-        return cls(backend, ids, kind)
+        return cls(backend, ids, kind, owners)
 
     @classmethod
-    def load(cls, path: Path, ids: Sequence[str], mmap: bool = True) -> Index:
+    def load(
+        cls, path: Path, ids: Sequence[str], mmap: bool = True, owners: np.ndarray | None = None
+    ) -> Index:
         """Read an index that :meth:`save` wrote.
 
         Args:
             path: The file.
             ids: Image ids in the row order of the build.
             mmap: Leave the vectors on disk, read page by page as searches need them.
+            owners: As the index was built with.
 
         Raises:
-            CorruptGalleryError: Not an index of one of our kinds, or of another size than ``ids``.
+            CorruptGalleryError: Not an index of one of our kinds, or of another size.
         """
         import faiss
 
@@ -151,11 +171,14 @@ class Index:
             raise CorruptGalleryError(
                 path.parent, f"{path.name} is a {type(backend).__name__}, not a flat or IVF index."
             )
-        if backend.ntotal != len(ids):
+        needed = len(ids) if owners is None else len(owners)
+        if backend.ntotal != needed:
             raise CorruptGalleryError(
-                path.parent, f"{path.name} holds {backend.ntotal} vectors for {len(ids)} images."
+                path.parent,
+                f"{path.name} holds {backend.ntotal} vectors for {len(ids)} images"
+                + (f" that have {needed}." if owners is not None else "."),
             )
-        return cls(backend, ids, kind)
+        return cls(backend, ids, kind, owners)
 
     def save(self, path: Path) -> None:
         """Write the index to a file and force it to disk; the ids are not part of it.
@@ -200,8 +223,8 @@ class Index:
 
         Args:
             queries: float32 (q, dim), rows of unit norm.
-            k: Hits a query, 1 or more; capped at the size. An IVF search may give fewer, when
-                the clusters it looked into hold fewer.
+            k: Hits a query, 1 or more; capped at the number of images. An IVF search may give
+                fewer, when the clusters it looked into hold fewer.
             nprobe: Clusters an IVF search looks into, 1 or more, capped at nlist; None takes
                 :attr:`default_nprobe`. A flat index has no clusters and ignores it.
 
@@ -217,7 +240,7 @@ class Index:
         if nprobe is not None and nprobe < 1:
             raise QueryError(f"nprobe must be 1 or more; got {nprobe}.")
         vectors = check_embeddings(queries, self.dim)
-        k = min(k, len(self))
+        k = min(k, len(self.ids))
         if k == 0:
             return [[] for _ in vectors]
         parameters = self._parameters(nprobe)
@@ -240,7 +263,9 @@ class Index:
         """Search with spare candidates, and again with more where the cut may split a tie."""
         rankings: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
-        fetched = min(len(self), k + _SPARE_CANDIDATES)
+        # So many vectors belong to k images or more, however they are shared out.
+        depth = min(len(self), (k - 1) * self._most_vectors + 1)
+        fetched = min(len(self), depth + _SPARE_CANDIDATES)
         while pending.size:
             queries = vectors[pending]
             scores, rows, found = self._backend.search_and_reconstruct(
@@ -248,7 +273,7 @@ class Index:
             )
             settled = (
                 (rows[:, -1] < 0)
-                | (scores[:, k - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
+                | (scores[:, depth - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
                 | (fetched == len(self))
             )
             for position in np.flatnonzero(settled):
@@ -263,11 +288,26 @@ class Index:
     def _rank(self, query: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> list[Hit]:
         products = found.astype(np.float64) * query.astype(np.float64)
         scores = products.sum(axis=1).astype(np.float32)
+        if self._owners is not None:
+            rows = self._owners[rows]
+            best_first = np.lexsort((-scores, rows))
+            rows, at = np.unique(rows[best_first], return_index=True)
+            scores = scores[best_first][at]
         order = np.lexsort((rows, -scores))[:k]
         return [
             Hit(id=self.ids[rows[at]], score=min(1.0, max(-1.0, float(scores[at]))), rank=rank)
             for rank, at in enumerate(order, start=1)
         ]
+
+
+def _check_owners(vectors: int, ids: Sequence[str], owners: np.ndarray | None) -> None:
+    if owners is None:
+        if vectors != len(ids):
+            raise EmbeddingError(f"{vectors} embeddings were given for {len(ids)} ids.")
+    elif len(owners) != vectors or not np.array_equal(np.unique(owners), np.arange(len(ids))):
+        raise EmbeddingError(
+            f"{vectors} embeddings were given for {len(ids)} ids that own {len(owners)} rows."
+        )
 
 
 def check_index_kind(kind: str) -> None:

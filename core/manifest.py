@@ -19,6 +19,7 @@ from core.errors import (
 from core.files import sha256_of, write_atomically
 from core.gallery_layout import MANIFEST_FILE, REQUIRED_FILES, THUMBNAILS_FOLDER
 from core.models import ModelSpec
+from core.records import CaptionPooling
 from core.weights import revision_of
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class Manifest(_Frozen):
         sentence: Embedded the captions.
         clip: Embedded the images.
         caption_origin: ``generated``, or ``column:NAME`` of the source.
+        captions_per_image: Most captions that an image has.
+        caption_pooling: How the caption lens indexes several.
         counts: What became of the source's files.
         thumbnails_sha256: See :func:`thumbnails_digest`.
         files: sha256 of each file but the manifest and the thumbnails, by its name in the folder.
@@ -152,6 +155,8 @@ class Manifest(_Frozen):
     sentence: ModelRef
     clip: ModelRef
     caption_origin: Annotated[str, Field(pattern=r"\A(generated|column:.+)\z")] = "generated"
+    captions_per_image: int = Field(default=1, ge=1)
+    caption_pooling: CaptionPooling = "mean"
     counts: Counts
     thumbnails_sha256: Sha256
     files: dict[Annotated[str, AfterValidator(_inside)], Sha256]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 Lens = Literal["captions", "clip"]
 """The two ways to search: by generated captions, or by CLIP's joint space."""
@@ -16,6 +16,10 @@ IndexKind = Literal["flat", "ivf"]
 
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
+
+CaptionPooling = Literal["mean", "best"]
+"""How several captions of an image become its place in the caption lens: ``mean`` indexes the
+mean of their embeddings, ``best`` all of them, the one nearest to the query counting."""
 
 CORRECTED = "corrected"
 """Caption flag: a person wrote it in the captioner's place."""
@@ -53,6 +57,7 @@ class ImageRecord:
         references: Captions that came with the source; for evaluation only, never searched.
         license: Licence of the picture, if the source says.
         source_url: Where the picture comes from, if the source says.
+        more_captions: What else the captioner says of it, none twice; searched like the first.
     """
 
     id: str
@@ -66,6 +71,33 @@ class ImageRecord:
     references: tuple[str, ...] = ()
     license: str | None = None
     source_url: str | None = None
+    more_captions: tuple[Caption, ...] = ()
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """All captions, the first one first: one or more."""
+        first = Caption(self.caption, self.caption_flags, self.confidence)
+        return (first, *self.more_captions)
+
+
+def record_from(values: Mapping[str, Any]) -> ImageRecord:
+    """Return the record whose ``asdict`` went through JSON or a table; other keys are ignored.
+
+    Raises:
+        KeyError: A list is missing.
+        TypeError: Another field is missing, or a list is none.
+    """
+    own: dict[str, Any] = {
+        each.name: values[each.name] for each in fields(ImageRecord) if each.name in values
+    }
+    own["caption_flags"] = tuple(values["caption_flags"])
+    own["references"] = tuple(values["references"])
+    # Galleries of one caption an image, and those built before there were more, leave it out.
+    own["more_captions"] = tuple(
+        Caption(more["text"], tuple(more["flags"]), more["confidence"])
+        for more in values.get("more_captions") or ()
+    )
+    return ImageRecord(**own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +108,14 @@ class Hit:
         id: Image id.
         score: Inner product of unit vectors, in [-1, 1]; higher is better.
         rank: From 1.
+        caption: Which of the image's captions is nearest to the query, from 0; 0 where the
+            caption lens was not asked.
     """
 
     id: str
     score: float
     rank: int
+    caption: int = 0
 
 
 @dataclass(frozen=True, slots=True)

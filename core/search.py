@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
@@ -103,6 +103,10 @@ class Searchable(Protocol):
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return one picture's embedding; raise UnknownImageError for an unknown id."""
+        ...
+
+    def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
+        """Return which of its captions is nearest to a query for each picture, from 0."""
         ...
 
 
@@ -285,7 +289,16 @@ class SearchService:
         index = self.gallery.index(lens, kind)
         started = time.perf_counter()
         (hits,) = index.search(embedding[np.newaxis], k, nprobe=nprobe)
+        if lens == "captions":
+            hits = self._with_nearest_captions(hits, embedding)
         return tuple(hits), _ms_since(started)
+
+    def _with_nearest_captions(self, hits: list[Hit], embedding: np.ndarray) -> list[Hit]:
+        nearest = self.gallery.nearest_captions([hit.id for hit in hits], embedding)
+        return [
+            replace(hit, caption=caption) if caption else hit
+            for hit, caption in zip(hits, nearest, strict=True)
+        ]
 
     def _normalise(self, query: str) -> str:
         return normalise_query(query, self.max_query_chars)

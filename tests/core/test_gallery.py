@@ -178,7 +178,7 @@ def test_given_captions_leave_out_the_captioner(planted):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda rows: rows[:-1], "have 59 rows for 60 records"),
+        (lambda rows: rows[:-1], "have 59 rows; the records need 60"),
         (lambda rows: rows * 2, "Row 0 has norm 2"),
         (lambda rows: rows * np.float32("nan"), "Row 0 holds a value that is not finite"),
         (lambda rows: rows[:, :-1], "are needed; got length"),

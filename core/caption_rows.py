@@ -1,0 +1,114 @@
+"""Several captions an image: which rows of the caption embeddings are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.records import CaptionPooling, ImageRecord
+
+NEAR_DUPLICATE = 0.95
+"""Cosine of all-MiniLM-L6-v2 from which two captions of one image are the same: above it lie an
+article or a plural changed ("a dog runs" / "the dogs run"), below it another word that matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRows:
+    """The rows of one image stand together, in the order of its captions; images in row order.
+
+    Attributes:
+        first: int64 (n + 1,): the captions of image i are ``first[i]:first[i + 1]``.
+    """
+
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, records: Sequence[ImageRecord]) -> CaptionRows:
+        """Count the captions of each record."""
+        counts = [1 + len(record.more_captions) for record in records]
+        return cls(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        """Return the number of captions."""
+        return int(self.first[-1])
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.first) - 1
+
+    @property
+    def single(self) -> bool:
+        """Whether no image has more than one."""
+        return len(self) == self.images
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The image of each caption: int64 (captions,), rising."""
+        return np.repeat(np.arange(self.images, dtype=np.int64), np.diff(self.first))
+
+    def mean(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return each image's mean embedding, made unit: float32 (n, dim).
+
+        Where the captions of an image cancel each other out, its first one stands for it.
+
+        Args:
+            embeddings: float32 (captions, dim), rows of unit norm.
+        """
+        if self.single:
+            return embeddings
+        sums = np.add.reduceat(embeddings, self.first[:-1], axis=0, dtype=np.float64)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        lost = norms[:, 0] < 1e-6
+        sums[lost], norms[lost] = embeddings[self.first[:-1][lost]], 1.0
+        mean: np.ndarray = (sums / norms).astype(np.float32)
+        return mean
+
+    def indexed(
+        self, embeddings: np.ndarray, pooling: CaptionPooling
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what the caption lens indexes and whose each row is, as ``Index.build`` takes it.
+
+        Args:
+            embeddings: float32 (captions, dim), rows of unit norm.
+            pooling: How several captions of an image are indexed.
+        """
+        if pooling == "best" and not self.single:
+            return embeddings, self.owners
+        return self.mean(embeddings), None
+
+    def nearest(self, embeddings: np.ndarray, images: np.ndarray, query: np.ndarray) -> list[int]:
+        """Return which caption of some images is nearest to a query, from 0; the first of equals.
+
+        Args:
+            embeddings: float32 (captions, dim), rows of unit norm.
+            images: int (m,), any images.
+            query: float32 (dim,), unit norm.
+        """
+        starts = self.first[images]
+        places = np.arange(np.diff(self.first).max(initial=1))
+        # Short groups are filled up with their last caption, which never wins over itself.
+        last = self.first[images + 1] - 1
+        rows = np.minimum(starts[:, None] + places, last[:, None])
+        scores = embeddings[rows.ravel()].astype(np.float64) @ query.astype(np.float64)
+        chosen: list[int] = scores.reshape(rows.shape).round(7).argmax(axis=1).tolist()
+        return chosen
+
+
+def distinct(embeddings: np.ndarray, at_most: int) -> list[int]:
+    """Return which captions of one image to keep: the first, and each unlike all kept before it.
+
+    Args:
+        embeddings: float32 (captions, dim), rows of unit norm, the best caption first.
+        at_most: Most captions kept.
+    """
+    cosines = embeddings @ embeddings.T
+    kept: list[int] = [0]
+    for row in range(1, len(embeddings)):
+        if len(kept) == at_most:
+            break
+        if cosines[row, kept].max() < NEAR_DUPLICATE:
+            kept.append(row)
+    return kept
