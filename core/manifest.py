@@ -84,6 +84,7 @@ class ModelRef(_Frozen):
         precision: Of the weights in memory.
         licence: Of the weights, as their authors state it.
         note: What a reader should know about licence or data, or "".
+        base: What an adapter was put onto; None for a whole checkpoint.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ModelRef(_Frozen):
     precision: str = "fp32"
     licence: str = ""
     note: str = ""
+    base: ModelRef | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec) -> ModelRef:
@@ -103,13 +105,20 @@ class ModelRef(_Frozen):
         """
         return cls(
             name=spec.name,
-            source=spec.source,
+            source=_without_folders(spec.source),
             revision=revision_of(spec),
             dim=spec.dim,
             precision=spec.precision,
             licence=spec.licence,
             note=spec.note,
+            base=cls.of(spec.base) if spec.base else None,
         )
+
+
+def _without_folders(source: str) -> str:
+    """Leave a server's own folders out of what visitors may read."""
+    kind, _, rest = source.partition(":")
+    return f"path:{Path(rest).name}" if kind == "path" else source
 
 
 class Counts(_Frozen):

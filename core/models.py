@@ -29,6 +29,7 @@ class ModelSpec:
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory.
         note: One sentence about the licence or the data that a reader should see, or "".
+        base: If the files are an adapter (LoRA), the checkpoint that it is put onto.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelSpec:
     dim: int | None = None
     precision: Precision = "fp32"
     note: str = ""
+    base: ModelSpec | None = None
 
 
 class Captioner(Protocol):
@@ -47,6 +49,10 @@ class Captioner(Protocol):
 
     def caption(self, images: Sequence[Image]) -> list[Caption]:
         """Caption a batch of RGB images; same length and order as ``images``."""
+        ...
+
+    def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
+        """Return each image's caption, and candidates for ``count`` - 1 others, best first."""
         ...
 
 

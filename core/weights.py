@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,13 +39,42 @@ def local_folder(spec: ModelSpec) -> Path | None:
     return folder
 
 
+def files_of(spec: ModelSpec, *names: str) -> Path:
+    """Return the folder with a model's small files; what lives on the Hub is fetched first.
+
+    Args:
+        spec: Whose files.
+        names: Which files; one that the Hub does not have is left out.
+
+    Raises:
+        ModelNotFoundError: The folder does not exist, or the Hub cannot be reached.
+    """
+    folder = local_folder(spec)
+    if folder is not None:
+        return folder
+    from huggingface_hub import errors, snapshot_download
+
+    repository = spec.source.partition(":")[2]
+    try:
+        return Path(
+            snapshot_download(repository, revision=spec.revision, allow_patterns=list(names))
+        )
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        raise ModelNotFoundError(
+            spec.name, "Check its name and the connection to the Hugging Face Hub."
+        ) from error
+
+
 @lru_cache(maxsize=32)
 def revision_of(spec: ModelSpec) -> str:
     """Return what pins a model's weights: a Hub commit, or a digest of its local safetensors.
 
     The digest covers the names and contents of the folder's ``*.safetensors`` and ``*.json``, so
-    a retrained checkpoint never passes for the one that built a gallery.
+    a retrained checkpoint never passes for the one that built a gallery. An adapter is pinned
+    together with its base.
     """
+    if spec.base is not None:
+        return f"{revision_of(replace(spec, base=None))}+{revision_of(spec.base)}"
     folder = local_folder(spec)
     if folder is None:
         return spec.revision or "main"
