@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ class _Loaded:
     suppressed: list[int] | None
 
 
-class _GeneratingCaptioner:
+class _GeneratingCaptioner(ABC):
     """What captioners that generate token by token have in common: loading once, and one retry."""
 
     def __init__(
@@ -78,8 +79,9 @@ class _GeneratingCaptioner:
 
         Returns:
             One caption an image. Its text is empty only under the flag ``empty``; ``retried``
-            says that the first attempt was doubtful. The confidence is the mean probability of
-            the generated tokens, after the penalties of the decoding.
+            says that the first attempt was doubtful. The confidence is the mean probability that
+            the model itself, before any penalty or constraint of the search, gave the generated
+            tokens, the end token among them.
         """
         captions: list[Caption] = []
         for start in range(0, len(images), _LARGEST_BATCH):
@@ -103,13 +105,15 @@ class _GeneratingCaptioner:
                 self._loaded = self._load()
             return self._loaded
 
+    @abstractmethod
     def _load(self) -> _Loaded:
-        raise NotImplementedError
+        """Read the weights."""
 
+    @abstractmethod
     def _generate(
         self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
     ) -> list[Caption]:
-        raise NotImplementedError
+        """Caption one batch, each image once."""
 
 
 class InstructBlipCaptioner(_GeneratingCaptioner):
@@ -327,7 +331,7 @@ def _search(decoding: Decoding) -> dict[str, Any]:
         "length_penalty": decoding.length_penalty,
         "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
         "return_dict_in_generate": True,
-        "output_scores": True,
+        "output_logits": True,
     }
 
 
@@ -343,9 +347,9 @@ def _judged(
     with torch.inference_mode():
         scores = text_model.compute_transition_scores(
             output.sequences,
-            output.scores,
+            output.logits,  # what the model said; the scores hold the search's penalties too
             getattr(output, "beam_indices", None),
-            normalize_logits=decoding.num_beams == 1,
+            normalize_logits=True,
         )
     # A decoder-only language model returns the prompt too; only the tail was generated.
     tokens = output.sequences[:, -scores.shape[1] :]

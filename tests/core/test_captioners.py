@@ -41,6 +41,40 @@ def captioner_of(folder: Path, **options) -> InstructBlipCaptioner:
     return InstructBlipCaptioner(spec, device="cpu", **options)
 
 
+def test_the_confidence_is_the_mean_probability_that_the_model_gives_its_tokens(
+    checkpoint, images
+):
+    """By one forward pass over the finished caption, which knows no beams and no penalties."""
+    import torch
+
+    search = {
+        "num_beams": 3,
+        "min_new_tokens": 4,
+        "max_new_tokens": 8,
+        "repetition_penalty": 1.7,
+        "no_repeat_ngram_size": 2,
+    }
+    captioner = captioner_of(checkpoint, decoding=Decoding(**search))
+    confidences = [c.confidence for c in captioner.caption(images) if "retried" not in c.flags]
+    loaded = captioner._loaded
+    tokenizer = loaded.processor.tokenizer
+    expected = []
+    for image in images:
+        inputs = loaded.processor(image, text=Decoding().prompt, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = loaded.model.generate(
+                **inputs, **search, do_sample=False, suppress_tokens=loaded.suppressed
+            )
+            logits = loaded.model(**inputs, decoder_input_ids=tokens).logits[0, :-1]
+        said = tokens[0, 1:]
+        chances = logits.softmax(dim=-1)[torch.arange(len(said)), said]
+        text = tokenizer.decode(said, skip_special_tokens=True)
+        if not caption_flags(text, Decoding().prompt):
+            expected.append(chances[said != tokenizer.pad_token_id].mean().item())
+    assert len(expected) >= 3
+    assert confidences == pytest.approx(expected, abs=1e-5)
+
+
 def test_different_images_get_different_captions_of_known_words(checkpoint, images):
     captions = captioner_of(checkpoint).caption(images)
     assert len(captions) == len(images)
