@@ -1,0 +1,37 @@
+"""Which CLIP model a path or a Hub id means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from core.clip_towers import find_clip_files
+from core.errors import ModelError
+from core.model_location import located
+from core.models import ModelSpec
+from core.profiles import PROFILES, Profile
+
+
+def with_clip(profile: Profile, given: str | None) -> Profile:
+    """Return the profile with the CLIP model that was asked for, or with its own for None.
+
+    Raises:
+        ModelError: See :func:`clip_spec`.
+    """
+    return profile if given is None else replace(profile, clip=clip_spec(given))
+
+
+def clip_spec(given: str) -> ModelSpec:
+    """Describe the open_clip model that is meant, at a pinned revision; loads no weights.
+
+    Args:
+        given: See :func:`core.model_location.located`.
+
+    Raises:
+        ModelNotFoundError: There is no such folder or repository, or no configuration in it.
+        ModelError: The configuration names no dimension.
+    """
+    spec = located(given, [profile.clip for profile in PROFILES.values()])
+    dim = find_clip_files(spec).model_cfg.get("embed_dim")
+    if not isinstance(dim, int):
+        raise ModelError(f"The configuration of {spec.name} has no embed_dim.")
+    return replace(spec, dim=dim)
