@@ -344,16 +344,19 @@ def _judged(
     """Turn generated tokens into captions with their flags and confidence."""
     import torch
 
+    beams = getattr(output, "beam_indices", None)
     with torch.inference_mode():
         scores = text_model.compute_transition_scores(
             output.sequences,
             output.logits,  # what the model said; the scores hold the search's penalties too
-            getattr(output, "beam_indices", None),
+            beams,
             normalize_logits=True,
         )
     # A decoder-only language model returns the prompt too; only the tail was generated.
     tokens = output.sequences[:, -scores.shape[1] :]
     generated = tokens != loaded.processor.tokenizer.pad_token_id
+    if beams is not None:  # a beam search may fill up with end tokens instead
+        generated &= beams[:, : tokens.shape[1]] >= 0
     chances = scores.float().exp().masked_fill(~generated, 0.0).sum(dim=1)
     confidences = (chances / generated.sum(dim=1).clamp(min=1)).tolist()
     texts = loaded.processor.batch_decode(tokens, skip_special_tokens=True)

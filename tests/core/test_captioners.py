@@ -41,38 +41,47 @@ def captioner_of(folder: Path, **options) -> InstructBlipCaptioner:
     return InstructBlipCaptioner(spec, device="cpu", **options)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
 def test_the_confidence_is_the_mean_probability_that_the_model_gives_its_tokens(
-    checkpoint, images
+    tmp_path, images, beams
 ):
-    """By one forward pass over the finished caption, which knows no beams and no penalties."""
+    """By one forward pass over each finished caption alone: no beams, no penalties, no filling."""
     import torch
 
+    folder = save_tiny_instructblip(tmp_path / "ends")
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    # Six words, none of them twice: captions end, some early and some late.
+    config["suppress_tokens"] = [*range(config["eos_token_id"]), *range(2, len(WORDS) - 2)]
+    path.write_text(json.dumps(config))
     search = {
-        "num_beams": 3,
-        "min_new_tokens": 4,
-        "max_new_tokens": 8,
+        "num_beams": beams,
+        "min_new_tokens": 2,
+        "max_new_tokens": 12,
         "repetition_penalty": 1.7,
-        "no_repeat_ngram_size": 2,
+        "no_repeat_ngram_size": 1,
     }
-    captioner = captioner_of(checkpoint, decoding=Decoding(**search))
-    confidences = [c.confidence for c in captioner.caption(images) if "retried" not in c.flags]
+    captioner = captioner_of(folder, decoding=Decoding(**search, length_penalty=-2.0))
+    captions = captioner.caption(images)
     loaded = captioner._loaded
-    tokenizer = loaded.processor.tokenizer
-    expected = []
-    for image in images:
+    lengths = set()
+    for image, caption in zip(images, captions, strict=True):
+        assert caption.flags == ()
         inputs = loaded.processor(image, text=Decoding().prompt, return_tensors="pt")
         with torch.inference_mode():
             tokens = loaded.model.generate(
-                **inputs, **search, do_sample=False, suppress_tokens=loaded.suppressed
+                **inputs,
+                **search,
+                length_penalty=-2.0,
+                do_sample=False,
+                suppress_tokens=loaded.suppressed,
             )
             logits = loaded.model(**inputs, decoder_input_ids=tokens).logits[0, :-1]
         said = tokens[0, 1:]
         chances = logits.softmax(dim=-1)[torch.arange(len(said)), said]
-        text = tokenizer.decode(said, skip_special_tokens=True)
-        if not caption_flags(text, Decoding().prompt):
-            expected.append(chances[said != tokenizer.pad_token_id].mean().item())
-    assert len(expected) >= 3
-    assert confidences == pytest.approx(expected, abs=1e-5)
+        assert caption.confidence == pytest.approx(chances.mean().item(), rel=1e-4)
+        lengths.add(len(said))
+    assert len(lengths) > 1, "no caption of the batch was filled up"
 
 
 def test_different_images_get_different_captions_of_known_words(checkpoint, images):
