@@ -123,7 +123,7 @@ class DatasetSource:
             # Only a stream can lack them; it then reads its first row.
             dataset = _reaching(name, dataset._resolve_features)
         features = dict(dataset.features or {})
-        image = _image_column(features, options)
+        image = find_image_column(features, options)
         self.columns = find_columns(list(features), options, image)
         if isinstance(features[image], datasets.Image):
             dataset = dataset.cast_column(image, datasets.Image(decode=False))
@@ -210,7 +210,12 @@ def _pick_split(loaded: Any, options: SourceOptions) -> tuple[AnyDataset, str]: 
     return loaded[options.split], options.split
 
 
-def _image_column(features: Mapping[str, Any], options: SourceOptions) -> str:
+def find_image_column(features: Mapping[str, Any], options: SourceOptions) -> str:
+    """Return the column of the images: the one asked for, a declared one, or one of usual name.
+
+    Raises:
+        SourceError: There is none, or it cannot hold images.
+    """
     import datasets
 
     names = list(features)

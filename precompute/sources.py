@@ -163,9 +163,7 @@ class Columns:
 
     def _captions(self, row: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
         value = row.get(column) if column is not None else None
-        first = value[0] if isinstance(value, list) and value else value
-        if isinstance(first, (int, float, bytes)):
-            raise SourceError(f"The column {column!r} holds {type(first).__name__}, not text.")
+        reject_numbers(value, column)
         if self.lines and isinstance(value, str):
             return captions_of(value.splitlines())
         return captions_of(value)
@@ -206,6 +204,13 @@ def check_column(wanted: str, names: Sequence[str], source: str) -> None:
         )
     shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")
     raise SourceError(f"{source} has no column {wanted!r}; it has: {shown}.")
+
+
+def reject_numbers(value: Any, column: str | None) -> None:  # noqa: ANN401 - whatever a row holds
+    """Raise SourceError if a value of a column of captions is a number or bytes."""
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, (int, float, bytes)):
+        raise SourceError(f"The column {column!r} holds {type(first).__name__}, not text.")
 
 
 def captions_of(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a row holds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.finetune.caption_recipe import CaptionRecipe
+
 if TYPE_CHECKING:
     import torch
 
     from precompute.finetune.data import Pairs
 
 _FEATURE_BATCH = 16
+Tokens = Sequence[Sequence[Sequence[int]]]
+"""Of every image, of each of its captions, the token ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionBatch:
-    """Some images and every caption of each.
+    """Some images and those of their captions that answer one prompt.
 
     Attributes:
+        instruction: Number of the prompt.
         rows: int64 (images,): which images of the split they are.
         features: float32 (images, tokens, width): what the frozen blocks make of the images.
         image_of_caption: int64 (captions,): row of ``features`` that each caption describes.
@@ -30,10 +36,38 @@ class CaptionBatch:
             are sorted by length.
     """
 
+    instruction: int
     rows: torch.Tensor
     features: torch.Tensor
     image_of_caption: torch.Tensor
     labels: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the frozen blocks make of the images of a split.
+
+    Attributes:
+        values: float16 (m, tokens, width), mapped from disk.
+        rows: int64 (n,): where each image of the split is in ``values``.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def __getitem__(self, some: np.ndarray | slice) -> np.ndarray:
+        """Return float32 (some, tokens, width), read in the order of the file."""
+        rows = self.rows[some]
+        order = np.argsort(rows)
+        return self.values[rows[order]][np.argsort(order)].astype(np.float32)
+
+    def first(self, count: int) -> Features:
+        """Return the features of the first images."""
+        return Features(self.values, self.rows[:count])
 
 
 def cached_features(
@@ -43,23 +77,38 @@ def cached_features(
     *,
     frozen_layers: int,
     folder: Path,
-) -> np.ndarray:
+) -> Features:
     """Run the frozen blocks over every image once, or map what an earlier run left.
 
     The file's name holds digests of the frozen weights, of the image processor and of the data,
-    so that a changed tower never meets old features.
+    so that a changed tower never meets old features. Images that were chosen out of a source
+    whose features are there are found in those.
 
     Returns:
-        float16 (n, tokens, width), mapped from disk: the sequence after ``frozen_layers`` blocks.
+        The sequence after ``frozen_layers`` blocks.
     """
+    tower_digest = _tower_digest(model, processor, frozen_layers)
+    if pairs.whole is not None:
+        path = folder / f"{pairs.whole.fingerprint}-{tower_digest}.npy"
+        if path.is_file():
+            return Features(np.load(path, mmap_mode="r"), np.array(pairs.rows))
+    path = folder / f"{pairs.fingerprint}-{tower_digest}.npy"
+    if not path.is_file():
+        _compute(model, processor, pairs, frozen_layers, path)
+    return Features(np.load(path, mmap_mode="r"), np.arange(len(pairs)))
+
+
+def _compute(
+    model: Any,  # noqa: ANN401
+    processor: Any,  # noqa: ANN401
+    pairs: Pairs,
+    frozen_layers: int,
+    path: Path,
+) -> None:
     import torch
     from tqdm import tqdm
 
-    tower_digest = _tower_digest(model, processor, frozen_layers)
-    path = folder / f"{pairs.fingerprint}-{tower_digest}.npy"
-    if path.is_file():
-        return np.load(path, mmap_mode="r")
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tower = model.vision_model
     device = next(tower.parameters()).device
     tokens, width = tower.embeddings.num_positions, tower.config.hidden_size
@@ -68,7 +117,7 @@ def cached_features(
     rows = np.lib.format.open_memmap(
         partial, mode="w+", dtype=np.float16, shape=(len(pairs), tokens, width)
     )
-    with tqdm(total=len(pairs), desc=f"features of {pairs.name}", unit="img") as progress:
+    with tqdm(total=len(pairs), desc=f"features of {pairs.name[:40]}", unit="img") as progress:
         for start in range(0, len(pairs), _FEATURE_BATCH):
             stop = min(start + _FEATURE_BATCH, len(pairs))
             images = [pairs.image(i) for i in range(start, stop)]
@@ -81,7 +130,6 @@ def cached_features(
             progress.update(stop - start)
     rows.flush()
     partial.replace(path)
-    return np.load(path, mmap_mode="r")
 
 
 def _tower_digest(model: Any, processor: Any, frozen_layers: int) -> str:  # noqa: ANN401
@@ -102,48 +150,82 @@ def tokenise_captions(
     """Return the token ids of each image's captions, cut to ``max_tokens``, end token last."""
     end = tokenizer.eos_token_id
     return [
-        [[*ids[: max_tokens - 1], end] if len(ids) > max_tokens else ids for ids in encoded]
-        for encoded in (tokenizer(list(texts))["input_ids"] for texts in captions)
+        [
+            [*ids[: max_tokens - 1], end]
+            for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ]
+        for texts in captions
     ]
 
 
+def batches_of(images: int, recipe: CaptionRecipe, world: int = 1) -> int:
+    """Return how many batches each of ``world`` processes sees in an epoch: the same for all."""
+    return math.ceil(images / (recipe.batch_size * world))
+
+
 def epoch_batches(
-    features: np.ndarray,
-    tokens: Sequence[Sequence[Sequence[int]]],
+    features: Features,
+    tokens: Tokens,
+    recipe: CaptionRecipe,
     *,
-    batch_size: int,
-    unknown: int,
+    unknown: int | None,
     seed: int,
+    first: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[CaptionBatch]:
     """Yield every image once, in an order that depends on ``seed`` only.
 
     Args:
-        features: (n, tokens, width).
-        tokens: Of each image's captions.
-        batch_size: Images in a batch; the last one may be smaller.
+        features: Of the images.
+        tokens: Of the images.
+        recipe: Its batch size and prompts; a last batch may be smaller.
         unknown: Id of the unknown word, which is not trained.
-        seed: Of the order.
+        seed: Of the order and of the prompts.
+        first: Batches to leave out, for they were seen before a stop.
+        rank: Number of this process.
+        world: Processes that share the epoch. The first images come again where the last batches
+            would leave a process idle.
     """
+    order = np.random.default_rng(seed).permutation(len(tokens))
+    count = batches_of(len(tokens), recipe, world)
+    if world > 1:
+        order = np.resize(order, count * world * recipe.batch_size)
+    for number in range(first, count):
+        start = (number * world + rank) * recipe.batch_size
+        rows = order[start : start + recipe.batch_size]
+        yield _batch(features, tokens, recipe, rows, unknown, [seed, number, rank])
+
+
+def _batch(
+    features: Features,
+    tokens: Tokens,
+    recipe: CaptionRecipe,
+    rows: np.ndarray,
+    unknown: int | None,
+    seed: list[int],
+) -> CaptionBatch:
     import torch
 
-    order = np.random.default_rng(seed).permutation(len(tokens))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        # By length, so that the loss can cut the batch into parts with little padding.
-        texts = sorted(
-            ((ids, image) for image, row in enumerate(rows) for ids in tokens[row]),
-            key=lambda text: len(text[0]),
-        )
-        labels = torch.full((len(texts), len(texts[-1][0])), -100)
-        for line, (ids, _) in enumerate(texts):
-            labels[line, : len(ids)] = torch.tensor(ids)
+    others = len(recipe.instructions) - 1
+    random = np.random.default_rng(seed)
+    drawn = 0 if not others or random.random() < 0.5 else 1 + int(random.integers(others))
+    instruction = recipe.instructions[drawn]
+    # By length, so that the loss can cut the batch into parts with little padding.
+    answers = (instruction.answers(tokens[row]) for row in rows)
+    texts = sorted(
+        ((ids, image) for image, some in enumerate(answers) for ids in some),
+        key=lambda text: len(text[0]),
+    )
+    labels = torch.full((len(texts), len(texts[-1][0])), -100)
+    for line, (ids, _) in enumerate(texts):
+        labels[line, : len(ids)] = torch.tensor(ids)
+    if unknown is not None:
         labels[labels == unknown] = -100
-        owners = [image for _, image in texts]
-        yield CaptionBatch(
-            rows=torch.from_numpy(rows),
-            features=torch.from_numpy(
-                features[np.sort(rows)][np.argsort(np.argsort(rows))]
-            ).float(),
-            image_of_caption=torch.tensor(owners),
-            labels=labels,
-        )
+    return CaptionBatch(
+        instruction=drawn,
+        rows=torch.from_numpy(rows),
+        features=torch.from_numpy(features[rows]),
+        image_of_caption=torch.tensor([image for _, image in texts]),
+        labels=labels,
+    )

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.config import get_settings
 from core.errors import SourceError
 from core.images import DecodeLimits, decode
+from precompute.dataset_source import find_image_column
+from precompute.metrics import normalise_caption
+from precompute.sources import (
+    CAPTION_COLUMNS,
+    SourceOptions,
+    captions_of,
+    find_columns,
+    reject_numbers,
+)
 
 if TYPE_CHECKING:
     import datasets
     from PIL.Image import Image
-
-CAPTION_COLUMNS = ("caption", "captions", "sentences", "text")
-_SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,16 @@ class Pairs:
         image_column: Which column holds the image.
         captions: The captions of every row, at least one each, stripped.
         name: What the rows are, for a report: the source, and its split if one was asked for.
+        whole: What these rows were chosen from, if they were chosen.
+        rows: Which rows of ``whole`` they are.
     """
 
     dataset: datasets.Dataset
     image_column: str
     captions: tuple[tuple[str, ...], ...]
     name: str
+    whole: Pairs | None = None
+    rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -63,6 +73,49 @@ class Pairs:
             digest.update(json.dumps([Path(path).name, size, captions]).encode())
         return digest.hexdigest()[:16]
 
+    def select(self, rows: Sequence[int], name: str) -> Pairs:
+        """Return some rows, in the order given, under another name."""
+        return Pairs(
+            self.dataset.select(rows),
+            self.image_column,
+            tuple(self.captions[row] for row in rows),
+            name,
+            self,
+            tuple(rows),
+        )
+
+    def first(self, count: int | None) -> Pairs:
+        """Return the first images; all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        whole, rows = self.whole or self, self.rows or tuple(range(len(self)))
+        return whole.select(rows[:count], f"{self.name}, the first {count:,}")
+
+    def about(self, words: Collection[str], without: Collection[str] = ()) -> Pairs:
+        """Return the images that a caption of theirs puts in a domain.
+
+        Args:
+            words: One of these is in one of the image's captions; none asks for nothing.
+            without: None of these is in any of its captions.
+
+        Raises:
+            SourceError: No image is left.
+        """
+        wanted, unwanted = set(words), set(without)
+        if not wanted and not unwanted:
+            return self
+        rows = []
+        for row, captions in enumerate(self.captions):
+            said = {word for text in captions for word in normalise_caption(text).split()}
+            if (not wanted or wanted & said) and not unwanted & said:
+                rows.append(row)
+        name = self.name
+        name += f" with {', '.join(sorted(wanted))}" if wanted else ""
+        name += f" without {', '.join(sorted(unwanted))}" if unwanted else ""
+        if not rows:
+            raise SourceError(f"No image of {self.name} has captions as asked for by the words.")
+        return self.select(rows, name)
+
     def file_name(self, row: int) -> str:
         """Return what the source calls an image, or its row number."""
         path = self.dataset[row][self.image_column].get("path")
@@ -85,6 +138,8 @@ def load_pairs(
     image_column: str | None = None,
     caption_column: str | None = None,
     limit: int | None = None,
+    *,
+    revision: str | None = None,
 ) -> Pairs:
     """Load images with captions.
 
@@ -92,35 +147,37 @@ def load_pairs(
         source: An imagefolder (``metadata.jsonl`` or ``metadata.csv`` holds the captions), or
             the id of a dataset on the Hub.
         split: Which split; if None, the only one, or ``train``.
-        image_column: If None, the first column of images.
-        caption_column: A string or a list of strings a row; if None, the first of ``caption``,
-            ``captions``, ``sentences`` and ``text`` that there is.
+        image_column: If None, found as :mod:`precompute.sources` finds it.
+        caption_column: A string or a list of strings a row; None likewise.
         limit: Keep the first rows only.
+        revision: Commit, branch or tag of a Hub dataset.
 
     Raises:
         SourceError: The source cannot be read, or lacks the split, the columns, or any caption.
     """
     import datasets
 
-    rows = _load(source, split)
+    rows = _load(source, split, revision)
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
-    image_column = image_column or next(
-        (name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None
-    )
-    caption_column = caption_column or next(
-        (name for name in CAPTION_COLUMNS if name in rows.features), None
-    )
-    _require(source, rows.features, image_column, "images", "--image-column")
-    _require(source, rows.features, caption_column, "captions", "--caption-column")
-    captions = tuple(_captions(value) for value in rows[caption_column])
+    options = SourceOptions(source, image_column=image_column, caption_column=caption_column)
+    image_column = find_image_column(rows.features, options)
+    caption_column = find_columns(list(rows.features), options, image_column).references
+    if caption_column is None:
+        raise SourceError(
+            f"{source} has no column of captions (such as {', '.join(CAPTION_COLUMNS)}), only "
+            f"{', '.join(rows.features)}. Name it with --caption-column."
+        )
+    values = rows[caption_column]
+    reject_numbers(next((value for value in values if value), None), caption_column)
+    captions = tuple(captions_of(value) for value in values)
     kept = [row for row, texts in enumerate(captions) if texts]
     if not kept:
         raise SourceError(f"The column {caption_column} of {source} holds no captions.")
     if len(kept) < len(captions):
         rows, captions = rows.select(kept), tuple(captions[row] for row in kept)
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return Pairs(rows, str(image_column), captions, _name(source, split))
+    return Pairs(rows, image_column, captions, _name(source, split))
 
 
 def _name(source: str, split: str | None) -> str:
@@ -129,14 +186,14 @@ def _name(source: str, split: str | None) -> str:
     return f"{name}:{split}" if split else name
 
 
-def _load(source: str, split: str | None) -> datasets.Dataset:
+def _load(source: str, split: str | None, revision: str | None) -> datasets.Dataset:
     import datasets
 
     try:
         if Path(source).is_dir():
             splits = datasets.load_dataset("imagefolder", data_dir=source)
         else:
-            splits = datasets.load_dataset(source)
+            splits = datasets.load_dataset(source, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         what = "folder or dataset" if not Path(source).exists() else "imagefolder"
         raise SourceError(f"{source} cannot be read as a {what} of images.") from error
@@ -144,17 +201,3 @@ def _load(source: str, split: str | None) -> datasets.Dataset:
     if wanted not in splits:
         raise SourceError(f"{source} has no split {wanted!r}, only {', '.join(splits)}.")
     return splits[wanted]
-
-
-def _require(
-    source: str, columns: Mapping[str, Any], name: str | None, what: str, option: str
-) -> None:
-    if name is None or name not in columns:
-        missing = f"no column {name!r}" if name else f"no column of {what}"
-        there = ", ".join(list(columns)[:_SHOWN_COLUMNS])
-        raise SourceError(f"{source} has {missing}, only {there}. Name it with {option}.")
-
-
-def _captions(value: object) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())

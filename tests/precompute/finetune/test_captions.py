@@ -16,14 +16,19 @@ from core.decoding import Decoding
 from core.errors import SourceError
 from core.models import ModelSpec
 from precompute.finetune.caption_batches import (
+    Features,
     cached_features,
     epoch_batches,
     tokenise_captions,
 )
+from precompute.finetune.caption_checkpoint import resume_training, save_training
+from precompute.finetune.caption_files import CaptionerFiles
+from precompute.finetune.caption_job import centred_means, train
 from precompute.finetune.caption_model import SmallSizes, new_model, new_tokenizer
-from precompute.finetune.caption_recipe import CaptionRecipe
-from precompute.finetune.caption_training import CaptionTraining, Split
-from precompute.finetune.captions import centred_means, train
+from precompute.finetune.caption_objective import CaptionObjective
+from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
+from precompute.finetune.caption_start import Prepared, mark_trained
+from precompute.finetune.caption_training import CaptionTraining
 from precompute.finetune.data import Pairs, load_pairs
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
@@ -72,21 +77,36 @@ def tiny_model(pairs: Pairs):
     return new_model(tokenizer, config, state, SIZES)
 
 
+PROMPTS = (
+    Instruction(GREEDY.prompt),
+    Instruction(GREEDY.retry_prompt, "shortest"),
+    Instruction("Describe the image in detail.", "longest"),
+)
+
+
 def recipe_of(**changes) -> CaptionRecipe:
-    values = {"epochs": 3, "batch_size": 6, "frozen_layers": 1, "learning_rate": 5e-3}
+    values = {
+        "epochs": 3,
+        "batch_size": 6,
+        "frozen_layers": 1,
+        "learning_rate": 5e-3,
+        "instructions": PROMPTS,
+    }
     return CaptionRecipe(**{**values, **changes})
 
 
-def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, Split]:
+def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, Features]:
     model, processor = tiny_model(pairs)
     recipe = recipe_of(**changes)
     features = cached_features(
         model, processor, pairs, frozen_layers=recipe.frozen_layers, folder=folder / "features"
     )
-    prompts = (GREEDY.prompt, GREEDY.retry_prompt)
-    return CaptionTraining(model, processor, recipe, prompts, GREEDY), Split(
-        features, pairs.captions
-    )
+    mark_trained(model, recipe)
+    return CaptionTraining(CaptionObjective(model, processor, recipe)), features
+
+
+def tokens_of(training: CaptionTraining, pairs: Pairs) -> list[list[list[int]]]:
+    return tokenise_captions(training.objective.processor.tokenizer, pairs.captions, 20)
 
 
 def test_the_tokenizer_knows_frequent_words_and_the_prompts(pairs):
@@ -99,16 +119,21 @@ def test_the_tokenizer_knows_frequent_words_and_the_prompts(pairs):
 
 
 def test_the_loss_is_that_of_the_models_own_forward(pairs, tmp_path):
-    training, split = training_of(pairs, tmp_path, label_smoothing=0.0, word_dropout=0.0)
-    model, processor = training.model.eval(), training.processor
-    tokens = tokenise_captions(processor.tokenizer, split.captions, 20)
-    batch = next(epoch_batches(split.features, tokens, batch_size=18, unknown=2, seed=3))
-    order = np.random.default_rng(3).permutation(18)
+    training, features = training_of(
+        pairs, tmp_path, label_smoothing=0.0, word_dropout=0.0, batch_size=18
+    )
+    objective = training.objective.eval()
+    batch = next(
+        epoch_batches(features, tokens_of(training, pairs), training.recipe, unknown=2, seed=3)
+    )
+    prompt = PROMPTS[batch.instruction].text
     with torch.inference_mode():
-        ours = training.loss(batch, 0)
-        images = [pairs.image(int(order[owner])) for owner in batch.image_of_caption]
-        inputs = processor(images=images, text=[GREEDY.prompt] * len(images), return_tensors="pt")
-        theirs = model(**inputs, labels=batch.labels).loss
+        ours = objective(batch)
+        images = [pairs.image(int(batch.rows[owner])) for owner in batch.image_of_caption]
+        inputs = objective.processor(
+            images=images, text=[prompt] * len(images), return_tensors="pt"
+        )
+        theirs = objective.model(**inputs, labels=batch.labels).loss
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
 
 
@@ -119,22 +144,79 @@ def test_features_are_kept_and_never_those_of_another_tower(pairs, tmp_path):
     stamp = path.stat().st_mtime_ns
     again = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
     assert path.stat().st_mtime_ns == stamp
-    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[:], again[:])
     with torch.no_grad():
         model.vision_model.encoder.layers[0].mlp.fc1.weight.mul_(2)
     other = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
-    assert np.abs(other.astype(np.float32) - first).max() > 0.01
+    assert np.abs(other[:] - first[:]).max() > 0.01
 
 
-def test_batches_hold_every_caption_beside_its_image(pairs):
-    features = np.arange(18, dtype=np.float16).reshape(18, 1, 1)
-    tokens = [[[100 + row, 1], [200 + row, 7, 2, 1]] for row in range(18)]
+def test_a_domains_features_are_found_among_those_of_the_whole(pairs, tmp_path):
+    model, processor = tiny_model(pairs)
+    red = pairs.about(["red"])
+    alone = cached_features(model, processor, red, frozen_layers=1, folder=tmp_path / "alone")
+    whole = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path / "whole")
+    found = cached_features(model, processor, red, frozen_layers=1, folder=tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("*.npy"))) == 1
+    np.testing.assert_array_equal(found[:], alone[:])
+    np.testing.assert_array_equal(found[:], whole[np.array([0, 6, 12])])
+
+
+def test_words_in_captions_choose_a_domain(pairs):
+    assert [text.split()[1] for text, _ in pairs.about(["red", "blue"]).captions] == [
+        *("red", "blue") * 3
+    ]
+    rest = pairs.about([], ["red", "blue"])
+    assert len(rest) == 12
+    assert "red" not in str(rest.captions)
+    assert rest.first(5).image(4).getpixel((0, 0)) == pairs.image(7).getpixel((0, 0))
+    with pytest.raises(SourceError, match="No image"):
+        pairs.about(["giraffe"])
+
+
+def batches(features, tokens, **changes):
+    recipe = recipe_of(batch_size=5, **changes)
+    return epoch_batches(features, tokens, recipe, unknown=2, seed=0)
+
+
+ROWS = Features(np.arange(18, dtype=np.float16).reshape(18, 1, 1), np.arange(18))
+TOKENS = [[[100 + row, 1], [200 + row, 7, 2, 1]] for row in range(18)]
+
+
+def test_batches_hold_every_caption_beside_its_image():
     seen = []
-    for batch in epoch_batches(features, tokens, batch_size=5, unknown=2, seed=0):
+    for batch in batches(ROWS, TOKENS, instructions=PROMPTS[:1]):
         assert (batch.labels[:, 1:] != 2).all()
         owners = batch.features[batch.image_of_caption, 0, 0].int()
         seen += list(zip(owners.tolist(), (batch.labels[:, 0] % 100).tolist(), strict=True))
     assert sorted(seen) == sorted([(row, row) for row in range(18)] * 2)
+
+
+def test_each_prompt_learns_from_its_own_captions():
+    first = {"shortest": 1, "longest": 2}
+    drawn = [0, 0, 0]
+    for seed in range(20):
+        recipe = recipe_of(batch_size=5)
+        for batch in epoch_batches(ROWS, TOKENS, recipe, unknown=2, seed=seed):
+            drawn[batch.instruction] += 1
+            kinds = set((batch.labels[:, 0] // 100).tolist())
+            learns = PROMPTS[batch.instruction].learns
+            assert kinds == ({1, 2} if learns == "all" else {first[learns]})
+    assert 28 <= drawn[0] <= 52
+    assert min(drawn) >= 10
+
+
+def test_two_processes_share_an_epoch_evenly():
+    recipe = recipe_of(batch_size=4, instructions=PROMPTS[:1])
+    shares = [
+        [
+            batch.rows.tolist()
+            for batch in epoch_batches(ROWS, TOKENS, recipe, unknown=2, seed=0, rank=rank, world=2)
+        ]
+        for rank in range(2)
+    ]
+    assert [len(rows) for rows in shares[0]] == [len(rows) for rows in shares[1]] == [4, 4, 4]
+    assert {row for share in shares for rows in share for row in rows} == set(range(18))
 
 
 def test_long_captions_keep_their_end_token(pairs):
@@ -143,31 +225,60 @@ def test_long_captions_keep_their_end_token(pairs):
     assert (len(body), end) == (5, tokenizer.eos_token_id)
 
 
-def test_a_resumed_training_takes_the_same_course(pairs, tmp_path):
-    straight, split = training_of(pairs, tmp_path)
-    tokens = tokenise_captions(straight.processor.tokenizer, split.captions, 20)
-    for _ in range(3):
-        straight.run_epoch(split, tokens)
-    stopped, _ = training_of(pairs, tmp_path)
-    stopped.run_epoch(split, tokens)
-    stopped.save(tmp_path / "checkpoint", "data", [{"epoch": 1}])
-    resumed, _ = training_of(pairs, tmp_path)
-    assert resumed.resume(tmp_path / "checkpoint", "data") == [{"epoch": 1}]
-    for _ in range(2):
-        resumed.run_epoch(split, tokens)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, accumulation):
+    """Stopped after an epoch, and again between two steps of the next."""
+    options = {"batch_size": 3, "accumulation": accumulation}
+    straight, features = training_of(pairs, tmp_path, **options)
+    tokens = tokens_of(straight, pairs)
+    losses = [straight.run_epoch(features, tokens) for _ in range(3)]
+
+    class StoppedError(Exception):
+        pass
+
+    stopped, _ = training_of(pairs, tmp_path, **options)
+    assert stopped.run_epoch(features, tokens) == losses[0]
+
+    def save() -> None:
+        save_training(stopped, tmp_path / "checkpoint", {"data": 1}, [{"epoch": 1}])
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        stopped.run_epoch(features, tokens, save=save, save_every=4)
+    resumed, _ = training_of(pairs, tmp_path, **options)
+    assert resume_training(resumed, tmp_path / "checkpoint", {"data": 1}) == [{"epoch": 1}]
+    assert (resumed.epoch, resumed.batch) == (1, 4)
+    again = [resumed.run_epoch(features, tokens) for _ in range(2)]
+    assert again == pytest.approx(losses[1:], abs=1e-6)
     for name, weights in straight.trained.items():
         torch.testing.assert_close(resumed.trained[name], weights, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(resumed.average[name], straight.average[name])
 
 
+def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
+    plain = {"label_smoothing": 0.0, "word_dropout": 0.0, "grounding": 0.0, "epochs": 1}
+    plain["instructions"] = PROMPTS[:1]
+    weights = []
+    for size, accumulation in ((18, 1), (6, 3)):
+        training, features = training_of(
+            pairs, tmp_path, batch_size=size, accumulation=accumulation, **plain
+        )
+        tokens = [[[9, 8, 7, 1], [9, 8, 6, 1]]] * 18
+        training.run_epoch(features, tokens)
+        assert training.step == 1
+        weights.append(training.optimizer.state_dict()["state"])
+    for one, several in zip(weights[0].values(), weights[1].values(), strict=True):
+        torch.testing.assert_close(one["exp_avg"], several["exp_avg"], atol=1e-6, rtol=1e-3)
+
+
 def test_another_recipe_is_no_continuation(pairs, tmp_path):
     training, _ = training_of(pairs, tmp_path)
-    training.save(tmp_path / "checkpoint", "data", [])
+    save_training(training, tmp_path / "checkpoint", {"data": "some"}, [])
     other, _ = training_of(pairs, tmp_path, seed=7)
     with pytest.raises(SourceError, match="another recipe"):
-        other.resume(tmp_path / "checkpoint", "data")
+        resume_training(other, tmp_path / "checkpoint", {"data": "some"})
     with pytest.raises(SourceError, match="another recipe"):
-        training.resume(tmp_path / "checkpoint", "other data")
+        resume_training(training, tmp_path / "checkpoint", {"data": "other"})
 
 
 def test_meanings_are_centred_means_of_each_images_captions():
@@ -182,45 +293,64 @@ def test_meanings_are_centred_means_of_each_images_captions():
 
 def test_grounding_teaches_the_qformer_which_image_it_sees(pairs, tmp_path):
     """Without the cross entropy's help: the fresh queries alone must tell colours apart."""
-    training, split = training_of(pairs, tmp_path, grounding=5.0, epochs=18)
+    training, features = training_of(pairs, tmp_path, grounding=5.0, epochs=18)
     random = np.random.default_rng(0).normal(size=(6, 384)).astype(np.float32)
     meanings = np.tile(random / np.linalg.norm(random, axis=1, keepdims=True), (3, 1))
-    grounded = Split(split.features, split.captions, meanings)
-    tokens = tokenise_captions(training.processor.tokenizer, split.captions, 20)
+    tokens = tokens_of(training, pairs)
 
     def right() -> int:
         with torch.inference_mode():
-            _, seen = training.encode(torch.tensor(split.features).float(), 0)
-            found = training.grounding(seen.mean(dim=1)) @ torch.from_numpy(meanings[:6]).T
+            _, seen = training.objective.encode(torch.from_numpy(features[:]), PROMPTS[0])
+            pooled = training.objective.grounding(seen.mean(dim=1))
+            found = pooled @ torch.from_numpy(meanings[:6]).T
         return int((found.argmax(dim=1) == torch.arange(18) % 6).sum())
 
     before = right()
     for _ in range(18):
-        training.run_epoch(grounded, tokens)
+        training.run_epoch(features, tokens, meanings)
     assert before <= 9
     assert right() >= 15
 
 
-def test_frozen_blocks_stay_and_the_others_move(pairs, tmp_path):
-    training, split = training_of(pairs, tmp_path)
-    before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
-    tokens = tokenise_captions(training.processor.tokenizer, split.captions, 20)
-    training.run_epoch(split, tokens)
-    moved = {n for n, t in training.model.state_dict().items() if not torch.equal(t, before[n])}
+@pytest.mark.parametrize(
+    ("trains", "moving", "still"),
+    [
+        (("language", "qformer", "projection"), "query_tokens", "vision_model.encoder.layers.0"),
+        (("projection",), "language_projection.weight", "language_model"),
+        (("qformer",), "qformer.encoder.layer.0", "language_projection"),
+    ],
+)
+def test_what_is_named_moves_and_the_rest_stays(pairs, tmp_path, trains, moving, still):
+    training, features = training_of(pairs, tmp_path, trains=trains, frozen_layers=1)
+    model = training.objective.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training.run_epoch(features, tokens_of(training, pairs))
+    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert not any(name.startswith("vision_model.embeddings") for name in moved)
-    assert not any(name.startswith("vision_model.encoder.layers.0") for name in moved)
+    assert not any(name.startswith(still) for name in moved)
+    assert any(name.startswith(moving) for name in moved)
     assert "vision_model.encoder.layers.1.mlp.fc1.weight" in moved
-    assert "query_tokens" in moved
+
+
+def prepared_in(pairs: Pairs, out: Path, **changes) -> Prepared:
+    model, processor = tiny_model(pairs)
+    recipe = recipe_of(**changes)
+    mark_trained(model, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    training = CaptionTraining(CaptionObjective(model, processor, recipe))
+    return Prepared(training, CaptionerFiles(out, GREEDY), GREEDY)
 
 
 def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tmp_path):
-    model, processor = tiny_model(pairs)
     out = tmp_path / "trained"
-    recipe = recipe_of(epochs=14, batch_size=2, average_decay=0.9, grounding=0.0)
-    report = train(model, processor, pairs, pairs, out, recipe, GREEDY)
+    prepared = prepared_in(pairs, out, epochs=14, batch_size=2, average_decay=0.9, grounding=0.0)
+    report = train(prepared, pairs, pairs)
     assert report["bleu4"] > 90
+    assert report["cider"] > 5
     assert report["distinct_captions"] >= 6
     assert (report["images"], report["references"]) == (18, 36)
+    words = report["mean_words"]
+    assert words[PROMPTS[1].text] < words[PROMPTS[2].text]
     assert not [path for path in out.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
 
     captioner = InstructBlipCaptioner(ModelSpec("trained", f"path:{out}", licence=""), device="cpu")
@@ -230,3 +360,16 @@ def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tm
     written = json.loads((out / "metrics.json").read_text())
     assert written["validation"]["bleu4"] == report["bleu4"]
     assert written["history"][0]["loss"] > written["history"][-1]["loss"]
+    assert list((out / "log").iterdir())
+
+
+def test_it_ends_when_nothing_gets_better_and_keeps_the_best(pairs, tmp_path):
+    """At this rate nothing is learned, so no epoch is better than the first."""
+    from precompute.finetune.caption_job import Course
+
+    prepared = prepared_in(pairs, tmp_path / "out", epochs=6, learning_rate=2.0, grounding=0.0)
+    train(prepared, pairs, pairs, Course(patience=2))
+    history = json.loads((tmp_path / "out" / "metrics.json").read_text())["history"]
+    best = [entry["epoch"] for entry in history if entry["best"]]
+    assert len(history) == best[-1] + 2 < 6
+    assert history[best[-1] - 1]["cider"] == max(entry["cider"] for entry in history)

@@ -1,0 +1,277 @@
+"""Training a captioner from the first epoch to the report: measured, stopped early, resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.encoders import MiniLmEncoder
+from core.files import write_atomically
+from core.profiles import PROFILES
+from precompute.finetune.caption_batches import Features, cached_features, tokenise_captions
+from precompute.finetune.caption_checkpoint import resume_training, save_training
+from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
+from precompute.finetune.progress import RunLog
+from precompute.metrics import bleu4, cider
+
+if TYPE_CHECKING:
+    from precompute.finetune.caption_start import Prepared
+    from precompute.finetune.data import Pairs
+
+CHECKPOINT = "checkpoint"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a training does beside learning.
+
+    Attributes:
+        patience: Epochs without a better CIDEr after which it ends; None never ends it early.
+        probed: Validation images after each epoch, captioned greedily; the end is measured on all.
+        save_every: Batches after which progress is kept, beside the end of each epoch.
+        features: Folder for the frozen blocks' output; None puts it into the run's own.
+        say: Receives a line for the operator now and then.
+    """
+
+    patience: int | None = None
+    probed: int = 300
+    save_every: int = 500
+    features: Path | None = None
+    say: Callable[[str], object] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    features: Features
+    captions: Sequence[Sequence[str]]
+
+    def first(self, count: int) -> _Split:
+        return _Split(self.features.first(count), self.captions[:count])
+
+
+def check_metrics() -> None:
+    """Raise MissingDependencyError now rather than after an epoch."""
+    _scores(["a dog"], [["a dog"]])
+
+
+def train(
+    prepared: Prepared,
+    pairs: Pairs,
+    measured: Pairs | None,
+    course: Course = Course(),  # noqa: B008 - frozen
+) -> dict[str, Any]:
+    """Train, write the best checkpoint, and measure it; or only measure, with no epochs.
+
+    Beside the model the run's folder gets ``metrics.json``, and while training ``checkpoint/``,
+    ``features/`` and ``log/`` for TensorBoard.
+
+    Args:
+        prepared: What is trained, and where it is written. A checkpoint is measured first.
+        pairs: Images with captions to train on.
+        measured: Where to measure; None keeps the last epoch.
+        course: The rest.
+
+    Returns:
+        BLEU-4 and CIDEr with the number of images and references, how many captions are distinct,
+        and the mean length for each prompt; an empty mapping without ``measured``.
+
+    Raises:
+        SourceError: The folder holds the checkpoint of another run.
+    """
+    return _Job(prepared, pairs, measured, course).run()
+
+
+class _Job:
+    def __init__(
+        self, prepared: Prepared, pairs: Pairs, measured: Pairs | None, course: Course
+    ) -> None:
+        self._training = prepared.training
+        self._recipe: CaptionRecipe = self._training.recipe
+        self._files = prepared.files
+        self._decoding = prepared.decoding
+        self._started_from = prepared.started_from
+        self._pairs = pairs
+        self._measured = measured
+        self._course = course
+        self._main = self._training.accelerator.is_main_process
+        self._run = {"data": pairs.fingerprint, "model": self._started_from}
+        self._history: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        out, training, recipe = self._files.folder, self._training, self._recipe
+        self._history = resume_training(training, out / CHECKPOINT, self._run)
+        probe = self._split(self._measured) if self._measured else None
+        if probe and self._started_from and not self._history:
+            untuned = self._figures(probe)
+            self._say({"untuned": untuned})
+            self._history.append({"epoch": 0, "untuned": untuned})
+        if recipe.epochs:
+            self._learn(probe)
+        report: dict[str, Any] = {}
+        if probe and recipe.epochs:
+            self._files.read_back(training)
+            report = self._figures(probe)
+        if self._main:
+            self._write_report(report)
+        return report or (self._history[0].get("untuned", {}) if self._history else {})
+
+    def _learn(self, probe: _Split | None) -> None:
+        training, recipe, course = self._training, self._recipe, self._course
+        split = self._split(self._pairs)
+        tokenizer = training.objective.processor.tokenizer
+        tokens = tokenise_captions(tokenizer, split.captions, recipe.max_tokens)
+        meanings = caption_meanings(self._pairs) if recipe.grounding else None
+        if self._main:
+            training.log = RunLog(self._files.folder / "log", training.step)
+        while True:
+            # An epoch is dear: it is saved before it is measured, and measured after a kill.
+            if self._history and "loss" in self._history[-1] and "best" not in self._history[-1]:
+                self._finish_epoch(probe)
+            if training.epoch >= recipe.epochs or self._waited() >= (course.patience or 1 << 30):
+                break
+            loss = training.run_epoch(
+                split.features, tokens, meanings, save=self._save, save_every=course.save_every
+            )
+            self._history.append({"epoch": training.epoch, "loss": round(loss, 4)})
+            self._save()
+        if training.log is not None:
+            training.log.close()
+
+    def _finish_epoch(self, probe: _Split | None) -> None:
+        """Measure the averaged weights, and write them if none were better."""
+        last = self._history[-1]
+        if probe is not None:
+            some = probe.first(self._course.probed)
+            self._training.swap_average()
+            try:
+                texts = self._captions(some, self._recipe.instructions[0], num_beams=1)
+            finally:
+                self._training.swap_average()
+            last |= _scores(texts, some.captions)
+        earlier = [entry["cider"] for entry in self._history[:-1] if "best" in entry and probe]
+        last["best"] = not earlier or last["cider"] > max(earlier)
+        if last["best"]:
+            self._files.write(self._training)
+        if self._training.log is not None and probe is not None:
+            scores = {f"validation/{name}": last[name] for name in ("bleu4", "cider")}
+            self._training.log.write(scores, self._training.step)
+        self._say(last)
+        self._save()
+
+    def _waited(self) -> int:
+        """Return for how many epochs none has been the best."""
+        waited = 0
+        for entry in reversed(self._history):
+            if entry.get("best", True):
+                break
+            waited += 1
+        return waited
+
+    def _figures(self, split: _Split) -> dict[str, Any]:
+        """Measure the weights in the model as they will be used: every image, the whole search."""
+        first, *others = self._recipe.instructions
+        texts = self._captions(split, first)
+        words = {first.text: _mean_words(texts)}
+        some = split.first(self._course.probed)
+        for instruction in others:
+            words[instruction.text] = _mean_words(self._captions(some, instruction, num_beams=1))
+        return {
+            **_scores(texts, split.captions),
+            "images": len(texts),
+            "references": sum(map(len, split.captions)),
+            "distinct_captions": len(set(texts)),
+            "num_beams": self._decoding.num_beams,
+            "mean_words": words,
+        }
+
+    def _captions(
+        self, split: _Split, instruction: Instruction, *, num_beams: int | None = None
+    ) -> list[str]:
+        """Caption a split, each process its share."""
+        from accelerate.utils import gather_object
+
+        accelerator = self._training.accelerator
+        world, rank = accelerator.num_processes, accelerator.process_index
+        own = replace(split.features, rows=split.features.rows[rank::world])
+        with accelerator.autocast():
+            texts = self._training.objective.captions(
+                own, instruction, self._decoding, num_beams=num_beams
+            )
+        if world == 1:
+            return texts
+        numbered = zip(range(rank, len(split.captions), world), texts, strict=True)
+        return [text for _, text in sorted(gather_object(list(numbered)))]
+
+    def _split(self, pairs: Pairs) -> _Split:
+        objective = self._training.objective
+        folder = self._course.features or self._files.folder / "features"
+        with self._training.accelerator.main_process_first():
+            features = cached_features(
+                objective.model,
+                objective.processor,
+                pairs,
+                frozen_layers=self._recipe.frozen_layers,
+                folder=folder,
+            )
+        return _Split(features, pairs.captions)
+
+    def _save(self) -> None:
+        save_training(self._training, self._files.folder / CHECKPOINT, self._run, self._history)
+
+    def _say(self, line: dict[str, Any]) -> None:
+        if self._main:
+            self._course.say(json.dumps(line))
+
+    def _write_report(self, report: dict[str, Any]) -> None:
+        measured = self._measured
+        content = {
+            "recipe": asdict(self._recipe),
+            "started_from": self._started_from,
+            "data": {"name": self._pairs.name, "images": len(self._pairs)},
+            "validation": {"name": measured.name, **report} if measured else None,
+            "history": self._history,
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        self._files.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._files.folder / METRICS, text.encode())
+
+
+def _scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    return {
+        "bleu4": round(bleu4(texts, references), 2),
+        "cider": round(cider(texts, references), 4),
+    }
+
+
+def _mean_words(texts: Sequence[str]) -> float:
+    return round(float(np.mean([len(text.split()) for text in texts])), 1)
+
+
+def caption_meanings(pairs: Pairs) -> np.ndarray:
+    """Return the mean sentence embedding of each image's captions, centred, float32 (n, 384)."""
+    from tqdm import tqdm
+
+    encoder = MiniLmEncoder(PROFILES["mini"].sentence)
+    texts = [text for captions in pairs.captions for text in captions]
+    # By length, so that little padding is encoded.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows = np.empty((len(texts), 384), dtype=np.float32)
+    for start in tqdm(range(0, len(order), 256), desc="meanings of captions", unit="batch"):
+        some = order[start : start + 256]
+        rows[some] = encoder.encode_text([texts[i] for i in some])
+    return centred_means(rows, [len(captions) for captions in pairs.captions])
+
+
+def centred_means(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Average consecutive rows in groups of ``counts``, then centre and normalise the averages."""
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    means = np.add.reduceat(rows, starts, axis=0) / np.asarray(counts)[:, None]
+    means = means - means.mean(axis=0)
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    return (means / np.maximum(lengths, 1e-6)).astype(np.float32)

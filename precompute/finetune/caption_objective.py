@@ -1,0 +1,170 @@
+"""What a captioner is trained for, and how it captions, from the frozen blocks' features on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, normalize
+from transformers.modeling_outputs import BaseModelOutput
+
+from core.decoding import Decoding
+from precompute.finetune.caption_batches import CaptionBatch, Features
+from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
+
+_SHARPNESS = 20.0
+"""Factor on the cosines of the grounding loss: an inverse temperature."""
+
+_PARTS = 5
+"""Captions of a batch are decoded in so many groups of like length, each padded for itself."""
+
+_DECODED_AT_ONCE = 100
+
+
+class CaptionObjective(torch.nn.Module):
+    """The loss of a batch of captions, each image encoded once for all its captions.
+
+    Args:
+        model: ``InstructBlipForConditionalGeneration``, around an encoder-decoder (T5) or a
+            decoder-only language model.
+        processor: Its processor; the two tokenizers may differ.
+        recipe: How to train.
+        meaning_dim: Length of the meanings, for the grounding loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - imported lazily
+        processor: Any,  # noqa: ANN401
+        recipe: CaptionRecipe,
+        meaning_dim: int = 384,
+    ) -> None:
+        """Add what the grounding loss needs, if it is asked for."""
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.recipe = recipe
+        self.has_decoder = not model.config.use_decoder_only_language_model
+        if recipe.grounding:
+            width = model.config.qformer_config.hidden_size
+            self.grounding = torch.nn.Linear(width, meaning_dim, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.query_tokens.device
+
+    def _ids(self, tokenizer: Any, prompt: str, count: int) -> torch.Tensor:  # noqa: ANN401
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        return ids.to(self.device).expand(count, -1)
+
+    def encode(
+        self, features: torch.Tensor, instruction: Instruction
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the language model goes on from, and what the Q-Former saw.
+
+        The same computation as the model's own ``forward`` up to there, entered behind the frozen
+        blocks: (images, queries + prompt tokens, width), which has passed through the encoder of
+        a language model that has one, and (images, queries, width).
+        """
+        model, count = self.model, len(features)
+        hidden = features.to(self.device, model.query_tokens.dtype)
+        for block in model.vision_model.encoder.layers[self.recipe.frozen_layers :]:
+            hidden = block(hidden)
+        hidden = model.vision_model.post_layernorm(hidden)
+        queries = model.query_tokens.expand(count, -1, -1)
+        seen = model.qformer(
+            input_ids=self._ids(self.processor.qformer_tokenizer, instruction.text, count),
+            query_embeds=queries,
+            encoder_hidden_states=hidden,
+        )[0][:, : queries.shape[1]]
+        prompt = self._ids(self.processor.tokenizer, instruction.text, count)
+        words = model.get_input_embeddings()(prompt)
+        sequence = torch.cat([model.language_projection(seen).to(words.dtype), words], dim=1)
+        if self.has_decoder:
+            sequence = model.language_model.encoder(inputs_embeds=sequence)[0]
+        return sequence, seen
+
+    def forward(self, batch: CaptionBatch, meanings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the cross entropy of every caption of the batch.
+
+        With ``meanings``, the grounding loss is added: from the mean of the Q-Former's queries,
+        pick the image's meaning among those of all images. It teaches a fresh Q-Former to look,
+        as BLIP-2's first stage does, while the language model is still learning to speak.
+        """
+        encoded, seen = self.encode(batch.features, self.recipe.instructions[batch.instruction])
+        total = torch.zeros((), device=self.device)
+        parts = zip(batch.image_of_caption.chunk(_PARTS), batch.labels.chunk(_PARTS), strict=True)
+        for owners, padded in parts:
+            longest = int((padded != -100).nonzero()[:, 1].max()) + 1
+            labels = padded[:, :longest].to(self.device)
+            total = total + cross_entropy(
+                self._logits(encoded[owners.to(self.device)], labels).flatten(0, 1).float(),
+                labels.flatten(),
+                label_smoothing=self.recipe.label_smoothing,
+                reduction="sum",
+            )
+        loss = total / (batch.labels != -100).sum().to(self.device)
+        if meanings is None or not self.recipe.grounding:
+            return loss
+        found = normalize(self.grounding(seen.mean(dim=1)), dim=1)
+        chosen = cross_entropy(_SHARPNESS * found @ meanings.T, batch.rows.to(self.device))
+        return loss + self.recipe.grounding * chosen
+
+    def _logits(self, encoded: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return (captions, longest, vocabulary), each word predicted from those before it."""
+        tokenizer, language_model = self.processor.tokenizer, self.model.language_model
+        unknown = tokenizer.unk_token_id
+        unknown = tokenizer.eos_token_id if unknown is None else unknown
+        hidden = torch.rand(labels.shape, device=self.device) < self.recipe.word_dropout
+        words = labels.masked_fill((labels == -100) | hidden, unknown)
+        if self.has_decoder:
+            start = self.model.config.text_config.decoder_start_token_id
+            words = torch.cat([torch.full_like(words[:, :1], start), words[:, :-1]], dim=1)
+            return language_model(encoder_outputs=(encoded,), decoder_input_ids=words).logits
+        spoken = self.model.get_input_embeddings()(words[:, :-1])
+        sequence = torch.cat([encoded, spoken.to(encoded.dtype)], dim=1)
+        return language_model(inputs_embeds=sequence).logits[:, encoded.shape[1] - 1 :]
+
+    def captions(
+        self,
+        features: Features,
+        instruction: Instruction,
+        decoding: Decoding,
+        *,
+        num_beams: int | None = None,
+    ) -> list[str]:
+        """Caption images from their cached features.
+
+        Args:
+            features: Of the images.
+            instruction: The prompt.
+            decoding: The search; its prompts are not used.
+            num_beams: Instead of the search's own.
+        """
+        self.model.eval()
+        texts: list[str] = []
+        for start in range(0, len(features), _DECODED_AT_ONCE):
+            rows = torch.from_numpy(np.asarray(features[start : start + _DECODED_AT_ONCE]))
+            with torch.inference_mode():
+                encoded, _ = self.encode(rows, instruction)
+                given: dict[str, Any] = (
+                    {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
+                    if self.has_decoder
+                    else {"inputs_embeds": encoded}
+                )
+                tokens = self.model.language_model.generate(
+                    **given,
+                    attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
+                    do_sample=False,
+                    num_beams=num_beams or decoding.num_beams,
+                    min_new_tokens=decoding.min_new_tokens,
+                    max_new_tokens=decoding.max_new_tokens,
+                    no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+                    repetition_penalty=decoding.repetition_penalty,
+                    length_penalty=decoding.length_penalty,
+                    suppress_tokens=self.model.generation_config.suppress_tokens,
+                )
+            texts += self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return texts
