@@ -66,11 +66,10 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         ModelError: The profile's models are not there.
     """
     from core.default_gallery import default_gallery
-    from core.profiles import PROFILES
     from core.ui.shelf import Shelf
 
-    profile = PROFILES[settings.profile]
     models = models or open_models(settings)
+    profile = models.profile
     folders: Sequence[Path] = settings.galleries
     if not folders:
         try:
@@ -78,17 +77,29 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         except SourceError as error:
             # The page itself then says that it has no gallery, and what to run.
             logger.warning("%s", error)
-    return Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
+    shelf = Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
+    for entry in shelf.entries:
+        if (other := entry.other_captioner(profile.captioner)) is not None:
+            logger.info(
+                "%s has captions by %s; new photos get theirs by %s",
+                entry.name,
+                other,
+                profile.captioner.name,
+            )
+    return shelf
 
 
 def open_models(settings: Settings) -> Models:
     """Return the models of the profile, none of them loaded."""
+    from core.captioner_choice import with_captioner
     from core.profiles import PROFILES, Models
 
     # A GPU that is rented by the second is for captions; a query is quicker on the CPU.
     device = "cpu" if settings.zero_gpu else settings.device
     return Models(
-        PROFILES[settings.profile], device=device, query_cache_size=settings.query_cache_size
+        with_captioner(PROFILES[settings.profile], settings.captioner),
+        device=device,
+        query_cache_size=settings.query_cache_size,
     )
 
 
@@ -137,12 +148,18 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
     parser.add_argument("--profile", choices=("mini", "full"), help="which models answer")
+    parser.add_argument(
+        "--captioner",
+        metavar="PATH_OR_HUB_ID",
+        help="describe photos with this InstructBLIP checkpoint or LoRA adapter",
+    )
     given = parser.parse_args(arguments)
     values = {
         "galleries": tuple(given.gallery) if given.gallery else None,
         "host": given.host,
         "port": given.port,
         "profile": given.profile,
+        "captioner": given.captioner,
     }
     changed = {name: value for name, value in values.items() if value is not None}
     try:

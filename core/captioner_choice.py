@@ -37,6 +37,8 @@ def captioner_spec(given: str) -> ModelSpec:
     """
     known = [profile.captioner for profile in PROFILES.values()]
     spec = located(given, known)
+    if spec in known:
+        return spec
     folder = files_of(spec, ADAPTER_CONFIG)
     if not (folder / ADAPTER_CONFIG).is_file():
         return _with_precision(spec)

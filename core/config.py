@@ -31,6 +31,12 @@ class Settings(BaseSettings):
     )
 
     profile: ProfileName = Field("mini", description="Which set of models answers.")
+    captioner: str | None = Field(
+        None,
+        min_length=1,
+        description="Captioner in place of the profile's: a folder, or a Hub id, "
+        "OWNER/NAME[@REVISION], of an InstructBLIP checkpoint or of a LoRA adapter of one.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     galleries: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Gallery folders to serve, separated as in PATH."

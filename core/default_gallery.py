@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
 from core.manifest import Manifest
-from core.profiles import Profile
+from core.profiles import PROFILES, Profile
 
 logger = logging.getLogger("twolens")
 
@@ -122,6 +122,10 @@ def default_gallery(cache_dir: Path, profile: Profile) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "precompute", "build", str(staged), "--out", str(out)]
     command += ["--profile", profile.name, *(["--overwrite"] if out.exists() else [])]
+    captioner = profile.captioner
+    if captioner not in [known.captioner for known in PROFILES.values()]:
+        pinned = f"{captioner.source}@{captioner.revision}"
+        command += ["--captioner", pinned if captioner.revision else captioner.source]
     built = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
     if built.returncode != 0:
         raise SourceError(
@@ -151,7 +155,10 @@ def _unusable(folder: Path, profile: Profile) -> str | None:
     if not folder.exists():
         return "first start"
     try:
-        Manifest.read(folder).verify(folder, profile)
+        manifest = Manifest.read(folder)
+        manifest.verify(folder, profile)
+        if not manifest.captioned_by(profile.captioner):
+            return "the captioner has changed"
     except ManifestMismatchError:
         return "the models have changed"
     except GalleryError as error:

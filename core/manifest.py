@@ -15,6 +15,7 @@ from core.errors import (
     GalleryNotFoundError,
     IncompleteGalleryError,
     ManifestMismatchError,
+    ModelNotFoundError,
 )
 from core.files import sha256_of, write_atomically
 from core.gallery_layout import MANIFEST_FILE, REQUIRED_FILES, THUMBNAILS_FOLDER
@@ -251,6 +252,13 @@ class Manifest(_Frozen):
                 f"the thumbnails are not the ones that were built "
                 f"({count} there, {self.counts.images} built)",
             )
+
+    def captioned_by(self, captioner: ModelSpec) -> bool:
+        """Tell whether this captioner, at its revision of now, wrote the gallery's captions."""
+        try:
+            return self.captioner is not None and self.captioner.revision == revision_of(captioner)
+        except ModelNotFoundError:
+            return False
 
     def _verify_models(self, folder: Path, profile: Profile) -> None:
         for field, ref, spec in (

@@ -6,6 +6,7 @@ import json
 
 import gradio as gr
 
+from core.manifest import ModelRef
 from core.models import ModelSpec
 from core.profiles import Profile
 from core.ui.markup import LENS_WORDS, escape
@@ -73,10 +74,12 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
     counts = manifest.counts
     generated = manifest.caption_origin == "generated"
     captions = (
-        f"Its captions were written by {escape(manifest.captioner.name)}."
+        f"Its captions were written by {escape(_named(manifest.captioner))}."
         if generated and manifest.captioner
         else "Its captions came with the pictures; they were not generated."
     )
+    if entry.other_captioner(shelf.profile.captioner) is not None:
+        captions += f" Photos added here are described by {escape(shelf.profile.captioner.name)}."
     left_out = ""
     if counts.duplicates or counts.skipped:
         left_out = (
@@ -91,6 +94,10 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
         f"<details><summary>Manifest</summary><pre>{escape(document)}</pre></details>"
         f"</section>"
     )
+
+
+def _named(captioner: ModelRef) -> str:
+    return f"{captioner.name} on {captioner.base.name}" if captioner.base else captioner.name
 
 
 def _how() -> str:

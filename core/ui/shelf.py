@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.errors import QueryError
 from core.gallery import Gallery
+from core.models import ModelSpec
 from core.profiles import Models, Profile
 from core.records import CORRECTED, ImageRecord
 from core.search import SearchService
@@ -40,6 +41,13 @@ class ShelvedGallery:
     def source_id(self) -> str:
         """Name of what the gallery was built from."""
         return self.gallery.manifest.source.id
+
+    def other_captioner(self, captioner: ModelSpec) -> str | None:
+        """Return who wrote the captions, if a model did and it is not this one at its revision."""
+        manifest = self.gallery.manifest
+        if manifest.captioner is None or manifest.captioned_by(captioner):
+            return None
+        return manifest.captioner.name
 
     def origin_of(self, record: ImageRecord) -> str:
         """Return who wrote a picture's caption, in words for the visitor."""
