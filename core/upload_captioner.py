@@ -94,6 +94,8 @@ def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Ca
         full = InstructBlipCaptioner(profile.captioner, device="cuda", precision="bf16")
         return RentedCaptioner(full, spaces.GPU)
     choice = settings.upload_captioner
+    if choice == "auto" and settings.captioner is not None:
+        choice = "profile"
     if choice == "auto":
         from_hub = profile.captioner.source.startswith("hub:")
         choice = "blip-base" if from_hub and resolve_device(settings.device) == "cpu" else "profile"

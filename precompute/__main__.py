@@ -123,6 +123,14 @@ def build(
         ProfileChoice | None,
         typer.Option(help="Set of models; TWOLENS_PROFILE, or mini.", show_default=False),
     ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of an InstructBLIP checkpoint, or of a LoRA adapter of one, in "
+            "place of the profile's captioner; TWOLENS_CAPTIONER.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a model sees at once.")] = 8,
     shard_size: Annotated[int, typer.Option(min=1, help="Rows after which progress is kept.")] = 64,
     device: Annotated[
@@ -139,6 +147,7 @@ def build(
     A build that was stopped, by whatever, goes on where it was: give the same command again.
     """
     with _one_sentence("Stopped. The same command goes on from the last finished shard."):
+        from core.captioner_choice import with_captioner
         from core.config import get_settings
         from core.profiles import PROFILES
         from precompute.benchmarks import expand
@@ -147,7 +156,8 @@ def build(
         from precompute.sources import SourceOptions
 
         settings = get_settings()
-        chosen = PROFILES[profile.value if profile else settings.profile]
+        named = PROFILES[profile.value if profile else settings.profile]
+        chosen = with_captioner(named, captioner or settings.captioner)
         quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
         options = BuildOptions(
             source=expand(
