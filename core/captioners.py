@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from core.decoding import Decoding, caption_flags, clean_caption, read_decoding
+from core.decoding import DECODING_FILE, Decoding, read_decoding
 from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
+from core.generation import better, judged, search_arguments, unlike
 from core.models import ModelSpec, Precision
 from core.records import Caption
-from core.weights import local_folder
+from core.sampling import sampling_arguments
+from core.weights import files_of, local_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +91,46 @@ class _GeneratingCaptioner(ABC):
             captions += self._caption_batch(images[start : start + _LARGEST_BATCH])
         return captions
 
+    def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
+        """Write several captions of each RGB image, in order.
+
+        Returns:
+            For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
+            (:class:`core.decoding.FurtherCaptions`), the preferred ones first; none of them is
+            doubtful, and no two of an image have the same words. They may be fewer, or more.
+        """
+        first = self.caption(images)
+        if count <= 1:
+            return [(caption,) for caption in first]
+        found: list[tuple[Caption, ...]] = []
+        for start in range(0, len(images), _LARGEST_BATCH):
+            further = self._further(images[start : start + _LARGEST_BATCH], count - 1)
+            own = first[start : start + len(further)]
+            found += [unlike((one, *more)) for one, more in zip(own, further, strict=True)]
+        return found
+
+    def _further(self, images: Sequence[Image], wanted: int) -> list[list[Caption]]:
+        """Return the candidates of each image, those of its prompts in turn."""
+        loaded = self._ready()
+        further = loaded.decoding.further
+        prompts = further.prompts or (loaded.decoding.prompt,)
+        each = math.ceil(wanted * further.candidates / len(prompts))
+        beams = max(loaded.decoding.num_beams, each)
+        candidates: list[list[Caption]] = [[] for _ in range(len(images) * each)]
+        for prompt in prompts:
+            decoding = replace(loaded.decoding, prompt=prompt, num_beams=beams)
+            search: dict[str, Any] = {"num_return_sequences": each}
+            if further.method == "sample":
+                decoding = replace(decoding, num_beams=1)
+                search = sampling_arguments(images, each, decoding.max_new_tokens, further)
+            said = self._generate(loaded, images, decoding, **search)
+            for place, caption in enumerate(said):
+                candidates[place].append(caption)
+        return [
+            [caption for turn in candidates[row * each : (row + 1) * each] for caption in turn]
+            for row in range(len(images))
+        ]
+
     def _caption_batch(self, images: Sequence[Image]) -> list[Caption]:
         loaded = self._ready()
         captions = self._generate(loaded, images, loaded.decoding)
@@ -96,7 +139,7 @@ class _GeneratingCaptioner(ABC):
             retry = loaded.decoding.for_retry()
             again = self._generate(loaded, [images[row] for row in doubtful], retry)
             for row, second in zip(doubtful, again, strict=True):
-                captions[row] = _better(captions[row], second)
+                captions[row] = better(captions[row], second)
         return captions
 
     def _ready(self) -> _Loaded:
@@ -111,9 +154,9 @@ class _GeneratingCaptioner(ABC):
 
     @abstractmethod
     def _generate(
-        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
     ) -> list[Caption]:
-        """Caption one batch, each image once."""
+        """Caption one batch; ``search`` changes arguments of ``generate``."""
 
 
 class InstructBlipCaptioner(_GeneratingCaptioner):
@@ -145,26 +188,22 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
     def _load(self) -> _Loaded:
         from core.devices import resolve_device
 
-        folder = local_folder(self.spec)
         device = resolve_device(self._device)
-        precision = self._precision or _supported(self.spec.precision, device)
-        if precision == "int8" and not _has_bitsandbytes():
-            raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
+        precision = self._precision or supported_precision(self.spec.precision, device)
         _log.info("loading %s in %s on %s", self.spec.name, precision, device)
-        model, processor = _read(self.spec, folder, device, precision)
-        _check_image_tokens(self.spec.name, model.config, processor)
+        model, processor = read_instructblip(self.spec, device, precision)
         return _Loaded(
             model=model,
             processor=processor,
             device=device,
-            decoding=self._decoding or read_decoding(folder),
+            decoding=self._decoding or decoding_of(self.spec),
             suppressed=model.generation_config.suppress_tokens,
         )
 
     def _generate(
-        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
     ) -> list[Caption]:
-        return _generate(loaded, images, decoding)
+        return _generate(loaded, images, decoding, search)
 
 
 class BlipCaptioner(_GeneratingCaptioner):
@@ -198,7 +237,7 @@ class BlipCaptioner(_GeneratingCaptioner):
         return _Loaded(model.to(device).eval(), processor, device, decoding, None)
 
     def _generate(
-        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding
+        self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
     ) -> list[Caption]:
         import torch
 
@@ -206,16 +245,17 @@ class BlipCaptioner(_GeneratingCaptioner):
             images=[image.convert("RGB") for image in images], return_tensors="pt"
         ).to(loaded.device)
         with torch.inference_mode():
-            output = loaded.model.generate(**inputs, **_search(decoding))
+            output = loaded.model.generate(**inputs, **{**search_arguments(decoding), **search})
         text_model = loaded.model.text_decoder
-        return _judged(loaded, output, text_model, replace(decoding, prompt=""))
+        return judged(loaded.processor, output, text_model, replace(decoding, prompt=""))
 
 
 def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def _supported(precision: Precision, device: str) -> Precision:
+def supported_precision(precision: Precision, device: str) -> Precision:
+    """Return the precision that a device and the installed packages allow in place of one."""
     if not device.startswith("cuda"):
         return "fp32"
     if precision == "int8" and not _has_bitsandbytes():
@@ -224,10 +264,30 @@ def _supported(precision: Precision, device: str) -> Precision:
     return precision
 
 
-def _read(
-    spec: ModelSpec, folder: Path | None, device: str, precision: Precision
+def decoding_of(spec: ModelSpec) -> Decoding:
+    """Return what a checkpoint asks for in ``twolens.json``; for an adapter, else its base."""
+    inherited = decoding_of(spec.base) if spec.base else Decoding()
+    return read_decoding(files_of(spec, DECODING_FILE), inherited)
+
+
+def read_instructblip(
+    spec: ModelSpec, device: str, precision: Precision, *, dtype: str = ""
 ) -> tuple[Any, Any]:
-    """Return the model in evaluation mode on its device, and its processor."""
+    """Return the model in evaluation mode on its device, and its processor.
+
+    An adapter is merged into its base, or stays beside it if that is in 8 bits.
+
+    Args:
+        spec: Which checkpoint.
+        device: A torch device.
+        precision: Exactly this one.
+        dtype: Of what is not in 8 bits, by its name in torch; bfloat16 unless in fp32.
+
+    Raises:
+        ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
+        MissingDependencyError: bitsandbytes or peft is needed and not installed.
+        ModelError: The checkpoint is damaged, or its parts do not belong together.
+    """
     import torch
     from transformers import (
         BitsAndBytesConfig,
@@ -235,6 +295,14 @@ def _read(
         InstructBlipProcessor,
     )
 
+    if spec.base is not None:
+        from core.adapters import add_adapter
+
+        model, processor = read_instructblip(spec.base, device, precision, dtype=dtype)
+        return add_adapter(model, spec, merge=precision != "int8"), processor
+    if precision == "int8" and not _has_bitsandbytes():
+        raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
+    folder = local_folder(spec)
     where, options = _whereabouts(spec, folder)
     quantization = None
     if precision == "int8":
@@ -245,7 +313,7 @@ def _read(
         processor = InstructBlipProcessor.from_pretrained(where, **options)
         model, report = InstructBlipForConditionalGeneration.from_pretrained(
             where,
-            dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+            dtype=getattr(torch, dtype or ("float32" if precision == "fp32" else "bfloat16")),
             use_safetensors=True,
             trust_remote_code=False,
             quantization_config=quantization,
@@ -254,6 +322,7 @@ def _read(
             **options,
         )
     _check_complete(spec, report)
+    _check_image_tokens(spec.name, model.config, processor)
     return (model if quantization else model.to(device)).eval(), processor
 
 
@@ -304,7 +373,9 @@ def _check_image_tokens(name: str, config: Any, processor: Any) -> None:  # noqa
         )
 
 
-def _generate(loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> list[Caption]:
+def _generate(
+    loaded: _Loaded, images: Sequence[Image], decoding: Decoding, search: Mapping[str, object]
+) -> list[Caption]:
     """Run one batch through the model once and judge what it says."""
     import torch
 
@@ -315,64 +386,6 @@ def _generate(loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> l
     ).to(loaded.device)
     with torch.inference_mode():
         output = loaded.model.generate(
-            **inputs, **_search(decoding), suppress_tokens=loaded.suppressed
+            **inputs, **{**search_arguments(decoding), **search}, suppress_tokens=loaded.suppressed
         )
-    return _judged(loaded, output, loaded.model.language_model, decoding)
-
-
-def _search(decoding: Decoding) -> dict[str, Any]:
-    """Return the arguments of ``generate`` that every captioner uses."""
-    return {
-        "do_sample": False,
-        "num_beams": decoding.num_beams,
-        "min_new_tokens": decoding.min_new_tokens,
-        "max_new_tokens": decoding.max_new_tokens,
-        "repetition_penalty": decoding.repetition_penalty,
-        "length_penalty": decoding.length_penalty,
-        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
-        "return_dict_in_generate": True,
-        "output_logits": True,
-    }
-
-
-def _judged(
-    loaded: _Loaded,
-    output: Any,  # noqa: ANN401 - one of transformers' several classes
-    text_model: Any,  # noqa: ANN401 - the part that generated
-    decoding: Decoding,
-) -> list[Caption]:
-    """Turn generated tokens into captions with their flags and confidence."""
-    import torch
-
-    beams = getattr(output, "beam_indices", None)
-    with torch.inference_mode():
-        scores = text_model.compute_transition_scores(
-            output.sequences,
-            output.logits,  # what the model said; the scores hold the search's penalties too
-            beams,
-            normalize_logits=True,
-        )
-    # A decoder-only language model returns the prompt too; only the tail was generated.
-    tokens = output.sequences[:, -scores.shape[1] :]
-    generated = tokens != loaded.processor.tokenizer.pad_token_id
-    if beams is not None:  # a beam search may fill up with end tokens instead
-        generated &= beams[:, : tokens.shape[1]] >= 0
-    chances = scores.float().exp().masked_fill(~generated, 0.0).sum(dim=1)
-    confidences = (chances / generated.sum(dim=1).clamp(min=1)).tolist()
-    texts = loaded.processor.batch_decode(tokens, skip_special_tokens=True)
-    captions = []
-    for text, confidence in zip(texts, confidences, strict=True):
-        cleaned = clean_caption(text)
-        flags = caption_flags(cleaned, decoding.prompt)
-        captions.append(Caption("" if "empty" in flags else cleaned, flags, confidence))
-    return captions
-
-
-def _better(first: Caption, second: Caption) -> Caption:
-    """Prefer the second attempt unless it is the worse one; either way it is marked."""
-
-    def doubts(caption: Caption) -> tuple[bool, int]:
-        return "empty" in caption.flags, len(caption.flags)
-
-    chosen = second if doubts(second) <= doubts(first) else first
-    return Caption(chosen.text, (*chosen.flags, "retried"), chosen.confidence)
+    return judged(loaded.processor, output, loaded.model.language_model, decoding)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from core.errors import ModelError
 
@@ -21,6 +23,40 @@ _TRAILING_JUNK = " \t\r\n-–—_,;:*#|/\\([{<\"'`‘“"
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherCaptions:
+    """How an image's captions beyond the first are found.
+
+    Attributes:
+        method: ``sample`` draws each token by chance, from a seed that the image's pixels decide;
+            ``beams`` takes the best few of one wide beam search.
+        prompts: Instructions, which share the captions between them; none stands for the first
+            caption's.
+        candidates: Captions generated for each that is wanted: some will be doubtful, or say the
+            same as another.
+        temperature: What the scores are divided by before a token is drawn.
+        top_p: Only the likeliest tokens that together have this probability are drawn from.
+        seed: Another one draws other captions.
+    """
+
+    method: Literal["sample", "beams"] = "sample"
+    prompts: tuple[str, ...] = ()
+    candidates: float = 2.0
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can honour."""
+        if self.method not in ("sample", "beams"):
+            raise ModelError(f"Further captions come by sample or beams, not {self.method!r}.")
+        if not (self.candidates >= 1 and self.temperature > 0 and 0 < self.top_p <= 1):
+            raise ModelError(
+                f"Further captions with {self.candidates} candidates, temperature "
+                f"{self.temperature} and top-p {self.top_p} are not possible."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
     """Prompt and search over tokens. The defaults are InstructBLIP's authors' for captions.
 
@@ -33,6 +69,7 @@ class Decoding:
         repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
         length_penalty: Exponent of the length that a beam's score is divided by.
         no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
+        further: How captions beyond the first are found, where several are wanted.
     """
 
     prompt: str = "A short image caption."
@@ -43,6 +80,7 @@ class Decoding:
     repetition_penalty: float = 1.5
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    further: FurtherCaptions = FurtherCaptions()
 
     def __post_init__(self) -> None:
         """Refuse what no search can honour."""
@@ -74,12 +112,26 @@ def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decodi
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
-        unknown = sorted(set(values) - {field.name for field in fields(Decoding)})
-        if unknown:
-            raise ModelError(f"{DECODING_FILE} names unknown settings: {', '.join(unknown)}.")
+        _check_names(values, Decoding)
+        if "further" in values:
+            further = dict(values["further"])
+            _check_names(further, FurtherCaptions)
+            further["prompts"] = tuple(further.get("prompts", ()))
+            values = {**values, "further": FurtherCaptions(**further)}
         return Decoding(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{DECODING_FILE} of the captioner cannot be read.") from error
+
+
+def _check_names(values: Iterable[str], settings: type) -> None:
+    unknown = sorted(set(values) - {field.name for field in fields(settings)})
+    if unknown:
+        raise ModelError(f"{DECODING_FILE} names unknown settings: {', '.join(unknown)}.")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a caption in lower case: equal for captions that read the same."""
+    return tuple(_WORD.findall(text.lower()))
 
 
 def clean_caption(text: str) -> str:
@@ -89,11 +141,11 @@ def clean_caption(text: str) -> str:
 
 def caption_flags(text: str, prompt: str) -> tuple[str, ...]:
     """Return the doubts about a cleaned caption: ``empty``, ``prompt_echo``, ``repetition``."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     if not words:
         return ("empty",)
     flags = []
-    asked = _WORD.findall(prompt.lower())
+    asked = words_of(prompt)
     if asked and words[: len(asked)] == asked:
         flags.append("prompt_echo")
     if _repeats(words):
@@ -101,14 +153,13 @@ def caption_flags(text: str, prompt: str) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _repeats(words: list[str]) -> bool:
+def _repeats(words: tuple[str, ...]) -> bool:
     """Tell whether an n-gram follows itself at once, or a longer one comes back later."""
     for size in range(1, len(words) // 2 + 1):
         for start in range(len(words) - 2 * size + 1):
             if words[start : start + size] == words[start + size : start + 2 * size]:
                 return True
     grams = [
-        tuple(words[start : start + _REPEATED_WORDS])
-        for start in range(len(words) - _REPEATED_WORDS + 1)
+        words[start : start + _REPEATED_WORDS] for start in range(len(words) - _REPEATED_WORDS + 1)
     ]
     return len(set(grams)) < len(grams)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from core.caption_rows import distinct
 from core.records import Caption, ImageRecord
+from core.unsure import read_unsure_rule, with_doubts
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
     from core.images import DecodedImage
-    from core.models import Captioner, ImageEncoder, TextEncoder
+    from core.models import Captioner, ImageTextEncoder, TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,12 @@ class Described:
     """What the models say of n pictures, in their order.
 
     Attributes:
-        captions: n captions.
-        caption_embeddings: float32 (n, dim), rows of unit norm.
+        captions: For each picture, one caption or more.
+        caption_embeddings: float32 (captions, dim), rows of unit norm, in that order.
         clip_embeddings: float32 (n, dim), rows of unit norm.
     """
 
-    captions: tuple[Caption, ...]
+    captions: tuple[tuple[Caption, ...], ...]
     caption_embeddings: np.ndarray
     clip_embeddings: np.ndarray
 
@@ -38,12 +42,14 @@ class Describer:
     Attributes:
         captioner: Writes the captions.
         sentence: Embeds them.
-        clip: Embeds the pictures.
+        clip: Embeds the pictures, and says which captions hardly fit theirs.
+        captions_per_image: Most captions of a picture; near-duplicates are dropped.
     """
 
     captioner: Captioner
     sentence: TextEncoder
-    clip: ImageEncoder
+    clip: ImageTextEncoder
+    captions_per_image: int = 1
 
     def describe(
         self, images: Sequence[Image], given: Sequence[Caption] | None = None
@@ -57,23 +63,52 @@ class Describer:
         Raises:
             ModelError: One of the models cannot be loaded.
         """
-        captions = tuple(self.captioner.caption(images) if given is None else given)
-        return Described(
-            captions=captions,
-            caption_embeddings=self.sentence.encode_text([caption.text for caption in captions]),
-            clip_embeddings=self.clip.encode_image(images),
-        )
+        captions, embeddings = self._captions(images, given)
+        clip_embeddings = self.clip.encode_image(images)
+        if given is None:
+            captions = self._with_doubts(captions, clip_embeddings)
+        return Described(captions, embeddings, clip_embeddings)
+
+    def _with_doubts(
+        self, captions: tuple[tuple[Caption, ...], ...], clip_embeddings: np.ndarray
+    ) -> tuple[tuple[Caption, ...], ...]:
+        rule = read_unsure_rule(self.captioner.spec, self.clip.spec)
+        if rule is None:
+            return captions
+        counts = [len(said) for said in captions]
+        flat = [caption for said in captions for caption in said]
+        judged = iter(with_doubts(flat, clip_embeddings.repeat(counts, axis=0), self.clip, rule))
+        return tuple(tuple(islice(judged, count)) for count in counts)
+
+    def _captions(
+        self, images: Sequence[Image], given: Sequence[Caption] | None
+    ) -> tuple[tuple[tuple[Caption, ...], ...], np.ndarray]:
+        if given is not None or self.captions_per_image == 1:
+            single = self.captioner.caption(images) if given is None else given
+            texts = [caption.text for caption in single]
+            return tuple((caption,) for caption in single), self.sentence.encode_text(texts)
+        found = self.captioner.caption_several(images, self.captions_per_image)
+        embedded = self.sentence.encode_text([one.text for said in found for one in said])
+        chosen, parts = [], []
+        for said in found:
+            own, embedded = embedded[: len(said)], embedded[len(said) :]
+            kept = distinct(own, self.captions_per_image)
+            chosen.append(tuple(said[place] for place in kept))
+            parts.append(own[kept])
+        return tuple(chosen), np.concatenate([embedded, *parts])
 
 
-def record_of(picture: DecodedImage, file_name: str, caption: Caption) -> ImageRecord:
+def record_of(picture: DecodedImage, file_name: str, captions: tuple[Caption, ...]) -> ImageRecord:
     """Return the record of a decoded and described picture, before its source adds to it."""
+    first, *more = captions
     return ImageRecord(
         id=picture.id,
         file_name=file_name,
         sha256=picture.sha256,
         width=picture.width,
         height=picture.height,
-        caption=caption.text,
-        caption_flags=caption.flags,
-        confidence=caption.confidence,
+        caption=first.text,
+        caption_flags=first.flags,
+        confidence=first.confidence,
+        more_captions=tuple(more),
     )

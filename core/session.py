@@ -320,8 +320,8 @@ class UploadSession:
             UploadError: The upload has ended.
         """
         records = [
-            record_of(picture, file.file_name, caption)
-            for file, picture, caption in zip(files, pictures, described.captions, strict=True)
+            record_of(picture, file.file_name, captions)
+            for file, picture, captions in zip(files, pictures, described.captions, strict=True)
         ]
         with self._lock:
             self._check_not_ended()

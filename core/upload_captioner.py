@@ -32,14 +32,15 @@ _SECONDS_AN_IMAGE = 1.0
 _LONGEST_S = 120.0
 
 
-def rented_seconds(images: Sequence[object] | int) -> float:
+def rented_seconds(images: Sequence[object] | int, captions: int = 1) -> float:
     """Return for how long a GPU is rented to caption one batch.
 
     Args:
         images: The batch, or its size.
+        captions: Captions an image.
     """
     count = images if isinstance(images, int) else len(images)
-    return min(_LONGEST_S, _START_S + _SECONDS_AN_IMAGE * count)
+    return min(_LONGEST_S, _START_S + _SECONDS_AN_IMAGE * count * captions)
 
 
 class RentedCaptioner:
@@ -57,10 +58,15 @@ class RentedCaptioner:
         self.spec = captioner.spec
         captioner.load()
         self._caption = rent(duration=rented_seconds)(captioner.caption)
+        self._caption_several = rent(duration=rented_seconds)(captioner.caption_several)
 
     def caption(self, images: Sequence[Image]) -> list[Caption]:
         """Caption a batch of RGB images; same length and order as ``images``."""
         return self._caption(images)
+
+    def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
+        """Return each image's caption, and candidates for ``count`` - 1 others, best first."""
+        return self._caption_several(images, count)
 
 
 def first_guess_s(captioner: Captioner, device: str) -> float:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from core.quiet import quiet_libraries
-from precompute import evaluate_command
+from precompute import evaluate_command, unsure_command
 
 if TYPE_CHECKING:
     from precompute.pipeline import BuildResult
@@ -33,6 +33,13 @@ class ProfileChoice(str, Enum):
 
     mini = "mini"
     full = "full"
+
+
+class PoolingChoice(str, Enum):
+    """Ways to index several captions of a picture (:data:`core.records.CaptionPooling`)."""
+
+    mean = "mean"
+    best = "best"
 
 
 class Commands(TyperGroup):
@@ -137,6 +144,16 @@ def build(
         str | None,
         typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto."),
     ] = None,
+    captions_per_image: Annotated[
+        int, typer.Option(min=1, help="Most captions generated for a picture.")
+    ] = 1,
+    caption_pooling: Annotated[
+        PoolingChoice,
+        typer.Option(
+            help="How several captions of a picture are searched: by their mean, or by the one "
+            "nearest to the query."
+        ),
+    ] = PoolingChoice.mean,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
@@ -177,6 +194,8 @@ def build(
             batch_size=batch_size,
             shard_size=shard_size,
             device=device or settings.device,
+            captions_per_image=captions_per_image,
+            caption_pooling=caption_pooling.value,
             overwrite=overwrite,
         )
         _show(build_gallery(options, settings=settings, say=_say), out)
@@ -212,6 +231,12 @@ def bench(
         bool,
         typer.Option("--load", help="Measure instead visitors who search while others upload."),
     ] = False,
+    evaluation: Annotated[
+        bool,
+        typer.Option(
+            "--evaluation", help="Measure instead the evaluation of a made-up gallery of this size."
+        ),
+    ] = False,
 ) -> None:
     """Measure speed and memory of the running app and of a build, each beside its floor."""
     from core.config import get_settings
@@ -227,6 +252,10 @@ def bench(
         from precompute.load import load
 
         result = load(options, _say)
+    elif evaluation:
+        from precompute.bench_evaluation import evaluation as measure_evaluation
+
+        result = measure_evaluation(options, _say)
     else:
         result = measure(options, settings, _say)
     typer.echo(table(result))
@@ -277,6 +306,7 @@ def _one_sentence(when_interrupted: str) -> Iterator[None]:
 
 
 app.command(name="evaluate")(evaluate_command.run)
+app.command(name="threshold")(unsure_command.run)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from core.devices import resolve_device
 from core.errors import GalleryError, SourceError
 from core.images import WORKING_PX, DecodeLimits
 from core.profiles import Profile
+from core.records import CaptionPooling
 from core.weights import revision_of
 from precompute.sources import Source, SourceOptions
 
 BATCH_SIZE = 8
 SHARD_SIZE = 64
+MAX_CAPTIONS_PER_IMAGE = 20
 # Another version may decode, tokenize or multiply differently: half a gallery is never mixed.
 _PINNED = ("torch", "transformers", "open_clip_torch", "sentence-transformers", "pillow", "numpy")
 
@@ -32,6 +34,8 @@ class BuildOptions:
         batch_size: Pictures a model sees at once.
         shard_size: Rows after which progress is kept; at most that many are done twice.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        captions_per_image: Most captions generated for a picture.
+        caption_pooling: How several captions of a picture are indexed.
         overwrite: Replace an existing gallery once the new one is complete.
         progress: Whether to draw a progress bar on the standard error.
     """
@@ -42,15 +46,30 @@ class BuildOptions:
     batch_size: int = BATCH_SIZE
     shard_size: int = SHARD_SIZE
     device: str = "auto"
+    captions_per_image: int = 1
+    caption_pooling: CaptionPooling = "mean"
     overwrite: bool = False
     progress: bool = True
 
 
 def check_sizes(options: BuildOptions) -> None:
-    """Raise SourceError for a size below 1."""
-    for name, size in (("--batch-size", options.batch_size), ("--shard-size", options.shard_size)):
+    """Raise SourceError for a size below 1, or several captions where they are given."""
+    for name, size in (
+        ("--batch-size", options.batch_size),
+        ("--shard-size", options.shard_size),
+        ("--captions-per-image", options.captions_per_image),
+    ):
         if size < 1:
             raise SourceError(f"{name} must be 1 or more, not {size}.")
+    if options.captions_per_image > MAX_CAPTIONS_PER_IMAGE:
+        raise SourceError(
+            f"--captions-per-image must be {MAX_CAPTIONS_PER_IMAGE} or less, "
+            f"not {options.captions_per_image}."
+        )
+    if options.captions_per_image > 1 and options.source.captions_from is not None:
+        raise SourceError(
+            "--captions-per-image is for captions that are generated; these are given."
+        )
 
 
 def check_apart(source: str, out: Path) -> None:
@@ -81,6 +100,8 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         "device": resolve_device(options.device),
         "batch size": options.batch_size,
         "shard size": options.shard_size,
+        "captions per image": options.captions_per_image,
+        "caption pooling": options.caption_pooling,
         "decoding": {
             "working_px": WORKING_PX,
             "thumbnail_px": settings.thumbnail_px,

@@ -102,7 +102,9 @@ class _Build:
         self._source = source
         self._workspace = workspace
         self._say = say
-        self._describer = Describer(models.captioner, models.sentence, models.clip)
+        self._describer = Describer(
+            models.captioner, models.sentence, models.clip, options.captions_per_image
+        )
         self._limits = DecodeLimits.of(settings)
         self._names_by_sha: dict[str, str] = {}
 
@@ -218,10 +220,10 @@ class _Build:
         if self._options.source.captions_from is not None:
             given = [given_caption(picture.row) for picture in batch]
         described = self._describer.describe([picture.decoded.image for picture in batch], given)
-        for picture, caption in zip(batch, described.captions, strict=True):
+        for picture, captions in zip(batch, described.captions, strict=True):
             row = picture.row
             record = replace(
-                record_of(picture.decoded, row.file_name, caption),
+                record_of(picture.decoded, row.file_name, captions),
                 references=row.references,
                 license=row.license,
                 source_url=row.source_url,
@@ -270,6 +272,8 @@ class _Build:
                 limit=options.source.limit,
             ),
             caption_origin=f"column:{columns.given}" if columns.given else "generated",
+            captions_per_image=options.captions_per_image,
+            caption_pooling=options.caption_pooling,
             counts=Counts(
                 images=len(records),
                 duplicates=len(result.duplicates),

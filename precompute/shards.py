@@ -33,7 +33,7 @@ from core.gallery_layout import (
     THUMBNAILS_FOLDER,
     thumbnail_path,
 )
-from core.records import LENSES, ImageRecord, Lens
+from core.records import LENSES, ImageRecord, Lens, record_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,16 +95,7 @@ class Shard:
         """Read what :meth:`to_json` returned."""
         return cls(
             rows=content["rows"],
-            records=[
-                ImageRecord(
-                    **{
-                        **record,
-                        "caption_flags": tuple(record["caption_flags"]),
-                        "references": tuple(record["references"]),
-                    }
-                )
-                for record in content["records"]
-            ],
+            records=[record_from(record) for record in content["records"]],
             skipped=[Skipped(**item) for item in content["skipped"]],
             duplicates=[Duplicate(**item) for item in content["duplicates"]],
             notes=[Note(**item) for item in content["notes"]],

@@ -1,0 +1,84 @@
+"""From a decoding to what ``generate`` is asked for, and from its tokens to captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.decoding import Decoding, caption_flags, clean_caption, words_of
+from core.records import Caption
+
+
+def search_arguments(decoding: Decoding) -> dict[str, Any]:
+    """Return the arguments of ``generate`` that every captioner uses."""
+    return {
+        "do_sample": False,
+        "num_beams": decoding.num_beams,
+        "min_new_tokens": decoding.min_new_tokens,
+        "max_new_tokens": decoding.max_new_tokens,
+        "repetition_penalty": decoding.repetition_penalty,
+        "length_penalty": decoding.length_penalty,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
+
+
+def judged(
+    processor: Any,  # noqa: ANN401 - transformers' own
+    output: Any,  # noqa: ANN401 - one of its several classes
+    text_model: Any,  # noqa: ANN401 - any language model
+    decoding: Decoding,
+) -> list[Caption]:
+    """Turn generated tokens into captions with their flags and confidence.
+
+    Args:
+        processor: The checkpoint's.
+        output: What ``generate`` returned for :func:`search_arguments`.
+        text_model: The part of the model that generated.
+        decoding: What was asked for.
+    """
+    import torch
+
+    beams = getattr(output, "beam_indices", None)
+    with torch.inference_mode():
+        scores = text_model.compute_transition_scores(
+            output.sequences,
+            # What the model said; the scores hold the search's penalties, or the draws.
+            output.logits,
+            beams,
+            normalize_logits=True,
+        )
+    # A decoder-only language model returns the prompt too; only the tail was generated.
+    tokens = output.sequences[:, -scores.shape[1] :]
+    generated = tokens != processor.tokenizer.pad_token_id
+    if beams is not None:  # a beam search may fill up with end tokens instead
+        generated &= beams[:, : tokens.shape[1]] >= 0
+    chances = scores.float().exp().masked_fill(~generated, 0.0).sum(dim=1)
+    confidences = (chances / generated.sum(dim=1).clamp(min=1)).tolist()
+    texts = processor.batch_decode(tokens, skip_special_tokens=True)
+    captions = []
+    for text, confidence in zip(texts, confidences, strict=True):
+        cleaned = clean_caption(text)
+        flags = caption_flags(cleaned, decoding.prompt)
+        captions.append(Caption("" if "empty" in flags else cleaned, flags, confidence))
+    return captions
+
+
+def unlike(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+    """Keep the first caption, and each that is neither doubtful nor has an earlier one's words."""
+    kept = {words_of(captions[0].text): captions[0]}
+    for caption in captions[1:]:
+        if not caption.flags:
+            kept.setdefault(words_of(caption.text), caption)
+    return tuple(kept.values())
+
+
+def better(first: Caption, second: Caption) -> Caption:
+    """Prefer the second attempt unless it is the worse one; either way it is marked."""
+
+    def doubts(caption: Caption) -> tuple[bool, int]:
+        return "empty" in caption.flags, len(caption.flags)
+
+    chosen = second if doubts(second) <= doubts(first) else first
+    return Caption(chosen.text, (*chosen.flags, "retried"), chosen.confidence)
