@@ -59,6 +59,13 @@ class CaptionObjective(torch.nn.Module):
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         return ids.to(self.device).expand(count, -1)
 
+    def _read_ids(self, instruction: Instruction, count: int) -> torch.Tensor:
+        """Return what a decoder-only model has read before it writes, for its penalties."""
+        prompt = self._ids(self.processor.tokenizer, instruction.text, count)
+        config = self.model.config
+        image = prompt.new_full((count, config.num_query_tokens), config.image_token_index)
+        return torch.cat([image, prompt], dim=1)
+
     def encode(
         self, features: torch.Tensor, instruction: Instruction
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,11 +156,12 @@ class CaptionObjective(torch.nn.Module):
             rows = torch.from_numpy(np.asarray(features[start : start + _DECODED_AT_ONCE]))
             with torch.inference_mode():
                 encoded, _ = self.encode(rows, instruction)
-                given: dict[str, Any] = (
-                    {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
-                    if self.has_decoder
-                    else {"inputs_embeds": encoded}
-                )
+                given: dict[str, Any] = {
+                    "encoder_outputs": BaseModelOutput(last_hidden_state=encoded)
+                }
+                if not self.has_decoder:
+                    read = self._read_ids(instruction, len(encoded))
+                    given = {"inputs_embeds": encoded, "input_ids": read}
                 tokens = self.model.language_model.generate(
                     **given,
                     attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
@@ -166,5 +174,6 @@ class CaptionObjective(torch.nn.Module):
                     length_penalty=decoding.length_penalty,
                     suppress_tokens=self.model.generation_config.suppress_tokens,
                 )
-            texts += self.processor.batch_decode(tokens, skip_special_tokens=True)
+            written = tokens if self.has_decoder else tokens[:, encoded.shape[1] :]
+            texts += self.processor.batch_decode(written, skip_special_tokens=True)
         return texts
