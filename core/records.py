@@ -24,6 +24,9 @@ mean of their embeddings, ``best`` all of them, the one nearest to the query cou
 CORRECTED = "corrected"
 """Caption flag: a person wrote it in the captioner's place."""
 
+UNSURE = "unsure"
+"""Caption flag: the CLIP lens finds that it hardly fits its picture (:mod:`core.unsure`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -32,8 +35,10 @@ class Caption:
     Attributes:
         text: The caption; empty only if ``flags`` holds ``"empty"``.
         flags: Doubts about the text, from ``"empty"``, ``"repetition"``, ``"prompt_echo"``
-            ``"retried"`` (a second decoding was used) and :data:`CORRECTED`.
-        confidence: Mean probability of the generated tokens in [0, 1]; None where unknown.
+            ``"retried"`` (a second decoding was used), :data:`UNSURE` and :data:`CORRECTED`.
+        confidence: Mean probability of the generated tokens in [0, 1], the captioner's own,
+            before any penalty of the search; None where unknown. How sure of its words the
+            captioner is, which is not whether they are right.
     """
 
     text: str

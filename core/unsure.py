@@ -1,0 +1,102 @@
+"""When a caption is called unsure: the CLIP lens finds that it hardly fits its picture.
+
+A captioner is as sure of itself on a picture that it has no words for as on any other, so its own
+probabilities say little about that. The CLIP lens looks at the same picture and was trained apart
+from it: the fit of a caption is how much nearer it lies to the picture, in CLIP's space, than the
+captions that this captioner writes most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from core.decoding import DECODING_FILE
+from core.errors import ModelError
+from core.records import UNSURE, Caption
+from core.weights import files_of, revision_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from core.models import ModelSpec, TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class UnsureRule:
+    """What ``twolens.json`` of a captioner holds under ``unsure``, chosen on data.
+
+    Attributes:
+        below: A caption whose fit is less is unsure.
+        usual: The captions that the fit is measured against.
+        clip_revision: Of the CLIP model that it was chosen with; another one measures otherwise.
+    """
+
+    below: float
+    usual: tuple[str, ...]
+    clip_revision: str
+
+
+@lru_cache(maxsize=32)
+def read_unsure_rule(captioner: ModelSpec, clip: ModelSpec) -> UnsureRule | None:
+    """Return a captioner's rule; None if it has none, or one for another CLIP model.
+
+    Raises:
+        ModelNotFoundError: The captioner is not on this machine, nor reachable.
+        ModelError: The rule cannot be read.
+    """
+    path = files_of(captioner, DECODING_FILE) / DECODING_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")).get("unsure")
+        if values is None:
+            return None
+        rule = UnsureRule(
+            float(values["below"]),
+            tuple(str(text) for text in values["usual"]),
+            str(values["clip_revision"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{DECODING_FILE} of {captioner.name} has no rule for unsure.") from error
+    return rule if rule.usual and rule.clip_revision == revision_of(clip) else None
+
+
+def fits(
+    clip: TextEncoder, texts: Sequence[str], images: np.ndarray, usual: Sequence[str]
+) -> np.ndarray:
+    """Return how much better each text fits its picture than the usual captions do.
+
+    Args:
+        clip: Embeds texts in the space of the pictures.
+        texts: n captions.
+        images: Embeddings of their pictures: float32 (n, dim), rows of unit norm.
+        usual: The captions to compare with, at least one.
+
+    Returns:
+        float32 (n,), in [-2, 2].
+    """
+    embedded = clip.encode_text([*texts, *usual])
+    own, others = embedded[: len(texts)], embedded[len(texts) :]
+    return ((own - others.mean(axis=0)) * images).sum(axis=1)
+
+
+def with_doubts(
+    captions: Sequence[Caption], images: np.ndarray, clip: TextEncoder, rule: UnsureRule
+) -> list[Caption]:
+    """Flag the captions that hardly fit their pictures as :data:`core.records.UNSURE`.
+
+    Args:
+        captions: n captions.
+        images: Embeddings of their pictures: float32 (n, dim), rows of unit norm.
+        clip: The model that embedded them.
+        rule: The captioner's.
+    """
+    found = fits(clip, [caption.text for caption in captions], images, rule.usual)
+    return [
+        replace(caption, flags=(*caption.flags, UNSURE)) if fit < rule.below else caption
+        for caption, fit in zip(captions, found, strict=True)
+    ]
