@@ -11,52 +11,23 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from core.describing import Described, record_of
 from core.errors import UnknownImageError, UploadError
 from core.file_names import shown_name
 from core.gallery_layout import thumbnail_path
 from core.growing import GrowingEmbeddings, Snapshot
-from core.images import DecodedImage, DecodeLimits
+from core.images import DecodedImage
 from core.records import CORRECTED, ImageRecord
+from core.upload_limits import Notice, UploadLimits
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from core.config import Settings
-
-MAX_CAPTION_CHARS = 500
 
 _WAITING_FOLDER = "waiting"
 _TOKEN_BYTES = 24
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """How much one upload may hold.
-
-    Attributes:
-        files: Most photos.
-        bytes: Most bytes of their files together.
-        pixels: Most pixels of all photos together.
-        decode: What a single file may be.
-    """
-
-    files: int
-    bytes: int
-    pixels: int
-    decode: DecodeLimits
-
-    @classmethod
-    def of(cls, settings: Settings) -> UploadLimits:
-        """Take the limits from the settings."""
-        return cls(
-            files=settings.max_upload_files,
-            bytes=settings.max_upload_bytes,
-            pixels=settings.max_upload_pixels,
-            decode=DecodeLimits.of(settings),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +43,6 @@ class WaitingFile:
     path: Path
     file_name: str
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What a visitor should know about one file.
-
-    Attributes:
-        kind: ``refused``, ``duplicate`` (kept once), or ``note`` (kept, with a remark).
-        file_name: Fit to show.
-        reason: Continues the name: "is truncated".
-    """
-
-    kind: Literal["refused", "duplicate", "note"]
-    file_name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +297,7 @@ class UploadSession:
 
         Args:
             image_id: A described picture.
-            caption: As :func:`checked_caption` returned it.
+            caption: As :func:`core.upload_limits.checked_caption` returned it.
             embedding: Of the caption: float32 (dim,), unit norm.
 
         Raises:
@@ -417,19 +373,3 @@ class UploadSession:
     def _check_not_ended(self) -> None:
         if self._ended:
             raise UploadError("This upload was forgotten; add your photos again.")
-
-
-def checked_caption(text: str) -> str:
-    """Return a caption that a person wrote as one line, or raise one clear sentence.
-
-    Raises:
-        UploadError: Nothing in it, or too long.
-    """
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    if not line:
-        raise UploadError("A caption needs at least one word.")
-    if len(line) > MAX_CAPTION_CHARS:
-        raise UploadError(
-            f"The caption has {len(line):,} characters; at most {MAX_CAPTION_CHARS} are kept."
-        )
-    return line

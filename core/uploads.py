@@ -15,8 +15,9 @@ from core.errors import UploadError
 from core.intake import Intake, Progress, run_intake
 from core.run_folder import RunFolder, sweep_older
 from core.search import SearchService
-from core.session import UploadLimits, UploadSession, checked_caption
+from core.session import UploadSession
 from core.upload_captioner import RENTED_BATCH, RentedCaptioner
+from core.upload_limits import UploadLimits, checked_caption
 
 if TYPE_CHECKING:
     from core.config import Settings

@@ -15,6 +15,7 @@ from core.config import Settings
 from core.models import ModelSpec
 from core.profiles import Models, Profile
 from core.records import Caption
+from core.session import UploadSession
 from core.uploads import Uploads
 
 DIM = 12
@@ -99,3 +100,31 @@ def colours(count: int) -> list[tuple[int, int, int]]:
     return [
         (row % 16 * 16 + 8, row // 16 % 16 * 16 + 8, row // 256 * 16 + 8) for row in range(count)
     ]
+
+
+def send(uploads: Uploads, session: UploadSession, files: dict[str, bytes]) -> list[bool]:
+    taken = []
+    for number, (name, content) in enumerate(files.items()):
+        path = uploads.inbox / f"arrived-{number}"
+        path.write_bytes(content)
+        taken.append(session.receive(path, name))
+    return taken
+
+
+def describe(uploads: Uploads, session: UploadSession):
+    return list(uploads.describe(session))[-1]
+
+
+def photos(count: int, **options) -> dict[str, bytes]:
+    return {
+        f"photo {row}.png": picture_bytes(colour, **options)
+        for row, colour in enumerate(colours(count))
+    }
+
+
+def reasons(session: UploadSession) -> dict[str, str]:
+    return {notice.file_name: notice.reason for notice in session.notices}
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]

@@ -11,7 +11,9 @@ import pytest
 
 from core.manifest import Manifest
 from core.profiles import Profile
+from core.uploads import Uploads
 from tests.core.planted import gallery_on_disk, profile, unit_rows
+from tests.tiny_uploads import colour_uploads
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,17 @@ def planted(planted_original, tmp_path) -> Planted:
     """A copy that a test may damage."""
     shutil.copytree(planted_original.folder, tmp_path / "planted")
     return replace(planted_original, folder=tmp_path / "planted")
+
+
+@pytest.fixture
+def make_uploads(tmp_path):
+    """Make uploads of planted models with some settings; they are closed after the test."""
+    made: list[Uploads] = []
+
+    def start(**values: object) -> Uploads:
+        made.append(colour_uploads(tmp_path, **values))
+        return made[-1]
+
+    yield start
+    for uploads in made:
+        uploads.close()
