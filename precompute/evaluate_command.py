@@ -108,9 +108,17 @@ def run(
 
 
 def _typed(gallery: Path) -> list[str]:
-    """Return the words after ``evaluate``; the gallery alone if something else called."""
+    """Return the words after ``evaluate``, of each path its last part: the others are private."""
     words = sys.argv[1:]
-    return words[words.index("evaluate") + 1 :] if "evaluate" in words else [str(gallery)]
+    typed = words[words.index("evaluate") + 1 :] if "evaluate" in words else [str(gallery)]
+    return [_without_folders(word) for word in typed]
+
+
+def _without_folders(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    if "/" in value or value in (".", ".."):
+        value = Path(value).resolve().name or value
+    return f"{option}{equals}{value}"
 
 
 def _pictures(gallery: Gallery, metrics: Metrics) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from core.profiles import PROFILES, Models
 from core.records import LENSES
 from precompute.__main__ import app
 from precompute.evaluate import Plan, evaluate
+from precompute.evaluate_command import _typed
 from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,
@@ -224,6 +226,20 @@ def command(planted, monkeypatch, tmp_path):
         return CliRunner().invoke(app, ["evaluate", *map(str, words), "--index-size", "0"])
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        (["/home/me/secret/beach"], ["beach"]),
+        (["galleries/beach/", "--report", "../private/report"], ["beach", "--report", "report"]),
+        (["beach", "--json=/tmp/me/f.json", "--seed=3"], ["beach", "--json=f.json", "--seed=3"]),
+        (["."], [Path.cwd().name]),
+    ],
+)
+def test_the_command_that_is_kept_names_no_folder_of_the_operators(monkeypatch, typed, shown):
+    monkeypatch.setattr("sys.argv", ["precompute", "evaluate", *typed])
+    assert _typed(Path("unused")) == shown
 
 
 def test_the_command_writes_figures_report_plots_and_pictures(command, planted, tmp_path):
