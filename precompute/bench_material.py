@@ -63,7 +63,7 @@ def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> t
         column = open_source(SourceOptions(options.source, limit=1)).columns.references
         if column is not None:
             return _built(options, column, folder), f"{options.source}, captions from {column}"
-    return _planted(options.images, profile, folder), "random unit vectors"
+    return planted_gallery(options.images, profile, folder), "random unit vectors"
 
 
 def _built(options: BenchOptions, column: str, folder: Path) -> Path:
@@ -76,8 +76,18 @@ def _built(options: BenchOptions, column: str, folder: Path) -> Path:
     return out
 
 
-def _planted(count: int, profile: Profile, folder: Path) -> Path:
-    """Write a gallery whose vectors are random: how long a search takes does not depend on them."""
+def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) -> Path:
+    """Write a gallery whose vectors are random: how long a search takes does not depend on them.
+
+    Args:
+        count: Pictures.
+        profile: What embeds the queries.
+        folder: Where the gallery is made.
+        asked: References in all, each different, five for each of the first pictures.
+
+    Returns:
+        The gallery's folder.
+    """
     import numpy as np
     from PIL import Image
 
@@ -89,7 +99,8 @@ def _planted(count: int, profile: Profile, folder: Path) -> Path:
 
     out = folder / "searched"
     thumbnail = thumbnail_webp(Image.new("RGB", (32, 32), "grey"))
-    captions = queries(count)
+    texts = queries(count + asked)
+    captions, references = texts[:count], texts[count:]
     records = []
     for number in range(count):
         digest = hashlib.sha256(str(number).encode()).hexdigest()
@@ -97,7 +108,10 @@ def _planted(count: int, profile: Profile, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(thumbnail)
         name = f"{number:05d}.jpg"
-        records.append(ImageRecord(digest[:16], name, digest, 640, 480, captions[number]))
+        own = tuple(references[5 * number : 5 * number + 5])
+        records.append(
+            ImageRecord(digest[:16], name, digest, 640, 480, captions[number], references=own)
+        )
     dice = np.random.default_rng(0)
 
     def unit(dim: int | None) -> np.ndarray:

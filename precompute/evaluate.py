@@ -120,10 +120,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     with clock.stage("choose fusion"):
         fusions = TunedFusions.choose(asked, asked_to_tune, plan.seed)
     with clock.stage("rank"):
-        results = {
-            lens: lens_results.rank_all(asked, scorer)
-            for lens, scorer in _scorers(asked, fusions, plan.seed).items()
-        }
+        results, seen = lens_results.rank_all(asked, fusions, _baselines(asked, plan.seed))
     with clock.stage("intervals and tests"):
         figures = lens_results.figures(results, asked, resamples=plan.resamples, seed=plan.seed)
         tests = lens_results.paired_tests(results, asked, flips=plan.flips, seed=plan.seed)
@@ -133,7 +130,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
         curves = _curves(asked, plan)
     outcome = Outcome(
         ranks={lens: results[lens].ranks for lens in ("captions", "clip", "fused")},
-        first={lens: results[lens].first for lens in LENSES},
+        first={lens: seen[lens].first for lens in LENSES},
     )
     return Metrics(
         gallery=gallery.name,
@@ -147,7 +144,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
         index=curves,
         groups=groups(queries.queries, outcome),
         solved_by_one=solved_by_one(queries.queries, gallery.records, outcome),
-        scores={lens: histogram(results[lens].right, results[lens].wrong) for lens in LENSES},
+        scores={lens: histogram(seen[lens].right, seen[lens].wrong) for lens in LENSES},
         notes=(*queries.notes, *_notes(gallery.manifest)),
         seconds=clock.seconds,
         provenance=_provenance(gallery, queries, plan),
@@ -205,16 +202,10 @@ def _queries(gallery: Gallery, plan: Plan) -> QuerySet:
     return _references(gallery)
 
 
-def _scorers(asked: AskedQueries, fusions: TunedFusions, seed: int) -> dict[LensName, Scorer]:
+def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
     texts = [query.text for query in asked.queries.queries]
     captions = [record.caption for record in asked.gallery.records]
     return {
-        "captions": asked.scorer("captions"),
-        "clip": asked.scorer("clip"),
-        "fused": fusions.scorer(asked, "fused"),
-        "fused_rrf": fusions.scorer(asked, "fused_rrf"),
-        "fused_sum": fusions.scorer(asked, "fused_sum"),
-        "rrf_60": fusions.scorer(asked, "rrf_60"),
         "bm25": bm25_scorer(texts, captions),
         "random": random_scorer(len(captions), seed),
     }

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from core.evaluation import FusionChoice, LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES
 from precompute.asked_queries import AskedQueries
-from precompute.fusions import Fusion, Tuned, candidates, prepare, reciprocal_ranks, tune
-from precompute.rankings import Scorer
+from precompute.fusions import (
+    PLAIN_RRF,
+    BothLenses,
+    Fusion,
+    Tuned,
+    candidates,
+    reciprocal_ranks,
+    tune,
+)
 
 Pick = Literal["fused", "fused_rrf", "fused_sum", "rrf_60"]
+PICKS: tuple[Pick, ...] = get_args(Pick)
 
 # Comparing all settings takes about a microsecond a score: 100 million are a minute and a half.
 _TUNING_SCORES = 100_000_000
@@ -27,12 +35,14 @@ class TunedFusions:
     """The fusions that answer.
 
     Attributes:
-        folds: Rows of queries, and the fusions that answer them; every query is in one fold.
+        folds: The fusions that answer the queries of each fold.
+        fold_of: int (queries,), which fold each query is in.
         chosen: The fusions tuned on everything there was to tune on.
         tuned_on: That, in words.
     """
 
-    folds: tuple[tuple[np.ndarray, Tuned], ...]
+    folds: tuple[Tuned, ...]
+    fold_of: np.ndarray
     chosen: Tuned
     tuned_on: str
 
@@ -59,42 +69,53 @@ class TunedFusions:
             len(source.gallery),
         )
         chosen = tune(tried, found)
-        everything = np.arange(len(asked))
+        one_fold = np.zeros(len(asked), dtype=np.int64)
         if tuning is not None:
             where = f"{tuning.gallery.name}: {len(tuning.gallery)} images, {len(sample)} queries"
-            return cls(((everything, chosen),), chosen, where)
+            return cls((chosen,), one_fold, chosen, where)
         labels = np.unique(asked.clusters)
         half = generator.permutation(labels)[: len(labels) // 2]
         in_half = np.isin(asked.clusters, half)
         sampled_in_half = in_half[sample]
         if sampled_in_half.all() or not sampled_in_half.any():
-            return cls(((everything, chosen),), chosen, "these very queries, too few to split")
+            where = "these very queries, too few to split"
+            return cls((chosen,), one_fold, chosen, where)
         return cls(
-            (
-                (everything[in_half], tune(tried, found[:, ~sampled_in_half])),
-                (everything[~in_half], tune(tried, found[:, sampled_in_half])),
-            ),
+            (tune(tried, found[:, sampled_in_half]), tune(tried, found[:, ~sampled_in_half])),
+            in_half.astype(np.int64),
             chosen,
             "each half of this gallery's pictures for the queries of the other half; the setting "
             "named is the one that all of them together choose",
         )
 
-    def scorer(self, asked: AskedQueries, pick: Pick) -> Scorer:
-        """Score each query by the fusion of its fold."""
-        lenses = [asked.scorer(lens) for lens in LENSES]
-        by_fold = [(rows, _picked(tuned, pick)) for rows, tuned in self.folds]
+    def ranks(
+        self, lenses: BothLenses, block: slice, rows: np.ndarray, images: np.ndarray
+    ) -> dict[Pick, np.ndarray]:
+        """Return the ranks of some pictures under each pick, which its query's fold has made.
 
-        def score(block: slice) -> np.ndarray:
-            seen = [lens(block) for lens in lenses]
-            fused = np.empty(seen[0].shape)
-            for rows, fusion in by_fold:
-                inside = rows[(rows >= block.start) & (rows < block.stop)] - block.start
-                if len(inside):
-                    captions, clip = (prepare(each[inside], fusion.kind) for each in seen)
-                    fused[inside] = fusion.fuse(captions, clip)
-            return fused
+        Args:
+            lenses: What the lenses make of a block of queries.
+            block: Which queries.
+            rows: int (pairs,), rising, from 0 in the block.
+            images: int (pairs,), a picture of each of these rows.
 
-        return score
+        Returns:
+            int64 (pairs,) for each pick.
+        """
+        found = {pick: np.empty(len(rows), dtype=np.int64) for pick in PICKS}
+        fold_of = self.fold_of[block][rows]
+        for fold, tuned in enumerate(self.folds):
+            mine = np.flatnonzero(fold_of == fold)
+            if not len(mine):
+                continue
+            picked = {pick: _picked(tuned, pick) for pick in PICKS}
+            ranks = {
+                fusion: lenses.ranks(fusion, rows[mine], images[mine])
+                for fusion in dict.fromkeys(picked.values())
+            }
+            for pick, fusion in picked.items():
+                found[pick][mine] = ranks[fusion]
+        return found
 
     def describe(
         self, figures: Mapping[LensName, LensFigures], tests: Sequence[PairedTest]
@@ -144,5 +165,5 @@ def _picked(tuned: Tuned, pick: Pick) -> Fusion:
     if pick == "fused":
         return tuned.best
     if pick == "rrf_60":
-        return Fusion("rrf", k=60)
+        return PLAIN_RRF
     return tuned.rrf if pick == "fused_rrf" else tuned.weighted_sum

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.evaluation import LensFigures, LensName, MetricName, PairedTest
+from core.records import LENSES, Lens
 from precompute import metrics, statistics
 from precompute.asked_queries import AskedQueries
-from precompute.rankings import DEPTH, Scorer, blocks, order
+from precompute.fusion_choice import PICKS, TunedFusions
+from precompute.fusions import BothLenses
+from precompute.rankings import Scorer, ranks_of, scored
 
 SHOWN = 10
 """How many pictures of each query are kept after its figures are."""
@@ -31,38 +34,61 @@ class LensResult:
     Attributes:
         values: float (queries, metrics), in the order of ``metrics.RETRIEVAL_METRICS``.
         ranks: int (queries,), exact rank of the best placed relevant picture.
-        first: int (queries, 10 or fewer), pictures found, best first.
-        right: float (queries,), score of the best placed relevant picture.
-        wrong: float (queries,), score of the best placed other picture.
     """
 
     values: np.ndarray
     ranks: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LensScores:
+    """What the scores of one of the two lenses look like.
+
+    Attributes:
+        first: int (queries, 10 or fewer), pictures found, best first.
+        right: float32 (queries,), score of the best placed relevant picture.
+        wrong: float32 (queries,), score of the best placed other picture.
+    """
+
     first: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
 
 
-def rank_all(asked: AskedQueries, scorer: Scorer) -> LensResult:
-    """Rank all pictures for every query, block by block."""
-    queries, images = len(asked), len(asked.gallery)
-    result = LensResult(
-        values=np.zeros((queries, len(metrics.RETRIEVAL_METRICS))),
-        ranks=np.zeros(queries, dtype=np.int64),
-        first=np.zeros((queries, min(SHOWN, images)), dtype=np.int64),
-        right=np.zeros(queries),
-        wrong=np.zeros(queries),
-    )
-    for block in blocks(queries, images):
-        scores = scorer(block)
-        first = order(scores, DEPTH)
-        values = metrics.retrieval(first, [q.relevant for q in asked.queries.queries[block]])
-        for column, name in enumerate(metrics.RETRIEVAL_METRICS):
-            result.values[block, column] = values[name]
-        result.ranks[block] = asked.relevant.best_rank(scores, block)
-        result.first[block] = first[:, :SHOWN]
-        result.right[block], result.wrong[block] = asked.relevant.best_scores(scores, block)
-    return result
+def rank_all(
+    asked: AskedQueries, fusions: TunedFusions, baselines: Mapping[LensName, Scorer]
+) -> tuple[dict[LensName, LensResult], dict[Lens, LensScores]]:
+    """Rank all pictures for every query by both lenses, their fusions and the baselines."""
+    queries, images, relevant = len(asked), len(asked.gallery), asked.relevant
+    names: tuple[LensName, ...] = (*LENSES, *PICKS, *baselines)
+    ranks = {name: np.empty(len(relevant.image), dtype=np.int64) for name in names}
+    seen = {
+        lens: LensScores(
+            first=np.empty((queries, min(SHOWN, images)), dtype=np.int64),
+            right=np.empty(queries, dtype=np.float32),
+            wrong=np.empty(queries, dtype=np.float32),
+        )
+        for lens in LENSES
+    }
+    scorers = [*(asked.scorer(lens) for lens in LENSES), *baselines.values()]
+    for part, (captions, clip, *others) in scored(scorers, queries, images):
+        both = BothLenses(captions, clip)
+        pairs, (rows, pictures) = relevant.pairs(part), relevant.inside(part)
+        for lens, own in both.scores.items():
+            ranks[lens][pairs] = ranks_of(own, rows, pictures)
+            seen[lens].first[part] = both.first[lens][:, :SHOWN]
+            seen[lens].right[part], seen[lens].wrong[part] = relevant.best_scores(own, part)
+        for pick, found in fusions.ranks(both, part, rows, pictures).items():
+            ranks[pick][pairs] = found
+        for name, own in zip(baselines, others, strict=True):
+            ranks[name][pairs] = ranks_of(own, rows, pictures)
+    placed = [each for name in names for each in relevant.placed(ranks[name])]
+    values = np.stack(list(metrics.retrieval(placed).values()), axis=1)
+    everything = slice(0, queries)
+    return {
+        name: LensResult(own, relevant.best(ranks[name], everything))
+        for name, own in zip(names, np.split(values, len(names)), strict=True)
+    }, seen
 
 
 def figures(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from core.errors import MissingDependencyError
 
 RETRIEVAL_METRICS = ("R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10")
+
+Placed = tuple[tuple[int, int], ...]
+"""The (rank, grade) of each picture that is relevant to a query; rank 0 stands for not found."""
+
+_BATCH_PICTURES = 100_000
 
 _PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)")
 
@@ -72,15 +77,15 @@ def clip_score(image_embeddings: np.ndarray, caption_embeddings: np.ndarray) -> 
     return float(2.5 * np.maximum(cosines, 0).mean())
 
 
-def retrieval(first: np.ndarray, relevant: Sequence[Mapping[int, int]]) -> dict[str, np.ndarray]:
-    """Return every metric of :data:`RETRIEVAL_METRICS` for each query, float64 (rows,).
+def retrieval(placed: Sequence[Placed]) -> dict[str, np.ndarray]:
+    """Return every metric of :data:`RETRIEVAL_METRICS` for each query, float64 (queries,).
 
     R@k is the share of queries with a relevant picture among the first k, as image-text
     retrieval reports it (trec_eval's ``success``); pictures that nobody judged count as wrong.
 
     Args:
-        first: int (rows, depth), the first pictures of each query, best first.
-        relevant: ``{picture: grade}`` of each query, grades of 1 or more.
+        placed: For each query the (rank, grade) of its relevant pictures: ranks from 1, or 0 for
+            a picture that was not found; grades of 1 or more.
 
     Raises:
         MissingDependencyError: ir-measures is not installed.
@@ -90,24 +95,38 @@ def retrieval(first: np.ndarray, relevant: Sequence[Mapping[int, int]]) -> dict[
     except ImportError as error:
         raise MissingDependencyError("ir-measures", "Evaluation") from error
 
-    names = dict(
-        zip(
-            (Success @ 1, Success @ 5, Success @ 10, RR, AP, nDCG @ 10),
-            RETRIEVAL_METRICS,
-            strict=True,
-        )
-    )
-    judged = {
-        str(row): {str(image): grade for image, grade in images.items()}
-        for row, images in enumerate(relevant)
-    }
-    run: dict[str, dict[str, float]] = {}
-    for row, (pictures, images) in enumerate(zip(first, relevant, strict=True)):
-        # What comes after the last relevant picture changes no metric, but costs time.
-        found = np.flatnonzero(np.isin(pictures, list(images)))
-        kept = pictures[: found[-1] + 1 if found.size else 1].tolist()
-        run[str(row)] = {str(image): -float(rank) for rank, image in enumerate(kept)}
-    values = {name: np.zeros(len(first)) for name in RETRIEVAL_METRICS}
-    for metric in evaluator(list(names), judged).iter_calc(run):
-        values[names[metric.measure]][int(metric.query_id)] = metric.value
-    return values
+    measures = (Success @ 1, Success @ 5, Success @ 10, RR, AP, nDCG @ 10)
+    column = {measure: number for number, measure in enumerate(measures)}
+    # A figure depends on nothing but these ranks and grades, which many queries share.
+    row_of = {each: row for row, each in enumerate(dict.fromkeys(placed))}
+    distinct = np.zeros((len(row_of), len(measures)))
+    for batch in _batches(row_of):
+        judged: dict[str, dict[str, int]] = {}
+        run: dict[str, dict[str, float]] = {}
+        for each in batch:
+            query = str(row_of[each])
+            judged[query] = {f"right {number}": grade for number, (_, grade) in enumerate(each)}
+            # What comes after the last relevant picture changes no metric, but costs time.
+            ranking = [f"wrong {rank}" for rank in range(max(1, *(rank for rank, _ in each)))]
+            for number, (rank, _) in enumerate(each):
+                if rank:
+                    ranking[rank - 1] = f"right {number}"
+            run[query] = {name: -float(rank) for rank, name in enumerate(ranking)}
+        for metric in evaluator(measures, judged).iter_calc(run):
+            distinct[int(metric.query_id), column[metric.measure]] = metric.value
+    values = distinct[[row_of[each] for each in placed]]
+    return {name: values[:, number] for number, name in enumerate(RETRIEVAL_METRICS)}
+
+
+def _batches(placed: Iterable[Placed]) -> Iterator[list[Placed]]:
+    """Cut queries so that the library never holds more than some 100,000 pictures at once."""
+    batch: list[Placed] = []
+    pictures = 0
+    for each in placed:
+        batch.append(each)
+        pictures += len(each) + max(rank for rank, _ in each)
+        if pictures > _BATCH_PICTURES:
+            yield batch
+            batch, pictures = [], 0
+    if batch:
+        yield batch

@@ -1,6 +1,7 @@
-"""Ranks of the relevant pictures for every query, a block of queries at a time.
+"""Ranks of the relevant pictures for every query, a few queries at a time.
 
-The matrix of all scores is never held: 25,000 queries by 100,000 pictures would be 10 GB.
+The matrix of all scores is never held: 25,000 queries by 100,000 pictures would be 10 GB. Nor are
+pictures sorted where counting those that score higher gives the rank.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 DEPTH = 1000
 """Ranks beyond this one count as not found, except in the median rank."""
 
-_BLOCK_BYTES = 24_000_000
+# A matrix product is fast over many queries, everything after it over scores that are in the cache.
+_BLOCK_BYTES = 52_000_000
+_PART_BYTES = 4_000_000
 # Sums of float32 products differ in their last bits with the shape of a block; two captions that
 # read the same must tie all the same.
 _DECIMALS = 6
@@ -22,18 +25,35 @@ Scorer = Callable[[slice], np.ndarray]
 """Scores of a block of queries against every picture: float32 (rows, pictures)."""
 
 
-def blocks(queries: int, images: int) -> Iterator[slice]:
-    """Cut the queries into blocks whose scores take about 24 MB."""
-    rows = max(1, min(queries, _BLOCK_BYTES // (4 * max(images, 1))))
-    for start in range(0, queries, rows):
-        yield slice(start, min(start + rows, queries))
+def blocks(start: int, stop: int, images: int, size: int) -> Iterator[slice]:
+    """Cut queries ``start`` to ``stop`` into blocks whose scores take ``size`` bytes or less."""
+    rows = max(1, size // (4 * max(images, 1)))
+    for first in range(start, stop, rows):
+        yield slice(first, min(first + rows, stop))
+
+
+def scored(
+    scorers: Sequence[Scorer], queries: int, images: int
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Score all queries by every scorer, a block at a time, and yield them in smaller parts.
+
+    Yields:
+        Which queries, and for each scorer their scores against every picture: (rows, images).
+    """
+    for block in blocks(0, queries, images, _BLOCK_BYTES):
+        whole = [scorer(block) for scorer in scorers]
+        for part in blocks(block.start, block.stop, images, _PART_BYTES):
+            rows = slice(part.start - block.start, part.stop - block.start)
+            yield part, [scores[rows] for scores in whole]
 
 
 def dense_scorer(queries: np.ndarray, images: np.ndarray) -> Scorer:
     """Score by inner product of embeddings: queries (q, dim), images (n, dim), unit norm."""
+    vectors = np.asarray(images)  # a memory map would make maps of all that is computed from it
 
     def score(block: slice) -> np.ndarray:
-        return np.round(queries[block] @ images.T, _DECIMALS)
+        scores = queries[block] @ vectors.T
+        return np.round(scores, _DECIMALS, out=scores)
 
     return score
 
@@ -42,12 +62,10 @@ def random_scorer(images: int, seed: int) -> Scorer:
     """Score at random; what a query gets depends on the seed and its number only."""
 
     def score(block: slice) -> np.ndarray:
-        return np.stack(
-            [
-                np.random.default_rng((seed, row)).random(images, dtype=np.float32)
-                for row in range(block.start, block.stop)
-            ]
-        )
+        scores = np.empty((block.stop - block.start, images), dtype=np.float32)
+        for row, query in enumerate(range(block.start, block.stop)):
+            np.random.default_rng((seed, query)).random(dtype=np.float32, out=scores[row])
+        return scores
 
     return score
 
@@ -65,6 +83,7 @@ def bm25_scorer(queries: Sequence[str], captions: Sequence[str]) -> Scorer:
         import Stemmer
     except ImportError as error:
         raise MissingDependencyError("bm25s PyStemmer", "The BM25 baseline") from error
+    from scipy.sparse import csr_array
 
     stemmer = Stemmer.Stemmer("english")
 
@@ -74,21 +93,24 @@ def bm25_scorer(queries: Sequence[str], captions: Sequence[str]) -> Scorer:
         )
         return found
 
-    tokens = words(queries)
     corpus = words(captions)
     if not any(corpus):  # bm25s cannot index a corpus without a word
         return lambda block: np.zeros((block.stop - block.start, len(captions)), dtype=np.float32)
     index = bm25s.BM25()
     index.index(corpus, show_progress=False)
-    vocabulary = index.vocab_dict
+    rows = {word: row for word, row in index.vocab_dict.items() if word}
+    known = [[rows[word] for word in query if word in rows] for query in words(queries)]
+    starts = np.concatenate([[0], np.cumsum([len(query) for query in known])])
+    tokens = np.fromiter((row for query in known for row in query), dtype=np.int64)
+    asked = csr_array(
+        (np.ones(len(tokens), dtype=np.float32), tokens, starts),
+        shape=(len(known), len(index.scores["indptr"]) - 1),
+    )
+    parts = tuple(index.scores[name] for name in ("data", "indices", "indptr"))
+    weights = csr_array(parts, shape=(asked.shape[1], len(captions)))
 
     def score(block: slice) -> np.ndarray:
-        scores = np.zeros((block.stop - block.start, len(captions)), dtype=np.float32)
-        for row, query in enumerate(tokens[block]):
-            known = [word for word in query if word in vocabulary]
-            if known:
-                scores[row] = index.get_scores(known)
-        return scores
+        return (asked[block] @ weights).toarray()
 
     return score
 
@@ -103,31 +125,39 @@ def order(scores: np.ndarray, depth: int) -> np.ndarray:
     Returns:
         int (rows, min(depth, n)).
     """
-    count = scores.shape[1]
+    rows, count = scores.shape
     if depth >= count:
         return np.argsort(-scores, axis=1, kind="stable")
-    candidates = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-    candidates.sort(axis=1)
+    last = np.partition(scores, count - depth, axis=1)[:, count - depth]
+    kept = scores >= last[:, None]
+    if np.count_nonzero(kept) > rows * depth:  # equals at the end, of which the first few stay
+        for row in range(rows):
+            better = np.count_nonzero(scores[row] > last[row])
+            kept[row, np.flatnonzero(scores[row] == last[row])[depth - better :]] = False
+    candidates = np.flatnonzero(kept).reshape(rows, depth) - count * np.arange(rows)[:, None]
     found = np.take_along_axis(scores, candidates, axis=1)
     by_score = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(candidates, by_score, axis=1)
 
 
-def ranks_of(scores: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return the exact rank, from 1, of one picture in each row; ties in picture order.
+def ranks_of(scores: np.ndarray, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the exact ranks, from 1, of some pictures in their rows; ties in picture order.
 
     Args:
         scores: Float (rows, n).
-        images: int (rows,), a picture of each row.
+        rows: int (pairs,).
+        images: int (pairs,), a picture of each of these rows.
 
     Returns:
-        int64 (rows,).
+        int64 (pairs,).
     """
-    own = scores[np.arange(len(scores)), images][:, None]
-    ranks: np.ndarray = 1 + (scores > own).sum(axis=1)
-    equal = scores == own
-    for row in np.flatnonzero(equal.sum(axis=1) > 1):
-        ranks[row] += equal[row, : images[row]].sum()
+    ranks = np.empty(len(rows), dtype=np.int64)
+    # One row at a time is faster here than all at once: a row of 100,000 stays in the cache, and
+    # the sums along an axis that would replace count_nonzero are several times slower.
+    for pair, (row, image) in enumerate(zip(rows.tolist(), images.tolist(), strict=True)):
+        own = scores[row, image]
+        earlier = np.count_nonzero(scores[row, :image] >= own)
+        ranks[pair] = 1 + earlier + np.count_nonzero(scores[row, image + 1 :] > own)
     return ranks
 
 
@@ -158,26 +188,51 @@ class Relevant:
             first=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         )
 
-    def best_rank(self, scores: np.ndarray, block: slice) -> np.ndarray:
-        """Return the exact rank of the best placed relevant picture of each query: (rows,)."""
-        pairs = slice(int(self.first[block.start]), int(self.first[block.stop]))
-        rows = self.query[pairs] - block.start
-        if len(rows) == len(scores):  # one each: no need to copy the scores
-            return ranks_of(scores, self.image[pairs])
-        ranks = ranks_of(scores[rows], self.image[pairs])
-        best: np.ndarray = np.minimum.reduceat(ranks, self.first[block] - pairs.start)
+    def pairs(self, block: slice) -> slice:
+        """Return where the pairs of a block of queries lie."""
+        return slice(int(self.first[block.start]), int(self.first[block.stop]))
+
+    def inside(self, block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of a block of queries: row in the block and picture, int (pairs,)."""
+        pairs = self.pairs(block)
+        return self.query[pairs] - block.start, self.image[pairs]
+
+    def best(self, ranks: np.ndarray, block: slice) -> np.ndarray:
+        """Return the rank of each query's best placed relevant picture.
+
+        Args:
+            ranks: int (pairs of the block,).
+            block: Which queries.
+
+        Returns:
+            int (rows,).
+        """
+        best: np.ndarray = np.minimum.reduceat(ranks, self.first[block] - self.first[block.start])
         return best
 
     def best_scores(self, scores: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best score of a relevant and of another picture: two of float64 (rows,).
+        """Return the best score of a relevant and of another picture: two of float (rows,).
 
         Where every picture is relevant, the second is the first.
         """
-        pairs = slice(int(self.first[block.start]), int(self.first[block.stop]))
-        rows, images = self.query[pairs] - block.start, self.image[pairs]
-        judged = scores[rows, images].astype(np.float64)
-        right: np.ndarray = np.maximum.reduceat(judged, self.first[block] - pairs.start)
-        others = scores.astype(np.float64)
+        rows, images = self.inside(block)
+        starts = self.first[block] - self.first[block.start]
+        right: np.ndarray = np.maximum.reduceat(scores[rows, images], starts)
+        others = scores.copy()
         others[rows, images] = -np.inf
         wrong = others.max(axis=1)
         return right, np.where(np.isfinite(wrong), wrong, right)
+
+    def placed(self, ranks: np.ndarray) -> list[tuple[tuple[int, int], ...]]:
+        """Return for each query the (rank, grade) of its relevant pictures, rank by rank.
+
+        Args:
+            ranks: int (pairs,); beyond :data:`DEPTH` they become 0, which is not found.
+        """
+        kept = np.where(ranks <= DEPTH, ranks, 0)
+        pairs = list(zip(kept.tolist(), self.grade.tolist(), strict=True))
+        bounds = self.first.tolist()
+        return [
+            tuple(sorted(pairs[start:stop]))
+            for start, stop in zip(bounds, bounds[1:], strict=False)
+        ]

@@ -10,7 +10,14 @@ import pytest
 from core.errors import SourceError
 from core.gallery import Gallery
 from precompute.bench import Figure, table, write_json
-from precompute.bench_material import BenchOptions, packaged_photos, queries, searched_gallery
+from precompute.bench_material import (
+    BenchOptions,
+    packaged_photos,
+    planted_gallery,
+    queries,
+    searched_gallery,
+)
+from precompute.qrels import from_references
 from precompute.running_app import AppError, running_app
 
 
@@ -40,6 +47,14 @@ def test_a_made_gallery_is_a_gallery(tiny, tmp_path):
     hits = gallery.index("clip", "flat").search(gallery.embedding("clip", first.id)[None], 3)[0]
     assert hits[0].id == first.id
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_made_gallery_has_as_many_references_as_are_asked(tiny, tmp_path):
+    gallery = Gallery.open(planted_gallery(40, tiny, tmp_path, asked=12), tiny)
+    found = from_references(gallery.records, captions_given=False).queries
+    assert [query.relevant for query in found] == [{0: 1}] * 5 + [{1: 1}] * 5 + [{2: 1}] * 2
+    texts = {query.text for query in found} | {record.caption for record in gallery.records}
+    assert len(texts) == 12 + 40
 
 
 def test_photos_of_installed_packages(tmp_path):

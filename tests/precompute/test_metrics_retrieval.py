@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from precompute import metrics
 from precompute.metrics import RETRIEVAL_METRICS, cider, clip_score, retrieval
 
 
@@ -26,23 +27,34 @@ def by_hand(first: np.ndarray, relevant: list[dict[int, int]]) -> dict[str, np.n
     return {name: np.array(values) for name, values in rows.items()}
 
 
+def placed(first: np.ndarray, relevant: list[dict[int, int]]) -> list[tuple[tuple[int, int], ...]]:
+    """Where the relevant pictures stand in each list, 0 for those it lacks."""
+    found = []
+    for pictures, images in zip(first.tolist(), relevant, strict=True):
+        ranks = {picture: rank for rank, picture in enumerate(pictures, start=1)}
+        found.append(tuple((ranks.get(image, 0), grade) for image, grade in images.items()))
+    return found
+
+
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("depth", [7, 40])
-def test_the_library_agrees_with_the_definitions(several, depth):
+@pytest.mark.parametrize("batch", [metrics._BATCH_PICTURES, 1, 300])
+def test_the_library_agrees_with_the_definitions(monkeypatch, several, depth, batch):
+    monkeypatch.setattr(metrics, "_BATCH_PICTURES", batch)
     generator = np.random.default_rng(3)
     first = np.stack([generator.permutation(60)[:depth] for _ in range(200)])
     relevant = [
         {int(image): int(generator.integers(1, 4)) for image in generator.permutation(60)[:count]}
         for count in (generator.integers(1, 9, size=200) if several else [1] * 200)
     ]
-    found, expected = retrieval(first, relevant), by_hand(first, relevant)
+    found, expected = retrieval(placed(first, relevant)), by_hand(first, relevant)
     for name in RETRIEVAL_METRICS:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-9, err_msg=name)
 
 
 def test_with_one_relevant_picture_map_is_mrr_and_places_give_known_values():
     first = np.array([[4, 2, 9], [2, 4, 9], [9, 2, 4], [9, 2, 7]])
-    found = retrieval(first, [{4: 1}] * 4)
+    found = retrieval(placed(first, [{4: 1}] * 4))
     np.testing.assert_allclose(found["MRR"], [1, 1 / 2, 1 / 3, 0])
     np.testing.assert_array_equal(found["mAP"], found["MRR"])
     np.testing.assert_array_equal(found["R@1"], [1, 0, 0, 0])

@@ -14,6 +14,7 @@ from precompute.rankings import (
     order,
     random_scorer,
     ranks_of,
+    scored,
 )
 from tests.core.planted import unit_rows
 
@@ -30,14 +31,10 @@ def scores():
 
 @pytest.mark.parametrize("depth", [1, 7, 39, 40, 1000])
 def test_order_is_best_first_with_ties_in_picture_order(scores, depth):
+    expected = sorted_with_ties(scores)[:, :depth]
+    np.testing.assert_array_equal(order(scores, depth), expected)
     distinct = scores + np.random.default_rng(1).random(scores.shape, dtype=np.float32) / 2
     np.testing.assert_array_equal(order(distinct, depth), sorted_with_ties(distinct)[:, :depth])
-    expected = np.take_along_axis(scores, sorted_with_ties(scores), axis=1)[:, :depth]
-    found = order(scores, depth)
-    np.testing.assert_array_equal(np.take_along_axis(scores, found, axis=1), expected)
-    for row, pictures in enumerate(found):
-        for one, other in zip(pictures, pictures[1:], strict=False):
-            assert scores[row, one] > scores[row, other] or one < other
 
 
 def test_a_rank_is_the_place_in_the_sorted_row_ties_included(scores):
@@ -46,7 +43,11 @@ def test_a_rank_is_the_place_in_the_sorted_row_ties_included(scores):
     expected = [
         int(np.flatnonzero(row == image)[0]) + 1 for row, image in zip(placed, images, strict=True)
     ]
-    np.testing.assert_array_equal(ranks_of(scores, images), expected)
+    np.testing.assert_array_equal(ranks_of(scores, np.arange(50), images), expected)
+    np.testing.assert_array_equal(
+        ranks_of(scores, np.array([3, 3, 49]), images[[3, 3, 49]]),
+        [expected[3], expected[3], expected[49]],
+    )
 
 
 def test_the_best_of_several_relevant_pictures_counts_in_every_block(scores):
@@ -62,8 +63,9 @@ def test_the_best_of_several_relevant_pictures_counts_in_every_block(scores):
     ]
     for cut in ([0, 50], [0, 1, 13, 50]):
         parts = [slice(low, high) for low, high in zip(cut, cut[1:], strict=False)]
-        found = np.concatenate([relevant.best_rank(scores[part], part) for part in parts])
-        np.testing.assert_array_equal(found, expected)
+        ranks = [ranks_of(scores[part], *relevant.inside(part)) for part in parts]
+        best = [relevant.best(own, part) for own, part in zip(ranks, parts, strict=True)]
+        np.testing.assert_array_equal(np.concatenate(best), expected)
         both = [relevant.best_scores(scores[part], part) for part in parts]
         right = np.concatenate([each[0] for each in both])
         wrong = np.concatenate([each[1] for each in both])
@@ -85,13 +87,28 @@ def test_equal_captions_tie_although_the_products_differ_in_their_last_bits():
     np.testing.assert_allclose(whole, queries.astype(np.float64) @ images.T, atol=1e-6)
 
 
-def test_blocks_cover_every_query_once_and_stay_small(monkeypatch):
-    found = list(blocks(25_000, 100_000))
-    assert found[0].start == 0 and found[-1].stop == 25_000
+def test_blocks_cover_every_query_once_and_stay_small():
+    found = list(blocks(7, 25_000, 100_000, 52_000_000))
+    assert found[0].start == 7 and found[-1].stop == 25_000
     assert all(one.stop == other.start for one, other in zip(found, found[1:], strict=False))
-    assert max(part.stop - part.start for part in found) * 100_000 * 4 <= 24_000_000
-    monkeypatch.setattr(rankings, "_BLOCK_BYTES", 1)
-    assert len(list(blocks(3, 10))) == 3
+    assert max(part.stop - part.start for part in found) * 100_000 * 4 <= 52_000_000
+    assert len(list(blocks(0, 3, 10, 1))) == 3
+
+
+def test_the_scores_that_are_yielded_are_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr(rankings, "_PART_BYTES", 3 * 4 * 15)
+    lenses = [dense_scorer(unit_rows(50, 8, seed), unit_rows(15, 8, 9)) for seed in (1, 2)]
+    parts = list(scored(lenses, 50, 15))
+    assert [part.stop - part.start for part, _ in parts] == [3] * 16 + [2]
+    for lens, whole in enumerate(lenses):
+        found = np.concatenate([scores[lens] for _, scores in parts])
+        np.testing.assert_array_equal(found, whole(slice(0, 50)))
+
+
+def test_the_places_of_relevant_pictures_end_at_the_depth():
+    relevant = Relevant.of([{4: 1}, {2: 3, 9: 1, 1: 2}, {0: 1}])
+    found = relevant.placed(np.array([1000, 7, 1001, 2, 50_000]))
+    assert found == [((1000, 1),), ((0, 1), (2, 2), (7, 3)), ((0, 1),)]
 
 
 def test_random_scores_depend_on_the_seed_and_the_query_not_on_the_block():
@@ -114,6 +131,26 @@ def test_bm25_ranks_by_rare_shared_words_whatever_their_form():
     assert scores[1, 2] > 0 and scores[1, [0, 1, 3]].tolist() == [0, 0, 0]
     assert not scores[2:].any()
     np.testing.assert_array_equal(bm25_scorer(queries, captions)(slice(1, 2)), scores[1:2])
+
+
+def test_bm25_scores_are_those_that_bm25s_gives_one_query_at_a_time():
+    import bm25s
+    import Stemmer
+
+    words = ["dog", "cat", "man", "beach", "street", "red", "runs", "jumps", "horse", "snow"]
+    dice = np.random.default_rng(0)
+    captions = [" ".join(dice.choice(words, 7)) for _ in range(200)]
+    queries = [" ".join(dice.choice([*words, "zebra"], 6)) for _ in range(30)]
+    found = bm25_scorer(queries, captions)(slice(0, 30))
+
+    def split(texts):
+        stemmer = Stemmer.Stemmer("english")
+        return bm25s.tokenize(texts, "en", stemmer=stemmer, return_ids=False, show_progress=False)
+
+    index = bm25s.BM25()
+    index.index(split(captions), show_progress=False)
+    expected = [index.get_scores(query) for query in split(queries)]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_bm25_over_captions_without_a_word_scores_nothing():

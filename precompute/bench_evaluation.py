@@ -1,0 +1,67 @@
+"""The evaluation at a size that no gallery at hand has: how long it takes, in how much memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.errors import GalleryError
+from precompute.bench import Figure, Say, machine
+from precompute.bench_material import BenchOptions, planted_gallery
+from precompute.running_app import ROOT
+
+# A process of its own between the two: a child's peak counts from the moment that it still is a
+# copy of its parent, and the one that has just made the gallery is large.
+_MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+_MEMORY_GB = 4.0
+
+
+def evaluation(options: BenchOptions, say: Say) -> dict[str, Any]:
+    """Evaluate a made-up gallery by the real command and return time and memory of it.
+
+    Vectors and captions are made up, so the figures of the lenses are those of chance. Ranking
+    takes as long as ever: it does not depend on the vectors.
+
+    Raises:
+        GalleryError: The gallery cannot be made, or the evaluation failed.
+    """
+    from core.profiles import PROFILES
+
+    profile = PROFILES[options.profile]
+    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:
+        figures_file = Path(name) / "metrics.json"
+        say(f"A gallery of {options.images:,} images ...")
+        gallery = planted_gallery(options.images, profile, Path(name), options.queries)
+        say(f"Its evaluation with {options.queries:,} queries ...")
+        command = [sys.executable, "-m", "precompute", "evaluate", str(gallery)]
+        command += ["--json", str(figures_file)]
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURED, *command], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        if done.returncode:
+            raise GalleryError(gallery, "The gallery could not be evaluated; see above.")
+        metrics = json.loads(figures_file.read_bytes())
+    seconds, queries = metrics["seconds"], metrics["queries"]
+    peak_gb = int(done.stdout) / 1e6
+    figures = [
+        Figure("evaluation: peak memory", peak_gb, "GB", 1, target=_MEMORY_GB),
+        Figure("evaluation: all", sum(seconds.values()), "s", 1),
+        *(Figure(f"evaluation: {stage}", took, "s", 1) for stage, took in seconds.items()),
+    ]
+    return {
+        "machine": machine(),
+        "profile": options.profile,
+        "gallery": {"images": metrics["images"], "made_of": "random unit vectors"},
+        "queries": queries,
+        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+    }
