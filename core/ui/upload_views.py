@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.intake import Progress
-from core.session import MAX_CAPTION_CHARS, Notice, UploadSession
+from core.session import UploadSession
 from core.ui.markup import escape
 from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.upload_captioner import RentedCaptioner, rented_seconds
+from core.upload_limits import MAX_CAPTION_CHARS, Notice
 from core.uploads import Uploads
 
 PICTURES_WATCHED = 24
@@ -101,6 +102,16 @@ def finished_view(session: UploadSession, progress: Progress) -> str:
     elif not len(session.snapshot):
         said = "None of these files is a photo that can be used."
     return _state(session, said)
+
+
+def given_up_view(session: UploadSession) -> str:
+    """Return the state of a visitor who stopped before their run began."""
+    count = len(session.waiting)
+    return _state(
+        session,
+        f"Stopped before it began; the place in the queue is free again. {_photos(count)} still "
+        f"{'wait' if count > 1 else 'waits'}.",
+    )
 
 
 def notices_view(notices: Sequence[Notice]) -> str:
