@@ -14,9 +14,22 @@ METRICS_FILE = "metrics.json"
 Interval = tuple[float, float]
 
 LensName = Literal[
-    "captions", "clip", "fused", "fused_rrf", "fused_sum", "rrf_60", "bm25", "random"
+    "captions",
+    "clip",
+    "fused",
+    "fused_rrf",
+    "fused_sum",
+    "rrf_60",
+    "captions_first",
+    "captions_mean",
+    "captions_best",
+    "bm25",
+    "random",
 ]
-"""``fused`` is whichever of ``fused_rrf`` and ``fused_sum`` won where fusion was tuned; ``rrf_60``
+"""Of a gallery with several captions an image ``captions`` is measured as the gallery indexes them,
+and beside it each image's first caption alone, the mean of all, and the best one for the query.
+
+``fused`` is whichever of ``fused_rrf`` and ``fused_sum`` won where fusion was tuned; ``rrf_60``
 is reciprocal rank fusion with k = 60 and equal weights, which needs no tuning."""
 
 MetricName = Literal["R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10", "median_rank"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from core.gallery import Gallery
-from core.records import Lens
+from core.records import CaptionPooling, Lens
 from precompute.qrels import QuerySet
-from precompute.rankings import Relevant, Scorer, dense_scorer
+from precompute.rankings import Relevant, Scorer, best_scorer, dense_scorer
 
 if TYPE_CHECKING:
     from core.profiles import Models
@@ -61,8 +61,20 @@ class AskedQueries:
         return np.array([query.cluster for query in self.queries.queries])
 
     def scorer(self, lens: Lens) -> Scorer:
-        """Score by one lens's embeddings, exactly: no index takes part."""
+        """Score by one lens's embeddings, as the gallery ranks them, exactly: no index is used."""
+        if lens == "captions":
+            return self.caption_scorer(self.gallery.manifest.caption_pooling)
         return dense_scorer(self.embedded[lens], self.gallery.embeddings(lens))
+
+    def caption_scorer(self, way: CaptionPooling | Literal["first"]) -> Scorer:
+        """Score by captions: their mean, the best one, or each picture's first one alone."""
+        queries, gallery = self.embedded["captions"], self.gallery
+        first = gallery.caption_rows.first
+        if way == "best" and not gallery.caption_rows.single:
+            return best_scorer(queries, gallery.caption_embeddings, first)
+        if way == "first":
+            return dense_scorer(queries, gallery.caption_embeddings[first[:-1]])
+        return dense_scorer(queries, gallery.embeddings("captions"))
 
     def only(self, rows: np.ndarray) -> AskedQueries:
         """Return the queries of some rows, in the order of ``rows``: int (n,)."""

@@ -204,8 +204,17 @@ def _queries(gallery: Gallery, plan: Plan) -> QuerySet:
 
 def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
     texts = [query.text for query in asked.queries.queries]
-    captions = [record.caption for record in asked.gallery.records]
+    # BM25 reads what the caption lens reads: all captions of a picture, as one text.
+    captions = [" ".join(c.text for c in record.captions) for record in asked.gallery.records]
+    several: dict[LensName, Scorer] = {}
+    if not asked.gallery.caption_rows.single:
+        several = {
+            "captions_first": asked.caption_scorer("first"),
+            "captions_mean": asked.caption_scorer("mean"),
+            "captions_best": asked.caption_scorer("best"),
+        }
     return {
+        **several,
         "bm25": bm25_scorer(texts, captions),
         "random": random_scorer(len(captions), seed),
     }

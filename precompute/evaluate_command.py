@@ -133,11 +133,12 @@ def _pictures(gallery: Gallery, metrics: Metrics) -> dict[str, Path]:
 
 def table(metrics: Metrics) -> str:
     """Return the figures as lines of text, the interval of R@5 behind them."""
+    width = max(10, *(len(lens) + 1 for lens in metrics.lenses))
     shown = [*_SHOWN[:4], *(["mAP"] if metrics.several_relevant else []), *_SHOWN[4:]]
     lines = [
         f"{metrics.gallery}: {metrics.images:,} images, {metrics.queries:,} queries "
         f"({metrics.provenance.query_origin})",
-        " " * 10 + "".join(f"{name:>12}" for name in shown) + "   R@5 95 %",
+        " " * width + "".join(f"{name:>12}" for name in shown) + "   R@5 95 %",
     ]
     for lens, figures in metrics.lenses.items():
         values = figures.model_dump(by_alias=True)
@@ -146,7 +147,7 @@ def table(metrics: Metrics) -> str:
             f"{values[name]:>12g}" if name == "median_rank" else f"{100 * values[name]:>12.1f}"
             for name in shown
         ]
-        lines.append(f"{lens:<10}" + "".join(cells) + f"   {100 * low:.1f}-{100 * high:.1f}")
+        lines.append(f"{lens:<{width}}" + "".join(cells) + f"   {100 * low:.1f}-{100 * high:.1f}")
     lines.append(f"fused is {metrics.fusion.method}. {metrics.fusion.verdict}")
     if metrics.captions is not None:
         quality = metrics.captions

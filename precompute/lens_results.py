@@ -23,6 +23,8 @@ TESTED: tuple[tuple[LensName, LensName], ...] = (
     ("fused", "captions"),
     ("fused", "clip"),
     ("captions", "bm25"),
+    ("captions", "captions_first"),
+    ("captions_mean", "captions_best"),
 )
 TESTED_METRICS: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
 
@@ -120,14 +122,15 @@ def figures(
 def paired_tests(
     results: Mapping[LensName, LensResult], asked: AskedQueries, *, flips: int, seed: int
 ) -> tuple[PairedTest, ...]:
-    """Compare the pairs of :data:`TESTED` in each of :data:`TESTED_METRICS`."""
+    """Compare the pairs of :data:`TESTED` that were measured in :data:`TESTED_METRICS`."""
+    compared = [(one, two) for one, two in TESTED if one in results and two in results]
     columns = [metrics.RETRIEVAL_METRICS.index(name) for name in TESTED_METRICS]
     differences = np.concatenate(
-        [results[one].values[:, columns] - results[two].values[:, columns] for one, two in TESTED],
+        [results[a].values[:, columns] - results[b].values[:, columns] for a, b in compared],
         axis=1,
     )
     p_values = statistics.paired_p_values(differences, asked.clusters, flips=flips, seed=seed)
-    named = [(one, two, metric) for one, two in TESTED for metric in TESTED_METRICS]
+    named = [(one, two, metric) for one, two in compared for metric in TESTED_METRICS]
     return tuple(
         PairedTest(
             first=one,

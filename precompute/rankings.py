@@ -58,6 +58,32 @@ def dense_scorer(queries: np.ndarray, images: np.ndarray) -> Scorer:
     return score
 
 
+def best_scorer(queries: np.ndarray, vectors: np.ndarray, first: np.ndarray) -> Scorer:
+    """Score by the nearest of several embeddings of each picture.
+
+    Args:
+        queries: (q, dim), unit norm.
+        vectors: (m, dim), unit norm; those of one picture stand together.
+        first: int (n + 1,): the rows of picture i are ``first[i]:first[i + 1]``, one or more.
+    """
+    every = np.asarray(vectors)
+    images = len(first) - 1
+    most = int(np.diff(first).max(initial=1))
+
+    def score(block: slice) -> np.ndarray:
+        asked = queries[block]
+        scores = np.empty((len(asked), images), dtype=np.float32)
+        step = max(1, _PART_BYTES // (4 * len(asked) * most))
+        for start in range(0, images, step):
+            stop = min(start + step, images)
+            products = asked @ every[first[start] : first[stop]].T
+            own = first[start:stop] - first[start]
+            np.maximum.reduceat(products, own, axis=1, out=scores[:, start:stop])
+        return np.round(scores, _DECIMALS, out=scores)
+
+    return score
+
+
 def random_scorer(images: int, seed: int) -> Scorer:
     """Score at random; what a query gets depends on the seed and its number only."""
 

@@ -20,6 +20,9 @@ LENS_TITLES: dict[LensName, str] = {
     "fused_rrf": "Fusion by rank",
     "fused_sum": "Fusion by score",
     "rrf_60": "Fusion by rank, k = 60, untuned",
+    "captions_first": "First caption alone",
+    "captions_mean": "Mean of the captions",
+    "captions_best": "Best of the captions",
     "bm25": "BM25 over the captions",
     "random": "Random",
 }

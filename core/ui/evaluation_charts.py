@@ -17,6 +17,9 @@ LENS_NAMES: dict[LensName, str] = {
     "fused_rrf": "Joined by rank",
     "fused_sum": "Joined by score",
     "rrf_60": "Joined by rank, untuned",
+    "captions_first": "Caption lens, first caption alone",
+    "captions_mean": "Caption lens, mean of the captions",
+    "captions_best": "Caption lens, best of the captions",
     "bm25": "Shared words only",
     "random": "Chance",
 }
