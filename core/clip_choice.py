@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from core.clip_towers import find_clip_files
+from core.clip_towers import find_clip_files, lender_of
 from core.errors import ModelError
 from core.model_location import located
 from core.models import ModelSpec
@@ -31,7 +31,8 @@ def clip_spec(given: str) -> ModelSpec:
         ModelError: The configuration names no dimension.
     """
     spec = located(given, [profile.clip for profile in PROFILES.values()])
-    dim = find_clip_files(spec).model_cfg.get("embed_dim")
+    files = find_clip_files(spec)
+    dim = files.model_cfg.get("embed_dim")
     if not isinstance(dim, int):
         raise ModelError(f"The configuration of {spec.name} has no embed_dim.")
-    return replace(spec, dim=dim)
+    return replace(spec, dim=dim, base=lender_of(files))

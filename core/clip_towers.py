@@ -102,11 +102,14 @@ def find_clip_files(spec: ModelSpec) -> ClipFiles:
 def load_image_tower(files: ClipFiles) -> ImageTower:
     """Build the image tower and read its tensors, in fp32 on the CPU, in evaluation mode.
 
+    Where the configuration names an InstructBLIP checkpoint as the ``image_tower``
+    (``"asset:NAME"``), the file needs only what differs from that checkpoint's own tower.
+
     Raises:
         ModelNotFoundError: The weights are missing or do not fit the configuration.
     """
     tower = new_image_tower(files)
-    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="")
+    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="", lent=_lent_tower(files))
     return tower
 
 
@@ -230,8 +233,39 @@ def hub_remedy(spec: ModelSpec) -> str:
     )
 
 
+def lender_of(files: ClipFiles) -> ModelSpec | None:
+    """Return the InstructBLIP checkpoint whose image tower a model uses, if it uses one."""
+    source = files.config.get("image_tower")
+    if not isinstance(source, str):
+        return None
+    return ModelSpec(source.partition(":")[2], source, licence="")
+
+
+def _lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+
+    from core.instructblip_tower import VISION_PREFIX, as_open_clip
+    from core.tensors import read_tensors
+
+    lender = lender_of(files)
+    folder = local_folder(lender) if lender else None
+    if folder is None:
+        return {}
+    try:
+        return as_open_clip(read_tensors(folder, VISION_PREFIX))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelNotFoundError(
+            files.spec.name, f"The image tower of {folder.name} cannot be read."
+        ) from error
+
+
 def _fill(
-    module: torch.nn.Module, files: ClipFiles, *, prefix: str, supplied_elsewhere: str
+    module: torch.nn.Module,
+    files: ClipFiles,
+    *,
+    prefix: str,
+    supplied_elsewhere: str,
+    lent: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Copy a tower's tensors from the file into it; every one must be there and fit.
 
@@ -253,6 +287,7 @@ def _fill(
             else:
                 wanted = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
             tensors = {key: file.get_tensor(name) for key, name in wanted.items()}
+        tensors = {**(lent or {}), **tensors}
         known = module.state_dict()
         # Old checkpoints carry this index buffer, which transformers no longer registers.
         tensors.pop("transformer.embeddings.position_ids", None)

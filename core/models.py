@@ -29,7 +29,8 @@ class ModelSpec:
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory.
         note: One sentence about the licence or the data that a reader should see, or "".
-        base: If the files are an adapter (LoRA), the checkpoint that it is put onto.
+        base: The checkpoint that the files need beside them: what an adapter (LoRA) is put onto,
+            or whose image tower a CLIP model uses.
     """
 
     name: str

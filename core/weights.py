@@ -70,8 +70,8 @@ def revision_of(spec: ModelSpec) -> str:
     """Return what pins a model's weights: a Hub commit, or a digest of its local safetensors.
 
     The digest covers the names and contents of the folder's ``*.safetensors`` and ``*.json``, so
-    a retrained checkpoint never passes for the one that built a gallery. An adapter is pinned
-    together with its base.
+    a retrained checkpoint never passes for the one that built a gallery. A model with a base is
+    pinned together with it.
     """
     if spec.base is not None:
         return f"{revision_of(replace(spec, base=None))}+{revision_of(spec.base)}"
