@@ -1,43 +1,25 @@
-"""Contrastive training of the two projections of a CLIP model over frozen towers.
+"""Fine-tuning of an open_clip model on images with captions, and on a teacher's embeddings.
 
-The image trunk and the text transformer stay as they are, so what they say of every image and
-caption is computed once; the projections then learn on those features in seconds an epoch by
-the symmetric InfoNCE loss. One caption of each image is drawn anew in every epoch, so that no
-two rows of a batch describe the same image.
+By default both towers are locked and only their heads learn, on features that are computed once;
+``--unlock-image`` and ``--unlock-text`` train the towers as well, or their last groups of layers.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from core.clip_towers import (
-    ClipFiles,
-    ImageTower,
-    TextTower,
-    find_clip_files,
-    load_image_tower,
-    load_text_tower,
-    new_image_tower,
-    new_text_tower,
+from precompute.finetune.contrastive_recipe import (
+    ALL,
+    FEW_VIEWS,
+    HEADS_RECIPE,
+    TOWERS_RECIPE,
+    Distillation,
+    LossName,
+    Recipe,
 )
-from core.errors import SourceError
-from core.files import sha256_of, write_atomically
-from core.models import ModelSpec
-from core.weights import ASSETS
-from precompute.finetune.contrastive_recipe import DEFAULT_RECIPE, Recipe
-from precompute.finetune.data import Pairs, load_pairs
-from precompute.finetune.retrieval import Recall, evaluate, owners_of
-
-if TYPE_CHECKING:
-    import torch
-
-    from precompute.finetune.projection_training import Features
 
 
 def run(
@@ -45,184 +27,207 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
     validation: Annotated[
         list[str] | None,
-        typer.Option(help="Imagefolder or dataset id to measure on; repeatable."),
+        typer.Option(
+            help="Imagefolder or dataset id to measure on; repeatable. The epoch with the best R@5 "
+            "on the first is kept."
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Found by itself if unique.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Found by its usual names.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Train on the first images only.")] = None,
-    start_from: Annotated[
-        Path,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train on the first images only.")
+    ] = None,
+    model: Annotated[
+        str,
         typer.Option(
-            help="Model to start from: open_clip_config.json, model.safetensors.",
-            show_default="assets/mini-clip",
+            help="open_clip model to start from: asset:NAME, a folder with open_clip_config.json "
+            "and model.safetensors, or a Hub id, OWNER/NAME@REVISION."
         ),
-    ] = ASSETS / "mini-clip",
+    ] = "asset:mini-clip",
     image_weights: Annotated[
         Path | None,
-        typer.Option(help="ImageNet weights of the image trunk, .safetensors or .pth."),
+        typer.Option(
+            help="Weights of the image tower in place of the model's, .safetensors or .pth: the "
+            "tower's own, or those published for its timm trunk."
+        ),
     ] = None,
     new_projections: Annotated[
-        bool, typer.Option(help="Start from random projections, not from the model's.")
+        bool,
+        typer.Option(
+            "--new-projections", help="Start from random heads, but for one in --image-weights."
+        ),
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = DEFAULT_RECIPE.epochs,
-    batch_size: Annotated[int, typer.Option(min=2)] = DEFAULT_RECIPE.batch_size,
-    learning_rate: Annotated[float, typer.Option(min=0)] = DEFAULT_RECIPE.learning_rate,
-    weight_decay: Annotated[float, typer.Option(min=0)] = DEFAULT_RECIPE.weight_decay,
-    dropout: Annotated[float, typer.Option(min=0, max=0.9)] = DEFAULT_RECIPE.dropout,
-    views: Annotated[int, typer.Option(min=1)] = DEFAULT_RECIPE.views,
-    seed: Annotated[int, typer.Option(min=0)] = DEFAULT_RECIPE.seed,
+    new_text_head: Annotated[
+        bool, typer.Option("--new-text-head", help="Start from a random text head alone.")
+    ] = False,
+    unlock_image: Annotated[
+        str,
+        typer.Option(help="Last groups of layers of the image tower to train: a number, or all."),
+    ] = "0",
+    unlock_text: Annotated[str, typer.Option(help="Likewise, of the text tower.")] = "0",
+    lock_image_head: Annotated[
+        bool, typer.Option("--lock-image-head", help="Leave the image head as it is too.")
+    ] = False,
+    lock_text_head: Annotated[
+        bool, typer.Option("--lock-text-head", help="Leave the text head as it is too.")
+    ] = False,
+    loss: Annotated[LossName, typer.Option(help="Contrastive loss.")] = HEADS_RECIPE.loss,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose image embeddings to learn as well: .safetensors or .npy with file names, "
+            "or an open_clip model, named as --model is."
+        ),
+    ] = None,
+    distill_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the teacher beside the contrastive loss.")
+    ] = HEADS_RECIPE.distill_weight,
+    distillation: Annotated[
+        Distillation,
+        typer.Option(
+            help="What to learn: its embeddings (cosine), whom each image is like (similarity), or "
+            "both where the dimensions are equal (auto)."
+        ),
+    ] = HEADS_RECIPE.distillation,
+    unlabelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of images for the teacher alone; repeatable."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=f"{HEADS_RECIPE.epochs}, or {TOWERS_RECIPE.epochs} with a tower unlocked",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Images contrasted with each other.",
+            show_default=f"{HEADS_RECIPE.batch_size}, or {TOWERS_RECIPE.batch_size} with a tower "
+            "unlocked",
+        ),
+    ] = None,
+    accumulation: Annotated[
+        int,
+        typer.Option(min=1, help="Parts in which a batch passes the towers, to save memory."),
+    ] = HEADS_RECIPE.accumulation,
+    grad_checkpointing: Annotated[
+        bool,
+        typer.Option("--grad-checkpointing", help="Compute activations again, to save memory."),
+    ] = False,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Of the heads.",
+            show_default=f"{HEADS_RECIPE.learning_rate}, or {TOWERS_RECIPE.learning_rate} with a "
+            "tower unlocked",
+        ),
+    ] = None,
+    tower_learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of what is unlocked.")
+    ] = HEADS_RECIPE.tower_learning_rate,
+    weight_decay: Annotated[float, typer.Option(min=0)] = HEADS_RECIPE.weight_decay,
+    dropout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="On the features of a locked image tower.")
+    ] = HEADS_RECIPE.dropout,
+    captions_per_image: Annotated[
+        int, typer.Option(min=1, help="Captions of each image in a step.")
+    ] = HEADS_RECIPE.captions_per_image,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each image: itself, its mirror image, crops.",
+            show_default=f"{FEW_VIEWS}, or new ones in every epoch with the image tower "
+            "unlocked and no teaching model",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without a better R@5."),
+    ] = None,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Write every weight in fp16, not as the model had it."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode.", show_default="one a core")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, bf16, or auto: bf16 on a GPU that has it.", metavar="auto|fp32|bf16"
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = HEADS_RECIPE.seed,
 ) -> None:
-    """Fine-tune the projections of a CLIP model on images with captions.
+    """Fine-tune an open_clip model on images with captions.
 
-    Killed at any moment, the same command goes on from its last finished epoch, or view.
+    Killed at any moment, the same command goes on. For several GPUs, put
+    "accelerate launch -m precompute" in the place of "python -m precompute".
     """
+    unlocked = _groups(unlock_image, "--unlock-image"), _groups(unlock_text, "--unlock-text")
+    defaults = TOWERS_RECIPE if any(unlocked) else HEADS_RECIPE
+
+    from core.quiet import quiet_libraries
+
+    quiet_libraries(downloads=True)
+    from core.clip_choice import clip_spec
+    from core.clip_towers import find_clip_files
+    from precompute.finetune.contrastive_run import Inputs, on_device, train
+    from precompute.finetune.data import load_pairs
+    from precompute.finetune.image_views import FolderImages
+
+    accelerator, chosen = on_device(device, precision)
     recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        epochs=epochs or defaults.epochs,
+        batch_size=batch_size or defaults.batch_size,
+        learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,
+        tower_learning_rate=tower_learning_rate,
         weight_decay=weight_decay,
         dropout=dropout,
         views=views,
+        loss=loss,
+        captions_per_image=captions_per_image,
+        unlock_image=unlocked[0],
+        unlock_text=unlocked[1],
+        lock_image_head=lock_image_head,
+        lock_text_head=lock_text_head,
+        accumulation=accumulation,
+        grad_checkpointing=grad_checkpointing,
+        distill_weight=distill_weight,
+        distillation=distillation,
+        precision=chosen,
+        patience=patience,
         seed=seed,
     )
-    pairs = load_pairs(data, split, image_column, caption_column, limit)
-    measured = [
-        load_pairs(source, image_column=image_column, caption_column=caption_column)
-        for source in validation or []
-    ]
-    start = find_clip_files(ModelSpec(start_from.name, f"path:{start_from}", licence=""))
-    recalls = train(
-        start,
-        pairs,
-        measured,
-        out,
-        recipe,
+    inputs = Inputs(
+        start=find_clip_files(clip_spec(model)),
+        pairs=load_pairs(data, split, image_column, caption_column, limit),
+        measured=[
+            load_pairs(source, image_column=image_column, caption_column=caption_column)
+            for source in validation or []
+        ],
+        unlabelled=[FolderImages.read(folder) for folder in unlabelled or []],
+        teacher=teacher,
         image_weights=image_weights,
-        new_projections=new_projections,
+        new_heads=("image", "text") if new_projections else ("text",) if new_text_head else (),
     )
-    for found in recalls:
+    for found in train(inputs, out, recipe, accelerator, half=half, workers=workers):
         typer.echo(str(found))
 
 
-def train(
-    start: ClipFiles,
-    pairs: Pairs,
-    measured: Sequence[Pairs],
-    out: Path,
-    recipe: Recipe,
-    *,
-    image_weights: Path | None = None,
-    new_projections: bool = False,
-    show: bool = True,
-) -> list[Recall]:
-    """Train, write the model into ``out``, and measure it as a search would use it.
+def _groups(value: str, option: str) -> int:
+    """Return how many groups are unlocked."""
+    from core.errors import SourceError
 
-    Args:
-        start: The model to start from.
-        pairs: Images with captions to train on.
-        measured: Where to measure; the first is also measured after every epoch.
-        out: Gets ``open_clip_config.json``, ``model.safetensors``, ``metrics.json``, and while
-            training ``checkpoint.safetensors`` and ``features/``.
-        recipe: How to train.
-        image_weights: Weights for the image trunk in place of those of ``start``.
-        new_projections: Start from random projections.
-        show: Whether to draw progress bars.
-
-    Returns:
-        The recall on each of ``measured``, in order.
-
-    Raises:
-        SourceError: There are fewer images than a batch, ``out`` holds another run, or ``start``
-            is another kind of model.
-    """
-    import torch
-
-    from core.encoders import ClipEncoder
-    from precompute.finetune.clip_asset import load_trunk, reset_projections, write_clip_asset
-    from precompute.finetune.projection_training import Projections, fit
-
-    if len(pairs) < recipe.batch_size:
-        raise SourceError(
-            f"{pairs.name} has {len(pairs)} images, fewer than a batch of {recipe.batch_size}."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    # With everything given anew, the configuration alone is enough to start from.
-    bare = new_projections and image_weights is not None
-    image = new_image_tower(start) if bare else load_image_tower(start)
-    text = new_text_tower(start) if bare else load_text_tower(start)
-    image_projection = _part(start, image.module, "head")
-    text_projection = _part(start, text.module, "proj")
-    if image_weights is not None:
-        load_trunk(_part(start, image.module, "trunk"), image_weights)
-    if new_projections:
-        reset_projections(recipe.seed, image_projection, text_projection)
-
-    def features_of(source: Pairs, views: int) -> Features:
-        return _features(source, image, text, views, recipe.seed, out / "features", show)
-
-    learned_from = features_of(pairs, recipe.views)
-    probe = features_of(measured[0], 1) if measured else None
-    projections = Projections(image_projection, text_projection, recipe.logit_scale)
-    projections.standardise(learned_from.images, keep=not new_projections)
-    history = fit(
-        projections,
-        learned_from,
-        recipe,
-        checkpoint=out / "checkpoint.safetensors",
-        identity={
-            **asdict(recipe),
-            "data": pairs.fingerprint,
-            "new_projections": new_projections,
-            "image_weights": sha256_of(image_weights) if image_weights else None,
-            "start": None if bare else sha256_of(start.weights),
-        },
-        probe=probe,
-        show=show,
-    )
-    projections.absorb()
-    scale = float(projections.logit_scale.detach())
-    write_clip_asset(out, start, image.module, text.module, scale)
-    spec = ModelSpec(out.name, f"path:{out}", licence="", dim=start.model_cfg["embed_dim"])
-    encoder = ClipEncoder(spec, device="cpu")
-    recalls = [evaluate(encoder, source) for source in measured]
-    report = {
-        "recipe": asdict(recipe),
-        "data": {"name": pairs.name, "images": len(pairs), "captions": len(learned_from.owners)},
-        "recall": [found.as_json() for found in recalls],
-        "history": history,
-        "torch": torch.__version__,
-    }
-    write_atomically(out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
-    return recalls
-
-
-def _part(start: ClipFiles, tower: torch.nn.Module, name: str) -> torch.nn.Module:
-    try:
-        return tower.get_submodule(name)
-    except AttributeError as error:
-        raise SourceError(
-            f"{start.spec.name} cannot be trained here: it needs a timm image tower and a "
-            "Hugging Face text tower, each under a projection."
-        ) from error
-
-
-def _features(
-    pairs: Pairs,
-    image: ImageTower,
-    text: TextTower,
-    views: int,
-    seed: int,
-    cache: Path,
-    show: bool,
-) -> Features:
-    from precompute.finetune.frozen_features import image_features, text_features
-    from precompute.finetune.projection_training import Features
-
-    captions = [caption for captions in pairs.captions for caption in captions]
-    return Features(
-        images=image_features(image, pairs, views=views, seed=seed, cache=cache, show=show),
-        texts=text_features(text, captions, cache=cache, show=show),
-        owners=owners_of(pairs),
-        name=pairs.name,
-    )
+    if value == "all":
+        return ALL
+    if not value.isdecimal():
+        raise SourceError(f"{option} is {value!r}, but takes a number of groups, or all.")
+    return int(value)

@@ -1,140 +1,149 @@
-"""What the frozen towers say of every image and caption, computed once and kept on disk.
+"""What locked towers say of every image and caption, computed once and kept on disk.
 
-Training only the projections on cached features costs seconds where a pass through the towers
-costs minutes. Augmentation is kept: each image is seen in several fixed views.
+Training only the heads on cached features costs seconds where a pass through the towers costs
+minutes. Augmentation is kept: each image is seen in several fixed views.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from core.clip_towers import ImageTower, TextTower
-from precompute.finetune.data import Pairs
+from core.files import write_atomically
+from precompute.finetune.image_views import Images, view_of
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
+
+    from precompute.finetune.trained_towers import Tower
 
 _IMAGE_BATCH = 16
 _TEXT_BATCH = 128
-_SMALLEST_CROP = 0.5
-"""Smallest share of the area that a cropped view keeps."""
 
 
 def image_features(
-    tower: ImageTower, pairs: Pairs, *, views: int, seed: int, cache: Path, show: bool = True
+    tower: Tower,
+    preprocess: Callable[[Image], torch.Tensor],
+    images: Images,
+    *,
+    views: int,
+    seed: int,
+    cache: Path,
+    show: bool = True,
 ) -> torch.Tensor:
-    """Return the pooled features of the image trunk, before the projection.
+    """Return the pooled features of an image tower's body, before its head.
 
-    The first view is the image as it is searched, the second its mirror image, every further one
-    a random crop, mirrored half of the time. A finished view is kept in ``cache``.
+    A finished view is kept in ``cache``, under a name that holds everything it depends on.
 
     Args:
-        tower: Its ``module.trunk`` gives (n, features).
-        pairs: The images.
-        views: At least 1.
+        tower: On its device.
+        preprocess: Maps an RGB image to float pixels (3, height, width).
+        images: What to look at.
+        views: At least 1; see :func:`~precompute.finetune.image_views.view_of`.
         seed: Fixes the crops.
         cache: Folder for the finished views, made if needed.
         show: Whether to draw a progress bar.
 
     Returns:
-        float16 (views, n, features).
+        float16 (views, n, width), on the CPU.
     """
-    import torch
+    device = tower.deviation.device
 
-    trunk = tower.module.get_submodule("trunk")
-    key = _digest([pairs.fingerprint, len(pairs), seed, repr(tower.preprocess)], trunk)
+    def embed(batch: Sequence[Image]) -> torch.Tensor:
+        pixels = torch.stack([preprocess(image) for image in batch])
+        return tower.features(pixels.to(device, memory_format=torch.channels_last))
+
+    key = digest([images.fingerprint, len(images), seed, repr(preprocess)], tower.body_state())
+    return embedded_views(
+        embed, images, views=views, seed=seed, cache=cache, key=f"image-{key}", show=show
+    )
+
+
+def embedded_views(
+    embed: Callable[[Sequence[Image]], torch.Tensor],
+    images: Images,
+    *,
+    views: int,
+    seed: int,
+    cache: Path,
+    key: str,
+    show: bool = True,
+) -> torch.Tensor:
+    """Embed the views of images and keep each finished view in ``cache``.
+
+    Args:
+        embed: Maps RGB images to (n, width).
+        images: What to embed.
+        views: At least 1.
+        seed: Fixes the crops.
+        cache: Folder, made if needed.
+        key: Name of the files; holds everything that the embeddings depend on.
+        show: Whether to draw a progress bar.
+
+    Returns:
+        float16 (views, n, width), on the CPU.
+    """
     done = []
     for view in range(views):
-        path = cache / f"image-{key}-view{view}.safetensors"
 
         def batches(view: int = view) -> torch.Tensor:
-            rows = range(0, len(pairs), _IMAGE_BATCH)
-            label = f"image features, view {view + 1} of {views}"
+            rows = range(0, len(images), _IMAGE_BATCH)
+            label = f"{key.partition('-')[0]} features, view {view + 1} of {views}"
             parts = []
             for start in tqdm(rows, desc=label, unit="batch", disable=not show):
-                batch = range(start, min(start + _IMAGE_BATCH, len(pairs)))
-                images = [_view(pairs.image(row), view, [seed, view, row]) for row in batch]
-                pixels = torch.stack([tower.preprocess(image) for image in images])
-                parts.append(trunk(pixels.contiguous(memory_format=torch.channels_last)).half())
+                batch = range(start, min(start + _IMAGE_BATCH, len(images)))
+                seen = [view_of(images.image(row), view, [seed, view, row]) for row in batch]
+                parts.append(embed(seen).half().cpu())
             return torch.cat(parts)
 
-        done.append(_cached(path, batches))
+        done.append(_cached(cache / f"{key}-view{view}.safetensors", batches))
     return torch.stack(done)
 
 
 def text_features(
-    tower: TextTower, captions: Sequence[str], *, cache: Path, show: bool = True
+    tower: Tower,
+    tokenize: Callable[[Sequence[str]], torch.Tensor],
+    captions: Sequence[str],
+    *,
+    cache: Path,
+    show: bool = True,
 ) -> torch.Tensor:
-    """Return the pooled features of the text transformer, before the projection.
+    """Return the pooled features of a text tower's body, before its head.
 
     Args:
-        tower: A Hugging Face text tower: ``module.transformer`` under ``module.pooler``.
+        tower: On its device.
+        tokenize: Maps texts to token ids (n, length).
         captions: The texts.
         cache: Folder for the finished features, made if needed.
         show: Whether to draw a progress bar.
 
     Returns:
-        float16 (n, features), in the order of ``captions``.
+        float16 (n, width), in the order of ``captions``, on the CPU.
     """
-    import torch
-
-    module = tower.module
-    path = cache / f"text-{_digest(list(captions), module.transformer)}.safetensors"
+    device = tower.deviation.device
 
     def batches() -> torch.Tensor:
         # Texts of like length side by side waste the least padding.
         order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
-        found: torch.Tensor | None = None
+        parts = []
         rows = range(0, len(order), _TEXT_BATCH)
         for start in tqdm(rows, desc="caption features", unit="batch", disable=not show):
-            batch = order[start : start + _TEXT_BATCH]
-            ids = tower.tokenize([captions[row] for row in batch])
-            mask = (ids != module.config.pad_token_id).long()
-            tokens = module.transformer(input_ids=ids, attention_mask=mask)
-            pooled = module.pooler(tokens, mask).half()
-            if found is None:
-                found = torch.empty((len(order), pooled.shape[1]), dtype=pooled.dtype)
-            found[batch] = pooled
-        assert found is not None
-        return found
+            ids = tokenize([captions[row] for row in order[start : start + _TEXT_BATCH]])
+            parts.append(tower.features(ids.to(device)).half().cpu())
+        return torch.cat(parts)[torch.tensor(order).argsort()]
 
-    return _cached(path, batches)
-
-
-def _view(image: Image, view: int, seed: Sequence[int]) -> Image:
-    import numpy as np
-    from PIL import Image as PILImage
-
-    if view == 0:
-        return image
-    mirrored = PILImage.Transpose.FLIP_LEFT_RIGHT
-    if view == 1:
-        return image.transpose(mirrored)
-    random = np.random.default_rng(seed)
-    # Both sides shrink on their own, so the area and the aspect vary together.
-    shares = np.sqrt(random.uniform(_SMALLEST_CROP, 1, 2))
-    width, height = (
-        max(1, round(side * share)) for side, share in zip(image.size, shares, strict=True)
-    )
-    left = int(random.integers(0, image.width - width + 1))
-    top = int(random.integers(0, image.height - height + 1))
-    image = image.crop((left, top, left + width, top + height))
-    return image.transpose(mirrored) if random.random() < 0.5 else image
+    key = digest(list(captions), tower.body_state())
+    return _cached(cache / f"text-{key}.safetensors", batches)
 
 
 def _cached(path: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-    import torch
-    from safetensors.torch import load_file, save
-
-    from core.files import write_atomically
-
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with torch.inference_mode():
@@ -143,10 +152,10 @@ def _cached(path: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     return load_file(path)["features"]
 
 
-def _digest(description: Sequence[object], module: torch.nn.Module) -> str:
+def digest(description: Sequence[object], state: Mapping[str, torch.Tensor]) -> str:
     """Name features by everything that changes them, the weights included."""
-    digest = hashlib.sha256(json.dumps([str(item) for item in description]).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    found = hashlib.sha256(json.dumps([str(item) for item in description]).encode())
+    for name, tensor in sorted(state.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
