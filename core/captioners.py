@@ -213,7 +213,7 @@ class BlipCaptioner(_GeneratingCaptioner):
     differs by its search alone. The constructor is cheap, as above.
 
     Args:
-        spec: Which checkpoint. One without safetensors is read by a loader that runs no code.
+        spec: Which checkpoint; one without safetensors is refused.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: Search; None takes what the checkpoint asks for in ``twolens.json``, or BLIP's
             own defaults. Prompts are not used.
@@ -224,13 +224,18 @@ class BlipCaptioner(_GeneratingCaptioner):
 
         from core.devices import resolve_device
 
-        folder = local_folder(self.spec)
+        folder = files_of(self.spec, "*.json", "*.txt", "*.safetensors")
+        require_safetensors(self.spec.name, folder)
         device = resolve_device(self._device)
         where, options = _whereabouts(self.spec, folder)
         with _one_sentence(self.spec, folder):
             processor = BlipProcessor.from_pretrained(where, **options)
             model, report = BlipForConditionalGeneration.from_pretrained(
-                where, trust_remote_code=False, output_loading_info=True, **options
+                where,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
             )
         _check_complete(self.spec, report)
         decoding = self._decoding or read_decoding(folder, BLIP_DECODING)
@@ -248,6 +253,20 @@ class BlipCaptioner(_GeneratingCaptioner):
             output = loaded.model.generate(**inputs, **{**search_arguments(decoding), **search})
         text_model = loaded.model.text_decoder
         return judged(loaded.processor, output, text_model, replace(decoding, prompt=""))
+
+
+def require_safetensors(name: str, folder: Path | None) -> None:
+    """Raise ModelError unless a checkpoint's folder holds safetensors; None never does.
+
+    Args:
+        name: What the error calls the checkpoint.
+        folder: Where its files are.
+    """
+    if folder is None or not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{name} has no weights in safetensors, and TwoLens reads no others: save it in that "
+            "format once, as the README says, and name its folder in TWOLENS_UPLOAD_CAPTIONER."
+        )
 
 
 def _has_bitsandbytes() -> bool:

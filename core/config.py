@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["mini", "full"]
-UploadCaptioner = Literal["auto", "profile", "blip-base"]
 
 
 def _user_cache() -> Path:
@@ -74,10 +73,10 @@ class Settings(BaseSettings):
     upload_max_age_s: float = Field(
         6 * 3600, gt=0, description="Seconds after which any upload is forgotten."
     )
-    upload_captioner: UploadCaptioner = Field(
+    upload_captioner: str = Field(
         "auto",
-        description="Captioner of uploads: the profile's, or BLIP base, which a CPU can run; auto "
-        "takes BLIP base where the full profile has no GPU.",
+        description="Captioner of uploads: profile, mini, or a folder with a BLIP checkpoint in "
+        "safetensors; auto is the profile's, or mini where the full profile has no GPU.",
     )
     upload_batch_size: int = Field(8, ge=1, description="Photos of an upload described at once.")
     upload_queue_size: int = Field(

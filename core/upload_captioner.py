@@ -6,9 +6,13 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.captioners import BlipCaptioner, InstructBlipCaptioner
+from core.captioners import BlipCaptioner, InstructBlipCaptioner, require_safetensors
 from core.devices import resolve_device
+from core.errors import ModelNotFoundError
+from core.model_location import located
 from core.models import Captioner, ModelSpec
+from core.profiles import PROFILES
+from core.weights import local_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,12 +21,7 @@ if TYPE_CHECKING:
     from core.profiles import Profile
     from core.records import Caption
 
-BLIP_BASE = ModelSpec(
-    name="BLIP image captioning base",
-    source="hub:Salesforce/blip-image-captioning-base",
-    licence="BSD-3-Clause",
-    revision="82a37760796d32b1411fe092ab5d4e227313294b",
-)
+_MINI = PROFILES["mini"].captioner
 
 RENTED_BATCH = 32
 """Photos a rental, so that starting one is a small part of it."""
@@ -78,11 +77,12 @@ def first_guess_s(captioner: Captioner, device: str) -> float:
     """
     if isinstance(captioner, RentedCaptioner):
         return _SECONDS_AN_IMAGE
+    on_cpu = resolve_device(device) == "cpu"
+    if isinstance(captioner, BlipCaptioner):
+        return 2.5 if on_cpu else 1.0
     if not captioner.spec.source.startswith("hub:"):
         return 0.5
-    if resolve_device(device) != "cpu":
-        return 1.0
-    return 2.5 if isinstance(captioner, BlipCaptioner) else 30.0
+    return 30.0 if on_cpu else 1.0
 
 
 def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Captioner:
@@ -92,6 +92,9 @@ def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Ca
         profile: The models that answer.
         settings: ``upload_captioner``, ``device`` and ``zero_gpu`` decide.
         own: The profile's own captioner, shared with whatever else uses it.
+
+    Raises:
+        ModelError: The captioner that the settings name is not there, or has no safetensors.
     """
     if settings.zero_gpu and importlib.util.find_spec("spaces") is not None:
         import spaces
@@ -104,5 +107,22 @@ def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Ca
         choice = "profile"
     if choice == "auto":
         from_hub = profile.captioner.source.startswith("hub:")
-        choice = "blip-base" if from_hub and resolve_device(settings.device) == "cpu" else "profile"
-    return own if choice == "profile" else BlipCaptioner(BLIP_BASE, device=settings.device)
+        choice = "mini" if from_hub and resolve_device(settings.device) == "cpu" else "profile"
+    if choice == "profile" or (choice == "mini" and profile.captioner == _MINI):
+        return own
+    if choice == "mini":
+        return InstructBlipCaptioner(_MINI, device=settings.device)
+    if choice == "blip-base":
+        require_safetensors("Salesforce/blip-image-captioning-base", None)
+    return BlipCaptioner(_blip_in(choice), device=settings.device)
+
+
+def _blip_in(folder: str) -> ModelSpec:
+    spec = located(folder)
+    found = local_folder(spec)
+    if found is None:
+        raise ModelNotFoundError(
+            folder, "TWOLENS_UPLOAD_CAPTIONER is auto, profile, mini, or a folder with BLIP."
+        )
+    require_safetensors(spec.name, found)
+    return spec

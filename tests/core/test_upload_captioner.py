@@ -13,7 +13,6 @@ from core.errors import ModelError, ModelNotFoundError
 from core.models import ModelSpec
 from core.profiles import PROFILES
 from core.upload_captioner import (
-    BLIP_BASE,
     RentedCaptioner,
     first_guess_s,
     rented_seconds,
@@ -85,7 +84,7 @@ class TestBlip:
         assert captioner.caption([]) == []
 
     def test_a_folder_without_weights_is_one_sentence(self, tmp_path):
-        with pytest.raises(ModelNotFoundError, match="tiny-blip"):
+        with pytest.raises(ModelError, match="tiny-blip has no weights"):
             captioner_of(tmp_path).caption(noise(1))
 
     def test_missing_weights_are_refused(self, tmp_path):
@@ -107,21 +106,45 @@ class TestChoice:
         ("profile", "choice", "expected"),
         [
             ("mini", "auto", "own"),
-            ("full", "auto", "blip"),
+            ("mini", "mini", "own"),
+            ("full", "auto", "mini"),
+            ("full", "mini", "mini"),
             ("full", "profile", "own"),
-            ("mini", "blip-base", "blip"),
         ],
     )
     def test_on_a_cpu(self, profile, choice, expected):
         settings = Settings(upload_captioner=choice, device="cpu")
         chosen = upload_captioner(PROFILES[profile], settings, self.OWN)
         assert (chosen is self.OWN) == (expected == "own")
-        if expected == "blip":
-            assert isinstance(chosen, BlipCaptioner)
-            assert chosen.spec == BLIP_BASE
+        assert chosen.spec == PROFILES["mini"].captioner
 
-    def test_the_first_guess_grows_with_the_work(self):
-        own, blip = self.OWN, BlipCaptioner(BLIP_BASE)
+    def test_a_folder_with_blip(self, checkpoint):
+        settings = Settings(upload_captioner=str(checkpoint), device="cpu")
+        chosen = upload_captioner(PROFILES["mini"], settings, self.OWN)
+        assert isinstance(chosen, BlipCaptioner)
+        assert chosen.caption(noise(1))[0].text
+
+    def test_pickled_weights_are_refused_with_the_remedy(self, tmp_path):
+        import torch
+
+        folder = save_tiny_blip(tmp_path / "blip")
+        (folder / "model.safetensors").unlink()
+        torch.save({}, folder / "pytorch_model.bin")
+        for choice, name in ((str(folder), "blip"), ("blip-base", "blip-image-captioning-base")):
+            with pytest.raises(ModelError, match=f"{name} has no weights in safetensors.*README"):
+                upload_captioner(
+                    PROFILES["mini"], Settings(upload_captioner=choice, device="cpu"), self.OWN
+                )
+        with pytest.raises(ModelError, match="no weights in safetensors"):
+            captioner_of(folder).load()
+
+    def test_what_is_no_folder(self):
+        settings = Settings(upload_captioner="no-such-folder", device="cpu")
+        with pytest.raises(ModelNotFoundError, match="neither a folder"):
+            upload_captioner(PROFILES["mini"], settings, self.OWN)
+
+    def test_the_first_guess_grows_with_the_work(self, checkpoint):
+        own, blip = self.OWN, captioner_of(checkpoint)
         large = InstructBlipCaptioner(PROFILES["full"].captioner)
         guesses = [first_guess_s(captioner, "cpu") for captioner in (own, blip, large)]
         assert guesses == sorted(set(guesses))
