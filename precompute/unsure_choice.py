@@ -197,11 +197,11 @@ def _usual(texts: Sequence[str], models: Models) -> tuple[str, ...]:
 
 def _closeness(texts: Sequence[str], photos: Pairs, models: Models) -> np.ndarray:
     """Return each caption's similarity to the nearest of its picture's references."""
-    own = models.sentence.encode_text(texts)
-    best = np.empty(len(texts), np.float32)
-    for row, references in enumerate(photos.captions):
-        best[row] = (models.sentence.encode_text(references) @ own[row]).max()
-    return best
+    counts = [len(references) for references in photos.captions]
+    references = models.sentence.encode_text([one for said in photos.captions for one in said])
+    own = models.sentence.encode_text(texts).repeat(counts, axis=0)
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.maximum.reduceat((references * own).sum(axis=1), starts)
 
 
 def _decoded(
