@@ -97,7 +97,7 @@ class Answers:
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
     """Turn uint8 (n, height, width, 3) into CLIP's float32 (n, 3, height, width)."""
-    scaled = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
+    scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     shape = (3, 1, 1)
     return (scaled - torch.tensor(_MEAN).view(shape)) / torch.tensor(_DEVIATION).view(shape)
 
