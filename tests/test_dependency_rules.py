@@ -113,7 +113,7 @@ def test_importing_all_of_core_loads_nothing_heavy():
 
 HELP = """
 import contextlib, io, json, resource, sys, runpy
-sys.argv = ["precompute", "--help"]
+sys.argv = ["precompute", *ARGUMENTS]
 with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
     runpy.run_module("precompute", run_name="__main__")
 cpu = resource.getrusage(resource.RUSAGE_SELF)
@@ -125,8 +125,12 @@ print(json.dumps({
 """
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
-    loaded = _fresh(HELP)
-    assert "build" in loaded["help"]
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--help"], "build"), (["finetune", "captions", "--help"], "--lora-rank")],
+)
+def test_help_is_quick_and_loads_nothing_heavy(arguments, named):
+    loaded = _fresh(HELP.replace("ARGUMENTS", repr(arguments)))
+    assert named in loaded["help"]
     assert HEAVY & set(loaded["modules"]) == set()
     assert loaded["cpu_s"] < 1.0  # the bench holds it to 0.5 s on a quiet machine
