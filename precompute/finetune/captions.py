@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -175,7 +175,7 @@ def run(
     if epochs == 0 and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
     started = TUNING_RECIPE if init_vision is None else DEFAULT_RECIPE
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,
         "grounding": grounding,
@@ -198,7 +198,7 @@ def run(
     from precompute.finetune.data import load_pairs
 
     spec = caption_start.find_model(model or _SMALL) if init_vision is None else None
-    columns = {"image_column": image_column, "caption_column": caption_column}
+    columns: dict[str, Any] = {"image_column": image_column, "caption_column": caption_column}
     whole = load_pairs(data, split, **columns, revision=data_revision)
     pairs = whole.about(about, without).first(limit)
     measured = None
