@@ -92,12 +92,14 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
 def open_models(settings: Settings) -> Models:
     """Return the models of the profile, none of them loaded."""
     from core.captioner_choice import with_captioner
+    from core.clip_choice import with_clip
     from core.profiles import PROFILES, Models
 
     # A GPU that is rented by the second is for captions; a query is quicker on the CPU.
     device = "cpu" if settings.zero_gpu else settings.device
+    profile = with_clip(PROFILES[settings.profile], settings.clip)
     return Models(
-        with_captioner(PROFILES[settings.profile], settings.captioner),
+        with_captioner(profile, settings.captioner),
         device=device,
         query_cache_size=settings.query_cache_size,
     )
@@ -153,6 +155,11 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         metavar="PATH_OR_HUB_ID",
         help="describe photos with this InstructBLIP checkpoint or LoRA adapter",
     )
+    parser.add_argument(
+        "--clip",
+        metavar="PATH_OR_HUB_ID",
+        help="search by this open_clip model; galleries must have been built with it",
+    )
     given = parser.parse_args(arguments)
     values = {
         "galleries": tuple(given.gallery) if given.gallery else None,
@@ -160,6 +167,7 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         "port": given.port,
         "profile": given.profile,
         "captioner": given.captioner,
+        "clip": given.clip,
     }
     changed = {name: value for name, value in values.items() if value is not None}
     try:

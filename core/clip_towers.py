@@ -109,7 +109,7 @@ def load_image_tower(files: ClipFiles) -> ImageTower:
         ModelNotFoundError: The weights are missing or do not fit the configuration.
     """
     tower = new_image_tower(files)
-    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="", lent=_lent_tower(files))
+    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="", lent=lent_tower(files))
     return tower
 
 
@@ -241,7 +241,12 @@ def lender_of(files: ClipFiles) -> ModelSpec | None:
     return ModelSpec(source.partition(":")[2], source, licence="")
 
 
-def _lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
+def lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
+    """Return the image tower that a captioner lends a model, by open_clip's names, or nothing.
+
+    Raises:
+        ModelNotFoundError: The captioner's checkpoint is missing or holds no such tower.
+    """
     from safetensors import SafetensorError
 
     from core.instructblip_tower import VISION_PREFIX, as_open_clip

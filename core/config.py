@@ -36,6 +36,12 @@ class Settings(BaseSettings):
         description="Captioner in place of the profile's: a folder, or a Hub id, "
         "OWNER/NAME[@REVISION], of an InstructBLIP checkpoint or of a LoRA adapter of one.",
     )
+    clip: str | None = Field(
+        None,
+        min_length=1,
+        description="CLIP model in place of the profile's: a folder, or a Hub id, "
+        "OWNER/NAME[@REVISION], of an open_clip model in safetensors.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     galleries: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Gallery folders to serve, separated as in PATH."

@@ -122,10 +122,10 @@ def default_gallery(cache_dir: Path, profile: Profile) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "precompute", "build", str(staged), "--out", str(out)]
     command += ["--profile", profile.name, *(["--overwrite"] if out.exists() else [])]
-    captioner = profile.captioner
-    if captioner not in [known.captioner for known in PROFILES.values()]:
-        pinned = f"{captioner.source}@{captioner.revision}"
-        command += ["--captioner", pinned if captioner.revision else captioner.source]
+    own = [spec for known in PROFILES.values() for spec in (known.captioner, known.clip)]
+    for option, spec in (("--captioner", profile.captioner), ("--clip", profile.clip)):
+        if spec not in own:
+            command += [option, f"{spec.source}@{spec.revision}" if spec.revision else spec.source]
     built = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
     if built.returncode != 0:
         raise SourceError(

@@ -138,6 +138,13 @@ def build(
             show_default=False,
         ),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of an open_clip model in place of the profile's; TWOLENS_CLIP.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a model sees at once.")] = 8,
     shard_size: Annotated[int, typer.Option(min=1, help="Rows after which progress is kept.")] = 64,
     device: Annotated[
@@ -165,6 +172,7 @@ def build(
     """
     with _one_sentence("Stopped. The same command goes on from the last finished shard."):
         from core.captioner_choice import with_captioner
+        from core.clip_choice import with_clip
         from core.config import get_settings
         from core.profiles import PROFILES
         from precompute.benchmarks import expand
@@ -175,7 +183,9 @@ def build(
         settings = get_settings()
         named = PROFILES[profile.value if profile else settings.profile]
         chosen = with_captioner(named, captioner or settings.captioner)
-        quiet_libraries(downloads=chosen.captioner.source.startswith("hub:"))
+        chosen = with_clip(chosen, clip or settings.clip)
+        remote = (spec.source.startswith("hub:") for spec in (chosen.captioner, chosen.clip))
+        quiet_libraries(downloads=any(remote))
         options = BuildOptions(
             source=expand(
                 SourceOptions(

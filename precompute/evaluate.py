@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.clip_choice import with_clip
 from core.config import ProfileName
 from core.errors import SourceError
 from core.evaluation import (
@@ -28,7 +29,7 @@ from core.gallery import Gallery
 from core.gallery_layout import RECORDS_FILE, index_file
 from core.manifest import Manifest
 from core.profiles import PROFILES, Models, Profile
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_KINDS, LENSES, UNSURE
 from precompute import index_curve, lens_results, metrics
 from precompute.asked_queries import AskedQueries
 from precompute.fusion_choice import TunedFusions
@@ -50,6 +51,7 @@ class Plan:
     Attributes:
         folder: The gallery.
         profile: The models that embed the queries; None takes the one that built the gallery.
+        clip: CLIP model in place of the profile's, see :func:`core.clip_choice.clip_spec`.
         device: Where they run.
         tune_on: Another gallery, with references, on which fusion is tuned; None tunes on each
             half of the pictures for the other half.
@@ -66,6 +68,7 @@ class Plan:
 
     folder: Path
     profile: ProfileName | None = None
+    clip: str | None = None
     device: str = "auto"
     tune_on: Path | None = None
     qrels: Path | None = None
@@ -156,6 +159,7 @@ def profile_of(plan: Plan) -> Profile:
 
     Raises:
         SourceError: The gallery was built with a profile that is not known here.
+        ModelError: The plan names a CLIP model that is not there.
     """
     name = plan.profile or Manifest.read(plan.folder).profile
     found: dict[str, Profile] = {known: each for known, each in PROFILES.items() if known == name}
@@ -164,7 +168,7 @@ def profile_of(plan: Plan) -> Profile:
             f"{plan.folder.name} was built with the profile {name[:40]!r}; only "
             f"{' and '.join(PROFILES)} are known here."
         )
-    return found[name]
+    return with_clip(found[name], plan.clip)
 
 
 def _open(folder: Path, profile: Profile) -> Gallery:
@@ -235,7 +239,7 @@ def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
         cider=round(metrics.cider(captions, references), 4),
         clip_score=round(metrics.clip_score(gallery.embeddings("clip")[rows], embedded), 4),
         clip_model=f"{clip.name} ({clip.revision})",
-        flagged=sum(bool(record.caption_flags) for record in records) / len(records),
+        flagged=sum(bool({*record.caption_flags} - {UNSURE}) for record in records) / len(records),
         distinct=len(set(captions)) / len(captions),
     )
 

@@ -48,6 +48,13 @@ def run(
     profile: Annotated[
         str | None, typer.Option(help="Set of models; the one that built the gallery.")
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of the open_clip model that built the gallery, if it was not "
+            "the profile's; TWOLENS_CLIP."
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto.")
     ] = None,
@@ -87,6 +94,7 @@ def run(
     plan = Plan(
         folder=gallery,
         profile="full" if profile == "full" else "mini" if profile else None,
+        clip=clip or get_settings().clip,
         device=device or get_settings().device,
         tune_on=tune_on,
         qrels=qrels,

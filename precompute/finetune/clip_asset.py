@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles
+from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
 from core.errors import SourceError
 from core.files import write_atomically
 
@@ -131,7 +131,8 @@ def write_clip_asset(
 
     Every tensor has the precision that it has in the file the model started from, so what was
     locked is bit by bit the same; what that file does not hold is in half precision. A text
-    transformer that comes with an installed package is left out, unless it was trained.
+    transformer that comes with an installed package is left out, unless it was trained, and so is
+    what the image tower has in common with the captioner that lends it.
 
     Args:
         folder: Gets ``open_clip_config.json`` and ``model.safetensors``.
@@ -150,7 +151,11 @@ def write_clip_asset(
     packaged = (text_cfg.get("hf_model_name") or "").startswith("package:")
     left_out = "transformer." if packaged and student.text.body_is_locked else None
     with student.image.absorbed() as image, student.text.absorbed() as text:
-        tensors = {f"visual.{name}": tensor for name, tensor in image.items()}
+        lent = lent_tower(start)
+        own = {n: t for n, t in image.items() if n not in lent or not torch.equal(t.cpu(), lent[n])}
+        if len(own) == len(image):
+            config.pop("image_tower", None)
+        tensors = {f"visual.{name}": tensor for name, tensor in own.items()}
         tensors |= {
             f"{prefix}{name}": tensor
             for name, tensor in text.items()
