@@ -122,7 +122,7 @@ class CaptionQuality(_Frozen):
         cider: CIDEr-D, 1.0 being about as close as people are to each other on COCO.
         clip_score: Mean of 2.5 max(cosine, 0), by the gallery's own CLIP.
         clip_model: Which CLIP that was: scores of different ones do not compare.
-        flagged: Share of captions with a flag, in [0, 1].
+        flagged: Share of captions with a flag other than ``unsure``, in [0, 1].
         distinct: Different captions divided by captions, in [0, 1].
     """
 
