@@ -115,6 +115,8 @@ class _Job:
             self._learn(probe)
         report: dict[str, Any] = {}
         if probe and recipe.epochs:
+            # Others than the main process do not write, and must not read half a file.
+            training.accelerator.wait_for_everyone()
             self._files.read_back(training)
             report = self._figures(probe)
         if self._main:

@@ -233,7 +233,9 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
     if recipe.lora is not None:
         if recipe.frozen_layers < len(layers):
             raise SourceError("--trained-layers needs all weights; leave --lora-rank out.")
-        return _add_lora(model, recipe.lora, recipe.trains)
+        adapted = _add_lora(model, recipe.lora, recipe.trains)
+        _in_full_precision(model)
+        return adapted
     if not recipe.trains and recipe.frozen_layers >= len(layers):
         raise SourceError("Nothing would be trained: name parts with --train.")
     if recipe.precision == "int8":
@@ -249,6 +251,7 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
         model.qformer.requires_grad_(True)
         model.query_tokens.requires_grad_(True)
         model.vision_model.post_layernorm.requires_grad_(True)
+    _in_full_precision(model)
     return None
 
 
@@ -274,6 +277,13 @@ def _add_lora(model: Any, lora: LoraRecipe, trains: tuple[str, ...]) -> Any:  # 
         modules_to_save=[whole[part] for part in trains if part in whole] or None,
     )
     return get_peft_model(model, config)
+
+
+def _in_full_precision(model: Any) -> None:  # noqa: ANN401 - InstructBLIP
+    """Keep what is trained in float32: in bfloat16 small steps would be rounded away."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def save_memory(model: Any) -> None:  # noqa: ANN401 - InstructBLIP

@@ -297,6 +297,24 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(photos, base, adapter,
     assert not (tmp_path / "out").exists()
 
 
+def test_two_processes_share_the_work(photos, base, tmp_path):
+    out = tmp_path / "shared"
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command(photos, base, out)[2:], "--epochs", "1"],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    state = json.loads((out / "checkpoint" / "state.json").read_text())
+    assert (state["run"]["processes"], state["step"]) == (2, 3)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["images"], report["references"]) == (12, 24)
+    assert len(said_by(out)) == 6
+
+
 def command(photos: Path, base: Path, out: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "precompute", "finetune", "captions"),
