@@ -154,6 +154,7 @@ def _facts(session: UploadSession) -> dict[str, Any]:
                 "file_name": record.file_name,
                 "caption": record.caption,
                 "caption_flags": list(record.caption_flags),
+                "confidence": record.confidence,
                 "thumbnail": thumbnail_address(session, record.id),
             }
             for record in session.snapshot.records

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.intake import Progress
+from core.records import Caption
 from core.session import UploadSession
 from core.ui.markup import escape
+from core.ui.sureness import sureness
 from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.upload_captioner import RentedCaptioner, rented_seconds
 from core.upload_limits import MAX_CAPTION_CHARS, Notice
@@ -151,7 +153,9 @@ def captions_table(session: UploadSession | None) -> str:
             f'<tr><td><img src="{source}" alt="" width="64" height="64" loading="lazy" '
             f'decoding="async"></td><td class="tl-file-name"><bdi>{name}</bdi></td>'
             f'<td><input type="text" data-caption="{record.id}" value="{caption}" '
-            f'maxlength="{MAX_CAPTION_CHARS}" aria-label="Caption of {name}" dir="auto"></td>'
+            f'maxlength="{MAX_CAPTION_CHARS}" aria-label="Caption of {name}" dir="auto" '
+            f'aria-describedby="sure-{record.id}"><span id="sure-{record.id}">'
+            f"{sureness(record.captions[0])}</span></td>"
             f'<td><button type="button" data-remove="{record.id}" aria-label="Remove {name}">'
             "Remove</button></td></tr>"
         )
@@ -192,7 +196,7 @@ def _state(session: UploadSession, said: str) -> str:
 
 def _watched(session: UploadSession, decoded: Sequence[str]) -> str:
     """Return a page of the newest pictures; an order that stays spares reloading them."""
-    captions = {record.id: record.caption for record in session.snapshot.records}
+    captions = {record.id: record.captions[0] for record in session.snapshot.records}
     ids = [*captions, *(image_id for image_id in decoded if image_id not in captions)]
     if not ids:
         return ""
@@ -200,10 +204,16 @@ def _watched(session: UploadSession, decoded: Sequence[str]) -> str:
     figures = "".join(
         f'<figure class="{"" if image_id in captions else "is-waiting"}"><img '
         f'src="{escape(thumbnail_address(session, image_id))}" alt="" width="96" height="96">'
-        f"<figcaption>{escape(captions.get(image_id, '…'))}</figcaption></figure>"
+        f"{_said(captions.get(image_id))}</figure>"
         for image_id in ids[first : first + PICTURES_WATCHED]
     )
     return f'<div class="tl-watched">{figures}</div>'
+
+
+def _said(caption: Caption | None) -> str:
+    if caption is None:
+        return "<figcaption>…</figcaption>"
+    return f"<figcaption>{escape(caption.text)}</figcaption>{sureness(caption)}"
 
 
 def _waiting_line(session: UploadSession) -> str:
