@@ -18,7 +18,7 @@ from core.gallery_layout import thumbnail_path
 from core.manifest import SourceRef
 from core.models import ModelSpec
 from core.profiles import Models, Profile
-from core.records import ImageRecord
+from core.records import Caption, CaptionPooling, ImageRecord
 from core.ui.shelf import Shelf
 from core.uploads import Uploads
 from tests.core import planted
@@ -39,6 +39,7 @@ class Planted:
     confidence: float | None = None
     license: str | None = None
     source_url: str | None = None
+    more: tuple[Caption, ...] = ()
 
 
 PICTURES = (
@@ -97,7 +98,11 @@ def planted_profile(folder: Path) -> Profile:
 
 
 def write_planted_gallery(
-    folder: Path, profile: Profile, pictures: Sequence[Planted] = PICTURES, name: str = "planted"
+    folder: Path,
+    profile: Profile,
+    pictures: Sequence[Planted] = PICTURES,
+    name: str = "planted",
+    caption_pooling: CaptionPooling = "mean",
 ) -> Path:
     folder.mkdir(parents=True)
     records = []
@@ -115,6 +120,7 @@ def write_planted_gallery(
                 confidence=picture.confidence,
                 license=picture.license,
                 source_url=picture.source_url,
+                more_captions=picture.more,
             )
         )
     encoder = WordsEncoder(profile.sentence)
@@ -122,10 +128,14 @@ def write_planted_gallery(
         folder,
         name=name,
         records=records,
-        caption_embeddings=encoder.encode_text([picture.caption for picture in pictures]),
+        caption_embeddings=encoder.encode_text(
+            [caption.text for record in records for caption in record.captions]
+        ),
         clip_embeddings=encoder.encode_text([picture.seen for picture in pictures]),
         profile=profile,
         source=SourceRef(kind="folder", id="drawn"),
+        captions_per_image=max(len(record.captions) for record in records),
+        caption_pooling=caption_pooling,
         created_at=planted.CREATED_AT,
     )
     return folder
@@ -148,6 +158,11 @@ def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("plante
         write_planted_gallery(folder / f"gallery-{place}", profile, PICTURES[:count], name)
         for place, (name, count) in enumerate(galleries)
     ]
+    return shelf_of(folders, profile)
+
+
+def shelf_of(folders: Sequence[Path], profile: Profile) -> Shelf:
+    """Serve planted galleries with planted encoders."""
     models = Models(
         profile,
         sentence=WordsEncoder(profile.sentence),

@@ -9,6 +9,7 @@ import gradio as gr
 from core.manifest import ModelRef
 from core.models import ModelSpec
 from core.profiles import Profile
+from core.records import CaptionPooling
 from core.ui.markup import LENS_WORDS, escape
 from core.ui.shelf import Shelf
 
@@ -49,6 +50,12 @@ _NUMBERS = (
 )
 
 
+_POOLING: dict[CaptionPooling, str] = {
+    "mean": "their mean",
+    "best": "the one nearest to your words",
+}
+
+
 def about_tab(shelf: Shelf) -> gr.HTML:
     """Build the tab inside the current ``gr.Tab``; return the part that follows the gallery."""
     gr.HTML(
@@ -78,6 +85,11 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
         if generated and manifest.captioner
         else "Its captions came with the pictures; they were not generated."
     )
+    if manifest.captions_per_image > 1:
+        captions += (
+            f" A picture has up to {manifest.captions_per_image} of them and is ranked by "
+            f"{_POOLING[manifest.caption_pooling]}."
+        )
     if entry.other_captioner(shelf.profile.captioner) is not None:
         captions += f" Photos added here are described by {escape(shelf.profile.captioner.name)}."
     left_out = ""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from core.records import CORRECTED, LENSES, FusedHit, Hit, ImageRecord, Lens
+from core.records import CORRECTED, LENSES, UNSURE, Caption, FusedHit, Hit, ImageRecord, Lens
 from core.ui.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
 from core.ui.shelf import ShelvedGallery
+from core.ui.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
 
 RANKS_LOOKED_AT = 50
 """How far down each lens's ranking the detail view can say where a picture stands."""
@@ -19,6 +20,7 @@ _FLAG_SENTENCES = {
     "repetition": "The caption repeats itself.",
     "prompt_echo": "The caption echoes the instruction it was given.",
     "retried": "This is the captioner's second try; the first was doubtful.",
+    UNSURE: f"Unsure: {DOUBT}.",
 }
 
 
@@ -35,6 +37,11 @@ class Standing:
     query: str = ""
     hits: Mapping[Lens, Mapping[str, Hit]] = field(default_factory=dict)
     looked_at: int = RANKS_LOOKED_AT
+
+    def nearest_caption(self, image_id: str) -> int:
+        """Return which of a picture's captions is nearest to the query, from 0; 0 if unknown."""
+        hit = self.hits.get("captions", {}).get(image_id)
+        return hit.caption if hit else 0
 
     def describe(self, image_id: str, gallery_size: int) -> list[dict[str, str]]:
         """Return one line for each lens that answered: its id, its title and where it stands."""
@@ -53,8 +60,8 @@ class Standing:
 
 
 def alt_text(record: ImageRecord) -> str:
-    """Return the caption, or the file's name where there is none."""
-    return record.caption or record.file_name
+    """Return the caption and any doubt about it, or the file's name where there is none."""
+    return with_sureness(record.captions[0]) if record.caption else record.file_name
 
 
 def safe_link(address: str | None) -> str:
@@ -68,19 +75,28 @@ def safe_link(address: str | None) -> str:
     return address.strip() if parts.scheme in ("http", "https") and parts.netloc else ""
 
 
-def detail_of(entry: ShelvedGallery, record: ImageRecord, standing: Standing) -> dict[str, object]:
-    """Return what the detail view shows of a picture, as plain text values for JSON."""
-    confidence = ""
-    if record.confidence is not None:
-        confidence = f"{record.confidence:.0%} sure of its words, on average"
+def detail_of(
+    entry: ShelvedGallery, record: ImageRecord, standing: Standing, nearest: int = 0
+) -> dict[str, object]:
+    """Return what the detail view shows of a picture, as plain text values for JSON.
+
+    Args:
+        entry: The gallery it is in.
+        record: The picture.
+        standing: Where the query ranked it.
+        nearest: Which of its captions is shown first.
+    """
+    shown = record.captions[nearest]
+    sure = sure_of_its_words(shown)
     return {
         "id": record.id,
         "src": entry.thumbnail_url(record.id),
-        "caption": record.caption,
+        "caption": shown.text,
+        "more": [with_sureness(caption) for caption in _others(record, nearest)],
         "alt": alt_text(record),
         "origin": entry.origin_of(record),
-        "confidence": confidence,
-        "flags": [_FLAG_SENTENCES.get(f, f) for f in record.caption_flags if f != CORRECTED],
+        "confidence": f"{sure} of its words, on average" if sure else "",
+        "flags": [_FLAG_SENTENCES.get(f, f) for f in shown.flags if f != CORRECTED],
         "file": record.file_name,
         "size": f"{record.width} × {record.height} pixels",
         "licence": record.license or "",
@@ -97,6 +113,7 @@ def card(
     *,
     facts: str = "",
     caption: bool = False,
+    nearest: int = 0,
     both: bool = False,
 ) -> str:
     """Return one picture as a list item with a button that opens its detail view.
@@ -107,22 +124,39 @@ def card(
         standing: Where the query ranked it.
         facts: HTML under the picture: rank, score.
         caption: Whether its caption is shown; the alternative text has it in any case.
+        nearest: Which of its captions is shown, from 0; the others are there on demand.
         both: Whether both lenses found it.
     """
     record = entry.gallery.record(image_id)
-    detail = escape(json.dumps(detail_of(entry, record, standing), ensure_ascii=False))
+    detail = escape(json.dumps(detail_of(entry, record, standing, nearest), ensure_ascii=False))
     badge = f'<span class="tl-both">{BOTH_MARK}<span>both</span></span>' if both else ""
-    words = (
-        f'<span class="tl-caption"><span>{escape(record.caption) or "no caption"}</span></span>'
-        if caption
-        else ""
-    )
+    words = more = ""
+    if caption:
+        shown = escape(record.captions[nearest].text) or "no caption"
+        words = f'<span class="tl-caption"><span>{shown}</span></span>'
+        words += sureness(record.captions[nearest])
+        more = _more_captions(_others(record, nearest))
     return (
         f'<li class="tl-item"><button type="button" class="tl-card{" is-both" if both else ""}" '
         f'data-picture="{detail}"><span class="tl-frame"><img src="'
         f'{escape(entry.thumbnail_url(record.id))}" alt="{escape(alt_text(record))}" '
         f'width="{record.width}" height="{record.height}" loading="lazy" decoding="async">'
-        f"{badge}</span>{facts}{words}</button></li>"
+        f"{badge}</span>{facts}{words}</button>{more}</li>"
+    )
+
+
+def _others(record: ImageRecord, nearest: int) -> list[Caption]:
+    return [caption for place, caption in enumerate(record.captions) if place != nearest]
+
+
+def _more_captions(others: Sequence[Caption]) -> str:
+    if not others:
+        return ""
+    items = "".join(f"<li>{escape(with_sureness(caption))}</li>" for caption in others)
+    plural = "" if len(others) == 1 else "s"
+    return (
+        f'<details class="tl-more"><summary>{len(others)} more caption{plural}</summary>'
+        f"<ul>{items}</ul></details>"
     )
 
 
@@ -153,6 +187,7 @@ def hit_row(
             standing,
             facts=score_facts(hit.rank, hit.score, best),
             caption=lens == "captions",
+            nearest=hit.caption if lens == "captions" else standing.nearest_caption(hit.id),
             both=hit.id in found_by_both,
         )
         for hit in hits
@@ -180,7 +215,15 @@ def fused_row(
             f'<span class="tl-places">{places}</span></span>'
         )
         items.append(
-            card(entry, hit.id, standing, facts=facts, caption=True, both=hit.id in found_by_both)
+            card(
+                entry,
+                hit.id,
+                standing,
+                facts=facts,
+                caption=True,
+                nearest=standing.nearest_caption(hit.id),
+                both=hit.id in found_by_both,
+            )
         )
     return f'<ol class="tl-row">{"".join(items)}</ol>'
 

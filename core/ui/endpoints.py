@@ -7,7 +7,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from core.errors import QueryError
-from core.records import FusedHit, Hit, IndexKind, Lens
+from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
 from core.search import SearchResult
 from core.ui.events import for_endpoint
 from core.ui.shelf import Shelf, ShelvedGallery
@@ -32,10 +32,12 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
-            query, captions and clip (lists of rank, id, file_name, score, caption), fused (the
-            same by reciprocal-rank fusion, with the ranks in each lens), agreement (overlap,
-            jaccard, rbo; null if only one lens answered), timings_ms, and failures (a sentence
-            for each lens that could not answer; usually empty).
+            query, captions and clip (lists of rank, id, file_name, score, caption, its
+            confidence and whether it is unsure, and more_captions: where a picture has several,
+            caption is the one nearest to the words), fused (the same by reciprocal-rank fusion,
+            with the ranks in each lens), agreement
+            (overlap, jaccard, rbo; null if only one lens answered), timings_ms, and failures (a
+            sentence for each lens that could not answer; usually empty).
         """
         return compare_json(shelf.entry(gallery), query, k)
 
@@ -52,7 +54,8 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
-            query, lens, index, hits (lists of rank, id, file_name, score, caption), timings_ms.
+            query, lens, index, hits (lists of rank, id, file_name, score, caption,
+            its confidence and whether it is unsure, more_captions), timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "captions", index)
 
@@ -69,7 +72,8 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
-            query, lens, index, hits (lists of rank, id, file_name, score, caption), timings_ms.
+            query, lens, index, hits (lists of rank, id, file_name, score, caption,
+            its confidence and whether it is unsure, more_captions), timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "clip", index)
 
@@ -86,7 +90,8 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
-            image_id, lens, hits (lists of rank, id, file_name, score, caption), timings_ms.
+            image_id, lens, hits (lists of rank, id, file_name, score, caption,
+            its confidence and whether it is unsure, more_captions), timings_ms.
         """
         return similar_json(shelf.entry(gallery), image_id, lens, k)
 
@@ -95,7 +100,8 @@ def add_endpoints(shelf: Shelf) -> None:
         """List the galleries that can be searched.
 
         Returns:
-            For each: name, images, profile, caption_origin and the models that built it.
+            For each: name, images, profile, caption_origin, captions_per_image and the models
+            that built it.
         """
         return [_described(entry) for entry in shelf.entries]
 
@@ -166,12 +172,19 @@ def _hits(entry: ShelvedGallery, result: SearchResult | None) -> list[dict[str, 
 
 def _hit(entry: ShelvedGallery, hit: Hit | FusedHit) -> dict[str, Any]:
     record = entry.gallery.record(hit.id)
+    by_captions = hit.sources.get("captions") if isinstance(hit, FusedHit) else hit
+    nearest = by_captions.caption if by_captions else 0
     return {
         "rank": hit.rank,
         "id": hit.id,
         "file_name": record.file_name,
+        "confidence": record.captions[nearest].confidence,
+        "unsure": UNSURE in record.captions[nearest].flags,
         "score": hit.score,
-        "caption": record.caption,
+        "caption": record.captions[nearest].text,
+        "more_captions": [
+            caption.text for place, caption in enumerate(record.captions) if place != nearest
+        ],
     }
 
 
@@ -191,6 +204,7 @@ def _described(entry: ShelvedGallery) -> dict[str, Any]:
         "images": len(entry.gallery),
         "profile": manifest.profile,
         "caption_origin": manifest.caption_origin,
+        "captions_per_image": manifest.captions_per_image,
         "models": {
             "captioner": manifest.captioner.name if manifest.captioner else None,
             "sentence": manifest.sentence.name,

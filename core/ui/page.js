@@ -88,6 +88,16 @@
     return box;
   };
 
+  const moreCaptions = (picture) => {
+    if (!picture.more.length) return null;
+    const box = make("details", "tl-more");
+    const count = picture.more.length;
+    const list = make("ul");
+    for (const caption of picture.more) list.append(make("li", "", caption));
+    box.append(make("summary", "", `${count} more caption${count === 1 ? "" : "s"}`), list);
+    return box;
+  };
+
   const render = () => {
     const picture = JSON.parse(cards[place].dataset.picture);
     const shut = button("tl-close", "×", () => dialog.close());
@@ -116,6 +126,8 @@
       make("p", "tl-origin", [picture.origin, picture.confidence].filter(Boolean).join(" · ")),
     );
     for (const flag of picture.flags) facts.append(make("p", "tl-flag", flag));
+    const more = moreCaptions(picture);
+    if (more) facts.append(more);
     const ranks = standings(picture);
     if (ranks) facts.append(ranks);
 

@@ -63,7 +63,16 @@ def test_compare_is_what_the_readme_says(client, ranked):
         scores = [hit["score"] for hit in answer[lens]]
         np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-5)
         assert [hit["rank"] for hit in answer[lens]] == [1, 2, 3, 4]
-        assert set(answer[lens][0]) == {"rank", "id", "file_name", "score", "caption"}
+        assert set(answer[lens][0]) == {
+            "rank",
+            "id",
+            "file_name",
+            "score",
+            "caption",
+            "confidence",
+            "unsure",
+            "more_captions",
+        }
         assert set(answer["timings_ms"][lens]) == {"encode", "search"}
     captions, clip = ([hit["id"] for hit in answer[lens]] for lens in ("captions", "clip"))
     common = len(set(captions) & set(clip))

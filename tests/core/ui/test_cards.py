@@ -3,12 +3,21 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from core.records import Hit
-from core.ui.cards import Standing, card, detail_of, hit_row, safe_link
-from tests.planted_app import HOSTILE_CAPTION, image_id
+from core.records import Caption, FusedHit, Hit
+from core.ui.cards import Standing, card, detail_of, fused_row, hit_row, safe_link
+from core.ui.endpoints import compare_json
+from tests.planted_app import (
+    HOSTILE_CAPTION,
+    PICTURES,
+    image_id,
+    planted_profile,
+    shelf_of,
+    write_planted_gallery,
+)
 
 
 def carried(markup: str) -> list[dict]:
@@ -81,3 +90,65 @@ def test_captions_stand_under_the_lens_that_reads_them_only(shelf):
     hits = [Hit(image_id(0), 0.8, 1)]
     assert "tl-caption" in hit_row(shelf.entry(), hits, Standing(), lens="captions")
     assert "tl-caption" not in hit_row(shelf.entry(), hits, Standing(), lens="clip")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """The first picture has three captions, the second two, the others one."""
+    more = {0: ("a puppy plays with a ball", HOSTILE_CAPTION), 1: ("a pale hound dozes",)}
+    pictures = [
+        replace(each, more=tuple(Caption(text, (), 0.25) for text in more.get(row, ())))
+        for row, each in enumerate(PICTURES[:4])
+    ]
+    folder = tmp_path_factory.mktemp("several")
+    profile = planted_profile(folder)
+    write_planted_gallery(folder / "gallery", profile, pictures, caption_pooling="best")
+    return shelf_of([folder / "gallery"], profile).entry()
+
+
+def shown(markup: str) -> list[str]:
+    return re.findall(r'class="tl-caption"><span>(.*?)</span>', markup)
+
+
+def test_a_card_shows_the_caption_that_matched_and_the_rest_on_demand(several):
+    hits = several.service.by_text("puppy ball", k=4).hits
+    assert (hits[0].id, hits[0].caption) == (image_id(0), 1)
+    row = hit_row(several, hits, Standing(), lens="captions")
+    assert shown(row)[0] == "a puppy plays with a ball"
+    lists = re.findall(r"<summary>(.*?)</summary><ul>(.*?)</ul>", row)
+    assert lists[0] == (
+        "2 more captions",
+        f"<li>{PICTURES[0].caption}</li><li>{html.escape(HOSTILE_CAPTION)}</li>",
+    )
+    assert [title for title, _ in lists] == ["2 more captions", "1 more caption"]
+    assert row.count("<details") == 2
+    assert "</details></button>" not in row
+    detail = carried(row)[0]
+    assert detail["caption"] == "a puppy plays with a ball"
+    assert detail["more"] == [PICTURES[0].caption, HOSTILE_CAPTION]
+    assert detail["confidence"] == "25% sure of its words, on average"
+
+
+def test_a_fused_card_shows_what_matched_too(several):
+    hit = Hit(image_id(1), 0.5, 1, caption=1)
+    standing = Standing("hound", {"captions": {image_id(1): hit}})
+    fused = [FusedHit(image_id(1), 0.02, 1, {"captions": hit})]
+    assert shown(fused_row(several, fused, standing)) == ["a pale hound dozes"]
+    (detail,) = carried(hit_row(several, [Hit(image_id(1), 0.3, 1)], standing, lens="clip"))
+    assert detail["caption"] == "a pale hound dozes"
+
+
+def test_the_api_names_the_caption_that_matched_and_the_others(several):
+    answer = compare_json(several, "puppy ball", 4)
+    for found in (answer["captions"][0], answer["fused"][0]):
+        assert found["id"] == image_id(0)
+        assert found["caption"] == "a puppy plays with a ball"
+        assert found["more_captions"] == [PICTURES[0].caption, HOSTILE_CAPTION]
+    assert [hit["more_captions"] for hit in answer["captions"] if hit["id"] == image_id(2)] == [[]]
+
+
+def test_one_caption_has_nothing_to_open(shelf):
+    hits = [Hit(image_id(0), 0.8, 1)]
+    markup = hit_row(shelf.entry(), hits, Standing(), lens="captions")
+    assert "<details" not in markup
+    assert carried(markup)[0]["more"] == []
