@@ -330,19 +330,37 @@ def read_instructblip(
         )
     with _one_sentence(spec, folder):
         processor = InstructBlipProcessor.from_pretrained(where, **options)
+        multiplied_out = _multiplied_out(folder) if precision != "int8" else {}
         model, report = InstructBlipForConditionalGeneration.from_pretrained(
-            where,
+            None if multiplied_out else where,
             dtype=getattr(torch, dtype or ("float32" if precision == "fp32" else "bfloat16")),
             use_safetensors=True,
             trust_remote_code=False,
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
             output_loading_info=True,
+            **multiplied_out,
             **options,
         )
     _check_complete(spec, report)
     _check_image_tokens(spec.name, model.config, processor)
     return (model if quantization else model.to(device)).eval(), processor
+
+
+def _multiplied_out(folder: Path | None) -> dict[str, Any]:
+    """Return the configuration and weights of a checkpoint in 8 bits, in floats; else nothing.
+
+    transformers would run it in 8 bits, which a CPU does slowly and only with bitsandbytes.
+    """
+    from transformers import InstructBlipConfig
+
+    from core.tensors import is_8_bit, read_tensors
+
+    config = InstructBlipConfig.from_pretrained(folder) if folder else None
+    if folder is None or not is_8_bit(config):
+        return {}
+    del config.quantization_config
+    return {"config": config, "state_dict": read_tensors(folder)}
 
 
 def _whereabouts(spec: ModelSpec, folder: Path | None) -> tuple[str, dict[str, Any]]:

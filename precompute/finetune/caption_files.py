@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from core.adapters import ADAPTER_WEIGHTS
 from core.decoding import DECODING_FILE, Decoding
 from core.files import write_atomically
+from core.tensors import read_tensors
 from core.weights import revision_of
 
 if TYPE_CHECKING:
     from core.models import ModelSpec
     from precompute.finetune.caption_training import CaptionTraining
+
+_SHARD = "45MB"
+"""Of one file of weights; hosts of code refuse files over 50 MB."""
 
 
 def origin_of(base: ModelSpec) -> dict[str, Any]:
@@ -30,6 +34,7 @@ class CaptionerFiles:
         decoding: Written beside the weights.
         adapted: The model as peft saves it; None writes all weights.
         base: What the training started from; None if from nothing.
+        eight_bit: Whether :meth:`finish` turns all matrices into 8 bits.
     """
 
     def __init__(
@@ -38,12 +43,15 @@ class CaptionerFiles:
         decoding: Decoding,
         adapted: Any = None,  # noqa: ANN401 - PeftModel, imported lazily
         base: ModelSpec | None = None,
+        *,
+        eight_bit: bool = False,
     ) -> None:
         """Remember where and what."""
         self.folder = folder
         self._decoding = decoding
         self._adapted = adapted
         self._base = base
+        self._eight_bit = eight_bit
         self.origin = origin_of(base) if base else None
 
     def write(self, training: CaptionTraining) -> None:
@@ -73,9 +81,8 @@ class CaptionerFiles:
         kept = {tensor.data_ptr(): tensor for tensor in state.values()}
         halved = {key: tensor.to("cpu", torch.float16) for key, tensor in kept.items()}
         halves = {name: halved[tensor.data_ptr()] for name, tensor in state.items()}
-        for old in self.folder.glob("model*.safetensors*"):
-            old.unlink()
-        model.save_pretrained(self.folder, state_dict=halves, max_shard_size="40MB")
+        self._remove_weights()
+        model.save_pretrained(self.folder, state_dict=halves, max_shard_size=_SHARD)
         training.objective.processor.save_pretrained(self.folder)
 
     def _write_adapter(self) -> None:
@@ -88,14 +95,39 @@ class CaptionerFiles:
         self._adapted.save_pretrained(self.folder, save_embedding_layers=False)
         (self.folder / "README.md").unlink(missing_ok=True)
 
+    def _remove_weights(self) -> None:
+        for old in self.folder.glob("model*.safetensors*"):
+            old.unlink()
+
+    def finish(self) -> None:
+        """Bring the best weights into their last form: 8 bits if asked for.
+
+        Raises:
+            MissingDependencyError: bitsandbytes is not installed.
+        """
+        if not self._eight_bit:
+            return
+        import torch
+        from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
+
+        # A head tied to the word embeddings would be written twice if it were in 8 bits.
+        settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+        model = InstructBlipForConditionalGeneration.from_pretrained(
+            self.folder,
+            dtype=torch.float16,
+            quantization_config=settings,
+            device_map={"": "cpu"},
+            use_safetensors=True,
+        )
+        self._remove_weights()
+        model.save_pretrained(self.folder, max_shard_size=_SHARD)
+
     def read_back(self, training: CaptionTraining) -> None:
         """Put into the model what was written: the best weights, as they were rounded."""
-        from safetensors.torch import load_file
-
         if self._adapted is not None:
             from peft import set_peft_model_state_dict
+            from safetensors.torch import load_file
 
             set_peft_model_state_dict(self._adapted, load_file(self.folder / ADAPTER_WEIGHTS))
             return
-        for path in sorted(self.folder.glob("model*.safetensors")):
-            training.objective.model.load_state_dict(load_file(path), strict=False)
+        training.objective.model.load_state_dict(read_tensors(self.folder), strict=False)

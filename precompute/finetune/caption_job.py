@@ -113,6 +113,8 @@ class _Job:
             self._history.append({"epoch": 0, "untuned": untuned})
         if recipe.epochs:
             self._learn(probe)
+            if self._main:
+                self._files.finish()
         report: dict[str, Any] = {}
         if probe and recipe.epochs:
             # Others than the main process do not write, and must not read half a file.

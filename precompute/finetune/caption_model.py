@@ -11,11 +11,11 @@ from core.decoding import Decoding
 from precompute.metrics import normalise_caption
 
 if TYPE_CHECKING:
-    import torch
     from transformers import (
+        BlipImageProcessor,
         InstructBlipForConditionalGeneration,
         InstructBlipProcessor,
-        InstructBlipVisionConfig,
+        InstructBlipVisionModel,
         PreTrainedTokenizerFast,
     )
 
@@ -95,21 +95,20 @@ def new_tokenizer(captions: Iterable[str], *, min_count: int) -> PreTrainedToken
 
 def new_model(
     tokenizer: PreTrainedTokenizerFast,
-    vision_config: InstructBlipVisionConfig,
-    vision_state: dict[str, torch.Tensor],
+    tower: InstructBlipVisionModel,
+    image_processor: BlipImageProcessor,
     sizes: SmallSizes,
 ) -> tuple[InstructBlipForConditionalGeneration, InstructBlipProcessor]:
     """Put a fresh Q-Former and a fresh T5 behind a pretrained image tower.
 
     Args:
         tokenizer: Of the language model and of the Q-Former.
-        vision_config: Of the image tower.
-        vision_state: Its weights.
+        tower: The image tower, which becomes part of the model.
+        image_processor: What it was trained with.
         sizes: Of what is fresh. Initialised from torch's global seed.
     """
     import torch
     from transformers import (
-        BlipImageProcessor,
         InstructBlipConfig,
         InstructBlipForConditionalGeneration,
         InstructBlipProcessor,
@@ -118,16 +117,8 @@ def new_model(
     )
 
     # The processor adds <image> as a special token, which is in the vocabulary already.
-    side = vision_config.image_size
     processor = InstructBlipProcessor(
-        BlipImageProcessor(
-            size={"height": side, "width": side},
-            image_mean=[0.485, 0.456, 0.406],
-            image_std=[0.229, 0.224, 0.225],
-        ),
-        tokenizer,
-        tokenizer,
-        num_query_tokens=sizes.queries,
+        image_processor, tokenizer, tokenizer, num_query_tokens=sizes.queries
     )
     # BERT's 0.02 suits its width of 768: at this one the image would hardly reach the queries.
     scale = sizes.width**-0.5
@@ -158,7 +149,7 @@ def new_model(
         decoder_start_token_id=0,
     )
     config = InstructBlipConfig(
-        vision_config=vision_config.to_dict(),
+        vision_config=tower.config.to_dict(),
         qformer_config=qformer.to_dict(),
         text_config=language.to_dict(),
         num_query_tokens=sizes.queries,
@@ -166,7 +157,7 @@ def new_model(
         initializer_range=scale,
     )
     model = InstructBlipForConditionalGeneration(config)
-    model.vision_model.load_state_dict(vision_state)
+    model.vision_model.load_state_dict(tower.state_dict())
     # Zeros, the class's own start, would leave all queries the same forever.
     torch.nn.init.normal_(model.query_tokens)
     model.generation_config.suppress_tokens = [

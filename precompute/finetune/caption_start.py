@@ -95,28 +95,35 @@ class Start:
         self._small: tuple[Any, Any] | None = None
         self.accelerator, self._device = _accelerator(device)
 
-    def build_small(
-        self,
-        words_of: Pairs,
-        vision: Path,
-        layers: int,
-        image_size: int,
-        min_count: int,
-        seed: int,
-    ) -> None:
-        """Make a fresh Q-Former and language model behind a ViT, with the words of captions."""
+    def build_small(self, words_of: Pairs, vision: Path, min_count: int, seed: int) -> None:
+        """Make a fresh Q-Former and language model behind a ViT, with the words of captions.
+
+        Raises:
+            SourceError: The folder holds no image tower of InstructBLIP's kind.
+        """
         import torch
+        from safetensors import SafetensorError
+        from transformers import BlipImageProcessor, InstructBlipVisionModel
 
         from precompute.finetune.caption_model import SmallSizes, new_model, new_tokenizer
-        from precompute.finetune.vision_init import load_vision_tower
 
         torch.manual_seed(seed)
-        config, state = load_vision_tower(vision, layers=layers, image_size=image_size)
+        try:
+            tower = InstructBlipVisionModel.from_pretrained(
+                vision, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+            image_processor = BlipImageProcessor.from_pretrained(vision, local_files_only=True)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise SourceError(
+                f"{vision} holds no image tower: give the folder that finetune distil wrote."
+            ) from error
         texts = (text for captions in words_of.captions for text in captions)
         tokenizer = new_tokenizer(texts, min_count=min_count)
-        self._small = new_model(tokenizer, config, state, SmallSizes())
+        self._small = new_model(tokenizer, tower, image_processor, SmallSizes())
 
-    def prepare(self, recipe: CaptionRecipe, wanted: Wanted, out: Path) -> Prepared:
+    def prepare(
+        self, recipe: CaptionRecipe, wanted: Wanted, out: Path, *, eight_bit: bool = False
+    ) -> Prepared:
         """Read the weights, mark what is trained, and make the run's folder.
 
         Args:
@@ -124,6 +131,7 @@ class Start:
                 ``wanted`` decides is overwritten, and so is ``frozen_layers``.
             wanted: About the trained weights.
             out: Gets the model.
+            eight_bit: Whether a whole model is written in 8 bits.
 
         Raises:
             ModelError: The checkpoint cannot be loaded.
@@ -149,11 +157,13 @@ class Start:
         decoding, recipe = _instructed(decoding, recipe)
         torch.manual_seed(recipe.seed)
         adapted = mark_trained(model, recipe) if recipe.epochs else None
+        if eight_bit and adapted is not None:
+            raise SourceError("--eight-bit is for a whole model; an adapter is small as it is.")
         if self._save_memory:
             save_memory(model)
         training = CaptionTraining(CaptionObjective(model, processor, recipe), self.accelerator)
         out.mkdir(parents=True, exist_ok=True)
-        files = CaptionerFiles(out, decoding, adapted, self._spec)
+        files = CaptionerFiles(out, decoding, adapted, self._spec, eight_bit=eight_bit)
         return Prepared(training, files, decoding, files.origin)
 
     def _model(self, recipe: CaptionRecipe) -> tuple[Any, Any, Decoding]:

@@ -58,14 +58,9 @@ def run(
         ),
     ] = None,
     init_vision: Annotated[
-        Path | None, typer.Option(help="Start anew behind this ViT (ONNX), not from --model.")
+        Path | None,
+        typer.Option(help="Start anew behind this image tower, of finetune distil."),
     ] = None,
-    vision_layers: Annotated[
-        int, typer.Option(min=1, help="Blocks to take from --init-vision.")
-    ] = 10,
-    image_size: Annotated[int, typer.Option(min=28, help="Pixels a side, with --init-vision.")] = (
-        224
-    ),
     min_count: Annotated[
         int, typer.Option(min=1, help="Words used less often are left out, with --init-vision.")
     ] = 4,
@@ -158,6 +153,10 @@ def run(
     save_every: Annotated[
         int, typer.Option(min=1, help="Batches after which progress is kept.")
     ] = 500,
+    eight_bit: Annotated[
+        bool,
+        typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size."),
+    ] = False,
     features: Annotated[
         Path | None,
         typer.Option(help="Folder of the frozen blocks' output, to share between runs."),
@@ -207,9 +206,10 @@ def run(
         caption_job.check_metrics()
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
-        start.build_small(whole, init_vision, vision_layers, image_size, min_count, seed)
+        start.build_small(whole, init_vision, min_count, seed)
     course = caption_job.Course(patience, probe, save_every, features, typer.echo)
-    report = caption_job.train(start.prepare(recipe, wanted, out), pairs, measured, course)
+    prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
+    report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:
         typer.echo(json.dumps(report))
 

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional
 from tqdm import tqdm
+from transformers import BlipImageProcessor
 
 from core.files import sha256_of, write_atomically
 from core.instructblip_tower import as_open_clip
@@ -208,7 +209,7 @@ class _Training:
             betas=(0.9, 0.98),
         )
         self._average = {name: p.detach().clone() for name, p in student.named_parameters()}
-        embeddings = functional.normalize(torch.from_numpy(known.embeddings[:]), dim=-1)
+        embeddings = functional.normalize(torch.from_numpy(np.array(known.embeddings)), dim=-1)
         self._centre = embeddings.mean(dim=0).to(device)
         sample = torch.from_numpy(known.tokens[:: max(1, len(known) // 150)].astype(np.float32))
         flat = sample[:, 1:].flatten(0, 1)
@@ -279,7 +280,7 @@ class _Training:
         with torch.no_grad():
             for name, parameter in self._student.named_parameters():
                 self._average[name].lerp_(parameter, 1 - kept)
-        return {"cosine": float(cosine), "structure": float(structure), "tokens": float(patches)}
+        return {"cosine": cosine.item(), "structure": structure.item(), "tokens": patches.item()}
 
     def likeness(self, held_out: Answers | None) -> float | None:
         """Return the mean cosine of centred embeddings to the teacher's; None without images."""
@@ -313,6 +314,9 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def _write(student: Student, out: Path, report: dict[str, Any]) -> None:
     student.tower.half().save_pretrained(out)
+    BlipImageProcessor(
+        size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=_MEAN, image_std=_DEVIATION
+    ).save_pretrained(out)
     tower = as_open_clip(student.tower.state_dict()) | {"proj": student.projection.weight.T}
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tower.items()}
     write_atomically(out / TOWER_NAME, save(halves))

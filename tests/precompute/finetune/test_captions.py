@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
+from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
 from core.captioners import InstructBlipCaptioner
 from core.decoding import Decoding
@@ -73,8 +73,8 @@ def tiny_model(pairs: Pairs):
         patch_size=14,
         initializer_range=0.2,
     )
-    state = InstructBlipVisionModel(config).state_dict()
-    return new_model(tokenizer, config, state, SIZES)
+    image_processor = BlipImageProcessor(size={"height": 28, "width": 28})
+    return new_model(tokenizer, InstructBlipVisionModel(config), image_processor, SIZES)
 
 
 PROMPTS = (

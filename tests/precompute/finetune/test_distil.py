@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, InstructBlipVisionModel
 from typer.testing import CliRunner
 
+from core.captioners import InstructBlipCaptioner
 from core.clip_towers import build_image_tower
 from core.errors import SourceError
+from core.models import ModelSpec
 from precompute.__main__ import app
 from precompute.finetune.clip_onnx import outputs, read_weights
 from precompute.finetune.distil_recipe import DistilRecipe
@@ -207,6 +210,43 @@ def test_the_command(in_8_bits, photos, tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["steps"] == 2
     assert metrics["recipe"]["without"] == [1]
+
+
+def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, photos, tmp_path):
+    images = FolderImages.read(photos)
+    distil(images, None, in_8_bits, tmp_path / "tower", _after(1))
+    captioned = tmp_path / "captioned"
+    shutil.copytree(photos, captioned)
+    with (captioned / "metadata.jsonl").open("w") as file:
+        for number, path in enumerate(sorted(captioned.glob("*.png"))):
+            captions = [f"a picture with colour number {number % 3} in the corner"] * 2
+            file.write(json.dumps({"file_name": path.name, "captions": captions}) + "\n")
+    arguments = ["finetune", "captions", "--data", str(captioned), "--validation", str(captioned)]
+    arguments += ["--init-vision", str(tmp_path / "tower"), "--out", str(tmp_path / "captioner")]
+    arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "captioner" / "config.json").read_text())
+    assert config["quantization_config"]["load_in_8bit"] is True
+    stored = {}
+    for path in (tmp_path / "captioner").glob("*.safetensors"):
+        stored |= load_file(path)
+    matrices = {name for name, tensor in stored.items() if tensor.dtype == torch.int8}
+    assert "vision_model.encoder.layers.0.mlp.fc1.weight" in matrices
+    assert any(name.startswith("language_model") for name in matrices)
+    spec = ModelSpec("grown", f"path:{tmp_path / 'captioner'}", licence="")
+    (caption,) = InstructBlipCaptioner(spec, device="cpu").caption([images.image(0)])
+    assert caption.text
+    metrics = json.loads((tmp_path / "captioner" / "metrics.json").read_text())
+    assert metrics["validation"]["images"] == 12
+
+
+def test_a_folder_without_a_tower_is_refused(photos, tmp_path):
+    arguments = ["finetune", "captions", "--data", str(photos), "--out", str(tmp_path / "out")]
+    (photos / "metadata.jsonl").write_text('{"file_name": "00.png", "captions": ["a dog"]}\n')
+    result = CliRunner().invoke(app, [*arguments, "--init-vision", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no image tower" in result.output
 
 
 def _after(epochs: float) -> DistilRecipe:
