@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from core.records import UNSURE, Caption
+import pytest
+
+from core.records import UNSURE, Caption, Hit
+from core.ui.cards import Standing, detail_of, hit_row
+from core.ui.endpoints import compare_json
 from core.ui.sureness import sureness, with_sureness
+from tests.planted_app import (
+    PICTURES,
+    image_id,
+    planted_profile,
+    shelf_of,
+    write_planted_gallery,
+)
 
 
 def spoken(markup: str) -> str:
@@ -43,3 +55,45 @@ def test_a_label_says_the_doubt_too():
     assert with_sureness(Caption("a dog", (UNSURE,))) == (
         "a dog (unsure: the CLIP lens finds that this caption hardly fits its picture)"
     )
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory):
+    """The second picture's caption is unsure."""
+    folder = tmp_path_factory.mktemp("doubtful")
+    pictures = [
+        PICTURES[0],
+        replace(PICTURES[1], confidence=0.58, flags=(UNSURE,)),
+    ]
+    profile = planted_profile(folder)
+    write_planted_gallery(folder / "gallery", profile, pictures)
+    return shelf_of([folder / "gallery"], profile).entry()
+
+
+def test_cards_with_a_caption_show_it_and_the_others_have_it_in_their_label(doubtful):
+    hits = [Hit(image_id(1), 0.8, 1), Hit(image_id(0), 0.5, 2)]
+    row = hit_row(doubtful, hits, Standing(), lens="captions")
+    assert [seen(part) for part in re.findall(r'<span class="tl-sure">.*?</button>', row)] == [
+        "unsurecaptioner 58%",
+        "62% sure",
+    ]
+    row = hit_row(doubtful, hits, Standing(), lens="clip")
+    assert "tl-sure" not in row
+    assert re.findall(r'alt="([^"]*)"', row) == [
+        "a white dog sleeps (unsure: the CLIP lens finds that this caption hardly fits its "
+        "picture)",
+        "a brown dog runs on the beach",
+    ]
+
+
+def test_the_detail_view_and_the_api_say_it(doubtful):
+    detail = detail_of(doubtful, doubtful.gallery.record(image_id(1)), Standing())
+    assert detail["confidence"] == "58% sure of its words, on average"
+    assert detail["flags"] == [
+        "Unsure: the CLIP lens finds that this caption hardly fits its picture."
+    ]
+    hits = compare_json(doubtful, "dog", 2)["captions"]
+    assert {hit["id"]: (hit["unsure"], hit["confidence"]) for hit in hits} == {
+        image_id(0): (False, 0.625),
+        image_id(1): (True, 0.58),
+    }
