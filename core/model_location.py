@@ -28,7 +28,10 @@ def located(given: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
         ModelNotFoundError: There is no such folder, and no such repository that can be reached.
     """
     for spec in known:
-        if given in (spec.source, f"{spec.source.partition(':')[2]}@{spec.revision}"):
+        hub_id = spec.source.partition(":")[2]
+        if given == spec.source or (
+            spec.revision and given in (hub_id, f"{hub_id}@{spec.revision}")
+        ):
             return spec
     kind, _, rest = given.partition(":")
     if kind in ("asset", "path") and rest:

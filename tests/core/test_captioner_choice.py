@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import InstructBlipForConditionalGeneration
 
 from core.captioner_choice import captioner_spec, with_captioner
-from core.captioners import InstructBlipCaptioner, decoding_of
+from core.captioner_reading import decoding_of
+from core.captioners import InstructBlipCaptioner
 from core.config import Settings
 from core.decoding import DECODING_FILE
 from core.errors import ModelNotFoundError
@@ -118,6 +119,7 @@ def test_what_is_not_there_is_one_sentence(hub, given, sentence):
 def test_a_profiles_own_captioner_keeps_its_description():
     full = PROFILES["full"].captioner
     assert captioner_spec(f"Salesforce/instructblip-flan-t5-xl@{full.revision}") == full
+    assert captioner_spec("Salesforce/instructblip-flan-t5-xl") == full
     assert captioner_spec("asset:mini-instructblip") == PROFILES["mini"].captioner
     assert with_captioner(PROFILES["mini"], None) is PROFILES["mini"]
 
