@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from core.decoding import DECODING_FILE, Decoding, read_decoding
-from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
+from core.captioner_reading import (
+    decoding_of,
+    read_blip,
+    read_instructblip,
+    supported_precision,
+)
+from core.decoding import Decoding, read_decoding
 from core.generation import better, judged, search_arguments, unlike
 from core.models import ModelSpec, Precision
 from core.records import Caption
 from core.sampling import sampling_arguments
-from core.weights import files_of, local_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
 _log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 32
 """Images that are in memory as tensors at once; a longer request is cut into several."""
-
-_FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
-"""Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
-
 
 BLIP_DECODING = Decoding(
     prompt="",
@@ -220,24 +216,10 @@ class BlipCaptioner(_GeneratingCaptioner):
     """
 
     def _load(self) -> _Loaded:
-        from transformers import BlipForConditionalGeneration, BlipProcessor
-
         from core.devices import resolve_device
 
-        folder = files_of(self.spec, "*.json", "*.txt", "*.safetensors")
-        require_safetensors(self.spec.name, folder)
         device = resolve_device(self._device)
-        where, options = _whereabouts(self.spec, folder)
-        with _one_sentence(self.spec, folder):
-            processor = BlipProcessor.from_pretrained(where, **options)
-            model, report = BlipForConditionalGeneration.from_pretrained(
-                where,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
-        _check_complete(self.spec, report)
+        model, processor, folder = read_blip(self.spec)
         decoding = self._decoding or read_decoding(folder, BLIP_DECODING)
         return _Loaded(model.to(device).eval(), processor, device, decoding, None)
 
@@ -253,161 +235,6 @@ class BlipCaptioner(_GeneratingCaptioner):
             output = loaded.model.generate(**inputs, **{**search_arguments(decoding), **search})
         text_model = loaded.model.text_decoder
         return judged(loaded.processor, output, text_model, replace(decoding, prompt=""))
-
-
-def require_safetensors(name: str, folder: Path | None) -> None:
-    """Raise ModelError unless a checkpoint's folder holds safetensors; None never does.
-
-    Args:
-        name: What the error calls the checkpoint.
-        folder: Where its files are.
-    """
-    if folder is None or not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{name} has no weights in safetensors, and TwoLens reads no others: save it in that "
-            "format once, as the README says, and name its folder in TWOLENS_UPLOAD_CAPTIONER."
-        )
-
-
-def _has_bitsandbytes() -> bool:
-    return importlib.util.find_spec("bitsandbytes") is not None
-
-
-def supported_precision(precision: Precision, device: str) -> Precision:
-    """Return the precision that a device and the installed packages allow in place of one."""
-    if not device.startswith("cuda"):
-        return "fp32"
-    if precision == "int8" and not _has_bitsandbytes():
-        _log.warning("bitsandbytes is not installed: bf16 instead of int8")
-        return "bf16"
-    return precision
-
-
-def decoding_of(spec: ModelSpec) -> Decoding:
-    """Return what a checkpoint asks for in ``twolens.json``; for an adapter, else its base."""
-    inherited = decoding_of(spec.base) if spec.base else Decoding()
-    return read_decoding(files_of(spec, DECODING_FILE), inherited)
-
-
-def read_instructblip(
-    spec: ModelSpec, device: str, precision: Precision, *, dtype: str = ""
-) -> tuple[Any, Any]:
-    """Return the model in evaluation mode on its device, and its processor.
-
-    An adapter is merged into its base, or stays beside it if that is in 8 bits.
-
-    Args:
-        spec: Which checkpoint.
-        device: A torch device.
-        precision: Exactly this one.
-        dtype: Of what is not in 8 bits, by its name in torch; bfloat16 unless in fp32.
-
-    Raises:
-        ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
-        MissingDependencyError: bitsandbytes or peft is needed and not installed.
-        ModelError: The checkpoint is damaged, or its parts do not belong together.
-    """
-    import torch
-    from transformers import (
-        BitsAndBytesConfig,
-        InstructBlipForConditionalGeneration,
-        InstructBlipProcessor,
-    )
-
-    if spec.base is not None:
-        from core.adapters import add_adapter
-
-        model, processor = read_instructblip(spec.base, device, precision, dtype=dtype)
-        return add_adapter(model, spec, merge=precision != "int8"), processor
-    if precision == "int8" and not _has_bitsandbytes():
-        raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
-    folder = local_folder(spec)
-    where, options = _whereabouts(spec, folder)
-    quantization = None
-    if precision == "int8":
-        quantization = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_skip_modules=list(_FULL_PRECISION_MODULES)
-        )
-    with _one_sentence(spec, folder):
-        processor = InstructBlipProcessor.from_pretrained(where, **options)
-        multiplied_out = _multiplied_out(folder) if precision != "int8" else {}
-        model, report = InstructBlipForConditionalGeneration.from_pretrained(
-            None if multiplied_out else where,
-            dtype=getattr(torch, dtype or ("float32" if precision == "fp32" else "bfloat16")),
-            use_safetensors=True,
-            trust_remote_code=False,
-            quantization_config=quantization,
-            device_map={"": device} if quantization else None,
-            output_loading_info=True,
-            **multiplied_out,
-            **options,
-        )
-    _check_complete(spec, report)
-    _check_image_tokens(spec.name, model.config, processor)
-    return (model if quantization else model.to(device)).eval(), processor
-
-
-def _multiplied_out(folder: Path | None) -> dict[str, Any]:
-    """Return the configuration and weights of a checkpoint in 8 bits, in floats; else nothing.
-
-    transformers would run it in 8 bits, which a CPU does slowly and only with bitsandbytes.
-    """
-    from transformers import InstructBlipConfig
-
-    from core.tensors import is_8_bit, read_tensors
-
-    config = InstructBlipConfig.from_pretrained(folder) if folder else None
-    if folder is None or not is_8_bit(config):
-        return {}
-    del config.quantization_config
-    return {"config": config, "state_dict": read_tensors(folder)}
-
-
-def _whereabouts(spec: ModelSpec, folder: Path | None) -> tuple[str, dict[str, Any]]:
-    if folder:
-        return str(folder), {"local_files_only": True}
-    return spec.source.partition(":")[2], {"revision": spec.revision}
-
-
-@contextmanager
-def _one_sentence(spec: ModelSpec, folder: Path | None) -> Iterator[None]:
-    """Turn what a loader raises into an error of ours."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(f"The weights of {spec.name} are damaged: {error}.") from error
-    except (OSError, ValueError) as error:
-        remedy = (
-            "Its folder holds no complete checkpoint in safetensors."
-            if folder
-            else "Check the connection to the Hugging Face Hub, or choose the mini profile."
-        )
-        raise ModelNotFoundError(spec.name, remedy) from error
-
-
-def _check_complete(spec: ModelSpec, report: Any) -> None:  # noqa: ANN401 - transformers' own
-    if report["missing_keys"]:
-        raise ModelError(
-            f"The checkpoint of {spec.name} lacks {len(report['missing_keys'])} of its weights, "
-            f"{min(report['missing_keys'])} among them."
-        )
-
-
-def _check_image_tokens(name: str, config: Any, processor: Any) -> None:  # noqa: ANN401
-    """Refuse a processor that would mark other places for the image than the model fills."""
-    if processor.num_query_tokens != config.num_query_tokens:
-        raise ModelError(
-            f"The processor of {name} makes room for {processor.num_query_tokens} image tokens, "
-            f"but its model has {config.num_query_tokens}."
-        )
-    marker = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
-    if config.image_token_index is None or config.image_token_index != marker:
-        raise ModelError(
-            f"The model of {name} expects the image token {config.image_token_index}, but its "
-            f"tokenizer writes {marker}."
-        )
 
 
 def _generate(

@@ -6,7 +6,8 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.captioners import BlipCaptioner, InstructBlipCaptioner, require_safetensors
+from core.captioner_reading import require_safetensors
+from core.captioners import BlipCaptioner, InstructBlipCaptioner
 from core.devices import resolve_device
 from core.errors import ModelNotFoundError
 from core.model_location import located

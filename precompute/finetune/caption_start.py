@@ -173,7 +173,7 @@ class Start:
             raise ModelError("There is no checkpoint to start from.")
         import torch
 
-        from core.captioners import decoding_of, read_instructblip
+        from core.captioner_reading import decoding_of, read_instructblip
 
         half = self._device.startswith("cuda") and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if half and recipe.precision != "fp32" else "float32"

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
 
-from core.captioners import InstructBlipCaptioner, read_instructblip
+from core.captioner_reading import read_instructblip
+from core.captioners import InstructBlipCaptioner
 from core.clip_choice import clip_spec
 from core.encoders import ClipEncoder
 from core.errors import ModelNotFoundError
