@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from core.ui.upload_views import (
     captions_table,
     downloads_view,
     finished_view,
+    given_up_view,
     nothing_view,
     ready_view,
     running_view,
@@ -75,11 +77,18 @@ class UploadHandlers:
         except Exception as error:
             yield trouble_view(sentence_for(error, "describing"), session), *self._after(session)
 
-    def on_stop(self, upload_id: str | None) -> None:
-        """End the run after the batch it is at."""
+    def on_stop(self, upload_id: str | None) -> tuple:
+        """End the run after the batch it is at; before it began: the state, and a new word.
+
+        The change of that word is what gives up the place in the queue.
+        """
         session = self._desk.find(upload_id)
-        if session is not None:
-            session.stop()
+        if session is None or not (session.is_busy or session.waiting):
+            return gr.skip(), gr.skip()
+        session.stop()
+        if session.is_busy:
+            return gr.skip(), gr.skip()  # the run itself says what it did
+        return given_up_view(session), secrets.token_hex(8)
 
     def on_search(self, query: str, k: object, upload_id: str | None) -> str:
         """Compare both lenses on what is described so far: the results."""

@@ -23,7 +23,9 @@ DESCRIBE_EVENT: dict[str, Any] = {
 TABLE_BRIDGE = """
 element.addEventListener('change', (event) => {
   const field = event.target.closest('[data-caption]');
-  if (field) trigger('correct', {id: field.dataset.caption, caption: field.value});
+  if (!field) return;
+  field.nextElementSibling.replaceChildren();
+  trigger('correct', {id: field.dataset.caption, caption: field.value});
 });
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-remove]');
@@ -64,6 +66,7 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
     state = gr.HTML(
         nothing_view(), apply_default_css=False, elem_id="upload-state", elem_classes=["tl-bare"]
     )
+    left_queue = gr.Textbox(visible="hidden")
     box = search_box("upload", k_label="Pictures per lens")
     ask = picture_query("upload")
     results = gr.HTML(
@@ -95,7 +98,7 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
         sender.upload(
             on.on_files, [visitor, sender], [visitor, sender, state], preprocess=False, **each_one
         )
-    describe.click(
+    run = describe.click(
         on.on_describe,
         visitor,
         [state, results, table, downloads],
@@ -103,7 +106,9 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
         api_visibility="private",
         **DESCRIBE_EVENT,
     )
-    stop.click(on.on_stop, visitor, None, **PAGE_EVENT)
+    stop.click(on.on_stop, visitor, [state, left_queue], **PAGE_EVENT)
+    # Only for a run that has not begun: one that has ends by itself and keeps its last batch.
+    left_queue.change(None, cancels=[run])
     forget.click(
         on.on_forget,
         visitor,

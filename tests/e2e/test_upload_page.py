@@ -260,6 +260,37 @@ def test_the_queue_tells_a_visitor_their_place_and_when_it_is_full(open_tab, upl
     visits[3].problems.clear()  # the browser reports the refusal of the full queue
 
 
+def test_stop_gives_up_a_place_in_the_queue_and_keeps_the_photos(open_tab, uploads, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(picture_bytes((8, 8, 8)))
+    visits = [open_tab() for _ in range(4)]
+    for visit in visits:
+        drop_files(visit, path)
+        expect(state(visit)).to_contain_text("1 photo is ready")
+    running, stopped, behind, late = visits
+    calls = uploads.captioner.calls
+    uploads.captioner.gate.clear()
+    running.page.click("#upload-describe")
+    expect(state(running)).to_contain_text("Describing your photos")
+    for visit, place in ((stopped, "queue: 1/1"), (behind, "queue: 2/2")):
+        visit.page.click("#upload-describe")
+        expect(visit.page.locator("#upload-state")).to_contain_text(place)
+    stopped.page.click("#upload-stop")
+    expect(state(stopped)).to_contain_text(
+        "Stopped before it began; the place in the queue is free again. 1 photo still waits."
+    )
+    expect(stopped.page.locator("#upload-state")).not_to_contain_text("queue:")
+    late.page.click("#upload-describe")  # the queue was full before
+    expect(late.page.locator("#upload-state")).to_contain_text("queue: 2/2")
+    uploads.captioner.gate.set()
+    for visit in (running, behind, late):
+        expect(state(visit)).to_contain_text("1 photo described")
+    assert uploads.captioner.calls == calls + 3
+    expect(state(stopped)).to_contain_text("Stopped before it began")
+    stopped.page.click("#upload-describe")
+    expect(state(stopped)).to_contain_text("1 photo described")
+
+
 def everything_gradio_keeps(page) -> str:
     return str([session.config_values for session in page.state_holder.session_data.values()])
 
