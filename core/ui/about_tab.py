@@ -47,6 +47,11 @@ _NUMBERS = (
         "How probable the captioner found its own words, on average. It says nothing on whether "
         "they are true.",
     ),
+    (
+        "unsure",
+        "A caption that hardly fits its picture, as the CLIP lens sees it: no better than what the "
+        "captioner says of anything. The threshold was chosen on photos.",
+    ),
 )
 
 
