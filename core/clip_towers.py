@@ -158,17 +158,32 @@ def build_image_tower(model_cfg: Mapping[str, Any]) -> torch.nn.Module:
 def build_text_tower(model_cfg: Mapping[str, Any]) -> torch.nn.Module:
     """Build the text tower of an open_clip configuration.
 
-    Weights are random, but for a transformer that an installed package supplies.
+    Weights are random, but for a transformer that an installed package supplies. Beside what
+    open_clip knows, ``hf_proj_width`` gives the inner width of an MLP as the last projection,
+    which open_clip would make narrow and without biases.
     """
     from open_clip.model import _build_text_tower
 
     text_cfg = dict(model_cfg["text_cfg"])
+    width = text_cfg.pop("hf_proj_width", None)
     base = _base_package(model_cfg)
     if "hf_model_name" in text_cfg:
         text_cfg["hf_model_name"] = str(base or text_cfg["hf_model_name"])
         text_cfg["hf_model_pretrained"] = base is not None
     quick_gelu = bool(model_cfg.get("quick_gelu", False))
-    return _build_text_tower(model_cfg["embed_dim"], text_cfg, quick_gelu).float()
+    tower = _build_text_tower(model_cfg["embed_dim"], text_cfg, quick_gelu).float()
+    if width is not None:
+        tower.proj = _wide_projection(tower.proj[0].in_features, width, model_cfg["embed_dim"])
+    return tower
+
+
+def _wide_projection(features: int, width: int, dim: int) -> torch.nn.Module:
+    from torch import nn
+
+    # The dropout counts in training only.
+    return nn.Sequential(
+        nn.Linear(features, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, dim)
+    )
 
 
 def text_tokenizer(model_cfg: Mapping[str, Any]) -> Callable[[Sequence[str]], torch.Tensor]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 _CLASSIFIER = ("classifier.", "_fc.", "fc.", "head.")
 _TOWER_PREFIXES = ("visual.", "module.visual.")
 _HEADS = ("head.", "proj")
+_LAST_NORM = "ln_post."
 
 
-def load_image_weights(module: torch.nn.Module, weights: Path) -> bool:
+def load_image_weights(module: torch.nn.Module, weights: Path, *, lent: bool = False) -> bool:
     """Fill an image tower, or its trunk alone, with weights from a file.
 
     A file that names the tensors of the tower (with or without ``visual.`` before) fills it by
@@ -33,6 +34,7 @@ def load_image_weights(module: torch.nn.Module, weights: Path) -> bool:
     Args:
         module: Filled in place.
         weights: A ``.safetensors`` file, or a ``.pth`` that holds nothing but tensors.
+        lent: The blocks are a captioner's: only the last layer norm and the head are taken.
 
     Returns:
         Whether the head was in the file.
@@ -45,6 +47,9 @@ def load_image_weights(module: torch.nn.Module, weights: Path) -> bool:
         if any(name.startswith(prefix) for name in tensors):
             tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if prefix in n}
     own = module.state_dict()
+    if lent:
+        tensors = {n: t for n, t in tensors.items() if n.startswith((*_HEADS, _LAST_NORM))}
+        own = {name: own[name] for name in own if name.startswith((*_HEADS, _LAST_NORM))}
     body = {name for name in own if not name.startswith(_HEADS)}
     if body <= set(tensors):
         given = {name: tensors[name] for name in own if name in tensors}

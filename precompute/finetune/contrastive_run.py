@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from core.clip_choice import clip_spec
 from core.clip_towers import (
     ClipFiles,
+    lender_of,
     load_image_tower,
     load_text_tower,
     new_image_tower,
@@ -284,7 +285,8 @@ class _Preparation:
 
     def _student(self) -> Student:
         inputs, recipe, start = self._inputs, self._recipe, self._inputs.start
-        replaced = "image" in inputs.new_heads and inputs.image_weights is not None
+        whole = inputs.image_weights is not None and lender_of(start) is None
+        replaced = whole and "image" in inputs.new_heads
         self._image = new_image_tower(start) if replaced else load_image_tower(start)
         packaged = (start.model_cfg["text_cfg"].get("hf_model_name") or "").startswith("package:")
         # Where all of a text tower is new or in a package, its weights need not be in the file.
@@ -292,7 +294,9 @@ class _Preparation:
         self._text = new_text_tower(start) if bare else load_text_tower(start)
         has_head = False
         if inputs.image_weights is not None:
-            has_head = load_image_weights(self._image.module, inputs.image_weights)
+            has_head = load_image_weights(
+                self._image.module, inputs.image_weights, lent=lender_of(start) is not None
+            )
         image = Tower(
             self._image.module,
             unlocked=recipe.unlock_image,

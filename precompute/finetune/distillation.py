@@ -41,7 +41,7 @@ _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _WARM_UP = 20
 _SHARPNESS = 20.0
 _TEACHER_BATCH = 8
-_TYPICAL = 128
+_TYPICAL = 256
 
 
 class Answers:
@@ -189,7 +189,7 @@ def distil(
         "steps": steps,
         "recipe": asdict(recipe),
     }
-    _write(student.cpu(), out, report)
+    write_student(student.cpu(), normalised(known.pixels[:_TYPICAL]), out, report)
     return report
 
 
@@ -292,7 +292,7 @@ class _Training:
             for start in range(0, len(held_out), self._recipe.batch_size):
                 rows = slice(start, start + self._recipe.batch_size)
                 embeddings, _ = self._student(normalised(held_out.pixels[rows]).to(self._device))
-                answers = torch.from_numpy(held_out.embeddings[rows]).to(self._device)
+                answers = torch.from_numpy(np.array(held_out.embeddings[rows])).to(self._device)
                 found.append((self._centred(embeddings) * self._centred(answers)).sum(dim=-1))
         return float(torch.cat(found).mean())
 
@@ -312,12 +312,31 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _write(student: Student, out: Path, report: dict[str, Any]) -> None:
+def write_student(
+    student: Student, pixels: torch.Tensor, out: Path, report: dict[str, Any]
+) -> None:
+    """Write the tower for a captioner, and with its projection for open_clip.
+
+    For open_clip the mean embedding of typical images is taken off, by the bias of the last layer
+    norm: what all embeddings share says nothing, and hides differences from a cosine.
+
+    Args:
+        student: On the CPU.
+        pixels: float32 (n, 3, size, size), the typical images, normalised.
+        out: Gets the files that :func:`distil` names.
+        report: Becomes ``metrics.json``.
+    """
+    student.eval()
+    with torch.inference_mode():
+        mean = student(pixels)[0].mean(dim=0)
+    projection = student.projection.weight.detach()
+    tower = as_open_clip(student.tower.state_dict()) | {"proj": projection.T}
+    tower["ln_post.bias"] = tower["ln_post.bias"] - torch.linalg.pinv(projection) @ mean
+    halves = {name: tensor.detach().half().contiguous() for name, tensor in tower.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / TOWER_NAME, save(halves))
     student.tower.half().save_pretrained(out)
     BlipImageProcessor(
         size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=_MEAN, image_std=_DEVIATION
     ).save_pretrained(out)
-    tower = as_open_clip(student.tower.state_dict()) | {"proj": student.projection.weight.T}
-    halves = {name: tensor.detach().half().contiguous() for name, tensor in tower.items()}
-    write_atomically(out / TOWER_NAME, save(halves))
     write_atomically(out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())

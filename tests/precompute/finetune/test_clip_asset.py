@@ -153,3 +153,25 @@ def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
     names, borrows = written(student, tmp_path / "whole")
     assert not borrows
     assert {"visual.conv1.weight", "visual.class_embedding", "visual.ln_post.weight"} <= names
+
+
+def test_where_blocks_are_lent_a_file_gives_only_what_comes_after_them(plain, tmp_path):
+    module = load_image_tower(plain).module
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    save_file({n: t + 1 for n, t in before.items()}, tmp_path / "tower.safetensors")
+    assert load_image_weights(module, tmp_path / "tower.safetensors", lent=True)
+    for name, tensor in module.state_dict().items():
+        given = name == "proj" or name.startswith("ln_post.")
+        torch.testing.assert_close(tensor, before[name] + given, rtol=0, atol=0)
+
+
+def test_a_wide_projection_is_made_written_and_read(tmp_path):
+    text_cfg = {**TINY_MINILM_CFG["text_cfg"], "hf_proj_width": 40}
+    spec = build_tiny_clip(tmp_path, model_cfg={**TINY_MINILM_CFG, "text_cfg": text_cfg})
+    tower = load_text_tower(find_clip_files(spec))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored["text.proj.0.weight"].shape == (40, 384)
+    assert torch.equal(tower.module.proj[3].bias, stored["text.proj.3.bias"].float())
+    ids = tower.tokenize(["a dog"])
+    with torch.inference_mode():
+        assert torch.equal(tower.module(ids), tower.module(ids))

@@ -180,7 +180,8 @@ def test_the_student_grows_alike_and_is_shared(in_8_bits, photos, tmp_path):
     pixels = normalised(np.stack([_squashed(images, row) for row in range(len(images))]))
     with torch.inference_mode():
         seen = tower(pixels).last_hidden_state[:, 0] @ shared.proj
-        torch.testing.assert_close(shared(pixels), seen, atol=1e-4, rtol=1e-3)
+        centred = seen - seen.mean(dim=0)
+        torch.testing.assert_close(shared(pixels), centred, atol=5e-3, rtol=5e-3)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(in_8_bits, photos, tmp_path):
