@@ -1,4 +1,4 @@
-"""Command line: ``python -m precompute build | evaluate | bench | finetune``.
+"""Command line: ``python -m precompute build | evaluate | threshold | bench | finetune``.
 
 Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
 stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
