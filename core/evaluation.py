@@ -216,11 +216,11 @@ class SolvedByOne(_Frozen):
         winner: The lens that has the right picture among its first five.
         query: Its text.
         image_id: The right picture.
-        caption: What the captioner says of it.
+        caption: What the captioner says of it; of several captions, the nearest.
         captions_rank: Where the caption lens has it.
         clip_rank: Where the CLIP lens has it.
         shown_instead: The picture that the other lens has first.
-        shown_caption: What the captioner says of that one.
+        shown_caption: What the captioner says of that one, likewise.
     """
 
     winner: Literal["captions", "clip"]

@@ -76,6 +76,13 @@ class AskedQueries:
             return dense_scorer(queries, gallery.caption_embeddings[first[:-1]])
         return dense_scorer(queries, gallery.embeddings("captions"))
 
+    def nearest_caption(self, query: int, image: int) -> str:
+        """Return what the captioner says of a picture; of several captions the nearest one."""
+        record = self.gallery.records[image]
+        embedded = self.embedded["captions"][query]
+        (place,) = self.gallery.nearest_captions([record.id], embedded)
+        return record.captions[place].text
+
     def only(self, rows: np.ndarray) -> AskedQueries:
         """Return the queries of some rows, in the order of ``rows``: int (n,)."""
         queries = replace(

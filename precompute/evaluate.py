@@ -146,7 +146,9 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
         captions=captions,
         index=curves,
         groups=groups(queries.queries, outcome),
-        solved_by_one=solved_by_one(queries.queries, gallery.records, outcome),
+        solved_by_one=solved_by_one(
+            queries.queries, gallery.records, outcome, asked.nearest_caption
+        ),
         scores={lens: histogram(seen[lens].right, seen[lens].wrong) for lens in LENSES},
         notes=(*queries.notes, *_notes(gallery.manifest)),
         seconds=clock.seconds,

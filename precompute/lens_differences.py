@@ -117,6 +117,7 @@ def solved_by_one(
     queries: Sequence[Query],
     records: Sequence[ImageRecord],
     outcome: Outcome,
+    said: Callable[[int, int], str],
     *,
     each: int = 12,
 ) -> tuple[SolvedByOne, ...]:
@@ -126,6 +127,7 @@ def solved_by_one(
         queries: What was asked.
         records: The pictures, in row order.
         outcome: What the lenses did.
+        said: Returns the caption of a picture that is nearest to a query, by their rows.
         each: At most this many for each lens, chosen by how far down the other has them.
     """
     examples: list[SolvedByOne] = []
@@ -140,18 +142,18 @@ def solved_by_one(
             if image in used:
                 continue
             used.add(image)
-            instead = records[int(outcome.first[loser][row][0])]
+            instead = int(outcome.first[loser][row][0])
             examples.append(
                 SolvedByOne.model_validate(
                     {
                         "winner": winner,
                         "query": query.text,
                         "image_id": records[image].id,
-                        "caption": records[image].caption,
+                        "caption": said(row, image),
                         "captions_rank": int(outcome.ranks["captions"][row]),
                         "clip_rank": int(outcome.ranks["clip"][row]),
-                        "shown_instead": instead.id,
-                        "shown_caption": instead.caption,
+                        "shown_instead": records[instead].id,
+                        "shown_caption": said(row, instead),
                     }
                 )
             )

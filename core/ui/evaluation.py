@@ -228,8 +228,13 @@ def _case(entry: ShelvedGallery, case: SolvedByOne) -> str:
     loser: Lens = "clip" if case.winner == "captions" else "captions"
     ranks = {"captions": case.captions_rank, "clip": case.clip_rank}
     standing = Standing(query=case.query)
-    right = card(entry, case.image_id, standing, caption=True)
-    wrong = card(entry, case.shown_instead, standing, caption=True)
+    right, wrong = (
+        card(entry, image_id, standing, caption=True, nearest=_place(entry, image_id, caption))
+        for image_id, caption in (
+            (case.image_id, case.caption),
+            (case.shown_instead, case.shown_caption),
+        )
+    )
     return (
         f'<li class="tl-m-case"><p class="tl-m-query">{escape(case.query)}</p>'
         f'<div class="tl-m-pair"><ul class="tl-m-right">{right}</ul><ul>{wrong}</ul></div>'
@@ -237,6 +242,11 @@ def _case(entry: ShelvedGallery, case: SolvedByOne) -> str:
         f"{ordinal(ranks[case.winner])}</strong> {LENS_WORDS[loser].title}: "
         f"{ordinal(ranks[loser])}</p></li>"
     )
+
+
+def _place(entry: ShelvedGallery, image_id: str, caption: str) -> int:
+    texts = [each.text for each in entry.gallery.record(image_id).captions]
+    return texts.index(caption) if caption in texts else 0
 
 
 def _scores(metrics: Metrics) -> str:

@@ -93,6 +93,7 @@ def test_examples_are_the_clearest_wins_one_a_picture():
         asked,
         pictures,
         outcome([1, 1, 3, 1, 90, 50], [80, 20, 9, 2, 2, 60], None, captions_first, clip_first),
+        lambda query, image: f"{pictures[image].caption} for {query}",
     )
     assert [(each.winner, each.query) for each in found] == [
         ("captions", "clear"),
@@ -103,7 +104,8 @@ def test_examples_are_the_clearest_wins_one_a_picture():
     assert (found[0].captions_rank, found[0].clip_rank) == (1, 80)
     assert found[0].shown_instead == pictures[12].id
     assert found[2].shown_instead == pictures[11].id
-    assert found[2].shown_caption == pictures[11].caption
+    assert found[2].shown_caption == f"{pictures[11].caption} for 4"
+    assert found[0].caption == f"{pictures[3].caption} for 0"
 
 
 def test_a_histogram_of_each_side_sums_to_one_over_shared_bins():
