@@ -179,7 +179,8 @@ def run(
     quiet_libraries(downloads=True)
     from core.clip_choice import clip_spec
     from core.clip_towers import find_clip_files
-    from precompute.finetune.contrastive_run import Inputs, on_device, train
+    from precompute.finetune.contrastive_preparation import Inputs
+    from precompute.finetune.contrastive_run import on_device, train
     from precompute.finetune.data import load_pairs
     from precompute.finetune.image_views import FolderImages
 

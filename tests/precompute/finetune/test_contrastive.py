@@ -23,8 +23,9 @@ from core.encoders import ClipEncoder
 from core.errors import SourceError
 from core.models import ModelSpec
 from precompute.finetune.contrastive_loss import Criterion, distillation_loss
+from precompute.finetune.contrastive_preparation import Inputs
 from precompute.finetune.contrastive_recipe import ALL, Distillation, LossName, Recipe
-from precompute.finetune.contrastive_run import Inputs, on_device, train
+from precompute.finetune.contrastive_run import on_device, train
 from precompute.finetune.data import load_pairs
 from precompute.finetune.image_views import FolderImages
 from precompute.finetune.retrieval import evaluate, recall
