@@ -92,7 +92,7 @@ class _GeneratingCaptioner(ABC):
 
         Returns:
             For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
-            (:class:`core.decoding.FurtherCaptions`), the preferred ones first; none of them is
+            (:class:`core.decoding.FurtherCaptions`), the surest ones first; none of them is
             doubtful, and no two of an image have the same words. They may be fewer, or more.
         """
         first = self.caption(images)
@@ -106,13 +106,13 @@ class _GeneratingCaptioner(ABC):
         return found
 
     def _further(self, images: Sequence[Image], wanted: int) -> list[list[Caption]]:
-        """Return the candidates of each image, those of its prompts in turn."""
+        """Return the candidates of each image, the surest first."""
         loaded = self._ready()
         further = loaded.decoding.further
         prompts = further.prompts or (loaded.decoding.prompt,)
         each = math.ceil(wanted * further.candidates / len(prompts))
         beams = max(loaded.decoding.num_beams, each)
-        candidates: list[list[Caption]] = [[] for _ in range(len(images) * each)]
+        candidates: list[list[Caption]] = [[] for _ in images]
         for prompt in prompts:
             decoding = replace(loaded.decoding, prompt=prompt, num_beams=beams)
             search: dict[str, Any] = {"num_return_sequences": each}
@@ -121,10 +121,9 @@ class _GeneratingCaptioner(ABC):
                 search = sampling_arguments(images, each, decoding.max_new_tokens, further)
             said = self._generate(loaded, images, decoding, **search)
             for place, caption in enumerate(said):
-                candidates[place].append(caption)
+                candidates[place // each].append(caption)
         return [
-            [caption for turn in candidates[row * each : (row + 1) * each] for caption in turn]
-            for row in range(len(images))
+            sorted(own, key=lambda one: one.confidence or 0, reverse=True) for own in candidates
         ]
 
     def _caption_batch(self, images: Sequence[Image]) -> list[Caption]:

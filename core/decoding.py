@@ -31,8 +31,8 @@ class FurtherCaptions:
             ``beams`` takes the best few of one wide beam search.
         prompts: Instructions, which share the captions between them; none stands for the first
             caption's.
-        candidates: Captions generated for each that is wanted: some will be doubtful, or say the
-            same as another.
+        candidates: Captions generated for each that is wanted, of which the surest are kept: some
+            will be doubtful, or say the same as another.
         temperature: What the scores are divided by before a token is drawn.
         top_p: Only the likeliest tokens that together have this probability are drawn from.
         seed: Another one draws other captions.
@@ -40,8 +40,8 @@ class FurtherCaptions:
 
     method: Literal["sample", "beams"] = "sample"
     prompts: tuple[str, ...] = ()
-    candidates: float = 2.0
-    temperature: float = 1.0
+    candidates: float = 1.5
+    temperature: float = 0.7
     top_p: float = 0.9
     seed: int = 0
 

@@ -53,7 +53,7 @@ class Captioner(Protocol):
         ...
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
-        """Return each image's caption, and candidates for ``count`` - 1 others, best first."""
+        """Return each image's caption, and candidates for ``count`` - 1 others, surest first."""
         ...
 
 

@@ -65,7 +65,7 @@ class RentedCaptioner:
         return self._caption(images)
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
-        """Return each image's caption, and candidates for ``count`` - 1 others, best first."""
+        """Return each image's caption, and candidates for ``count`` - 1 others, surest first."""
         return self._caption_several(images, count)
 
 

@@ -61,7 +61,9 @@ def test_captions_are_different_undoubted_and_begin_with_the_only_one(checkpoint
         assert len(set(words)) == len(words)
         assert set().union(*words) <= set(WORDS)
         assert not any(caption.flags for caption in captions[1:])
-        assert all(0.0 < caption.confidence <= 1.0 for caption in captions)
+        sure = [caption.confidence for caption in captions[1:]]
+        assert sure == sorted(sure, reverse=True)
+        assert all(0.0 < each <= 1.0 for each in sure)
 
 
 def test_one_caption_is_the_only_one(checkpoint, images):
@@ -96,7 +98,7 @@ def test_draws_follow_the_probabilities_of_the_likeliest_tokens():
     rows = 20_000
     chances = torch.tensor([0.05, 0.5, 0.15, 0.3])
     draws = np.random.default_rng(0).random((rows, 1))
-    choose = SeededSampling(draws, FurtherCaptions(top_p=0.9))
+    choose = SeededSampling(draws, FurtherCaptions(temperature=1, top_p=0.9))
     scores = choose(torch.zeros(rows, 1, dtype=torch.long), chances.log().repeat(rows, 1))
     assert torch.isfinite(scores).sum(dim=1).eq(1).all()
     counts = np.bincount(scores.argmax(dim=1).numpy(), minlength=4) / rows
