@@ -12,6 +12,7 @@ from core.errors import ModelNotFoundError
 from core.files import sha256_of
 from core.models import ModelSpec
 
+_WEIGHTS = "*.safetensors"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -71,14 +72,21 @@ def revision_of(spec: ModelSpec) -> str:
 
     The digest covers the names and contents of the folder's ``*.safetensors`` and ``*.json``, so
     a retrained checkpoint never passes for the one that built a gallery. A model with a base is
-    pinned together with it.
+    pinned together with it; a CLIP model with the weights alone of the captioner whose image tower
+    it uses, for how that captions is nothing to it.
     """
     if spec.base is not None:
-        return f"{revision_of(replace(spec, base=None))}+{revision_of(spec.base)}"
+        own = revision_of(replace(spec, base=None))
+        lender = local_folder(spec.base) if spec.dim is not None else None
+        return f"{own}+{_digest(lender, _WEIGHTS) if lender else revision_of(spec.base)}"
     folder = local_folder(spec)
     if folder is None:
         return spec.revision or "main"
+    return _digest(folder, _WEIGHTS, "*.json")
+
+
+def _digest(folder: Path, *patterns: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]
