@@ -291,6 +291,26 @@ def test_stop_gives_up_a_place_in_the_queue_and_keeps_the_photos(open_tab, uploa
     expect(state(stopped)).to_contain_text("1 photo described")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_caption_can_be_read_where_it_is_corrected(open_tab, uploads, tmp_path, scheme):
+    path = tmp_path / "photo.png"
+    path.write_bytes(picture_bytes((8, 8, 8)))
+    visit = open_tab(viewport=PHONE, color_scheme=scheme)
+    drop_files(visit, path)
+    expect(state(visit)).to_contain_text("1 photo is ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("1 photo described")
+    visit.page.get_by_text("Captions and downloads").click()
+    field = visit.page.locator("[data-caption]")
+    expect(field).to_have_value("colour 000")
+    expect(field).to_have_accessible_description("50% sure of its words")
+    ink, ground = field.evaluate(
+        "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        ".map(css => css.match(/[\\d.]+/g).slice(0, 3).reduce((sum, v) => sum + Number(v), 0))"
+    )
+    assert abs(ink - ground) > 450
+
+
 def everything_gradio_keeps(page) -> str:
     return str([session.config_values for session in page.state_holder.session_data.values()])
 
