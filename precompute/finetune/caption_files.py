@@ -119,6 +119,10 @@ class CaptionerFiles:
             device_map={"": "cpu"},
             use_safetensors=True,
         )
+        for parameter in model.parameters():
+            # transformers reads some parts of T5 in float32, for its overflows in float16.
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.half()
         self._remove_weights()
         model.save_pretrained(self.folder, max_shard_size=_SHARD)
 
