@@ -148,8 +148,10 @@ def new_model(
         eos_token_id=1,
         decoder_start_token_id=0,
     )
+    # Where the tower was read from is nothing to who gets the model.
+    vision = {k: v for k, v in tower.config.to_dict().items() if k != "_name_or_path"}
     config = InstructBlipConfig(
-        vision_config=tower.config.to_dict(),
+        vision_config=vision,
         qformer_config=qformer.to_dict(),
         text_config=language.to_dict(),
         num_query_tokens=sizes.queries,

@@ -229,6 +229,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
     assert config["quantization_config"]["load_in_8bit"] is True
+    assert str(tmp_path) not in (tmp_path / "captioner" / "config.json").read_text()
     stored = {}
     for path in (tmp_path / "captioner").glob("*.safetensors"):
         stored |= load_file(path)
