@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import selectors
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 
 import httpx
 import pytest
@@ -94,22 +95,26 @@ def running_app(*arguments: object, **environment: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.wait(timeout=20)
 
 
 def _wait_for(process: subprocess.Popen[str], address: str) -> None:
+    lines: Queue[str | None] = Queue()
+
+    def read() -> None:
+        # To the end of the app, so that it never waits for somebody to read.
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    Thread(target=read, daemon=True).start()
     said: list[str] = []
     deadline = time.monotonic() + START_LIMIT_S
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline:
-            if selector.select(timeout=1):
-                line = process.stdout.readline()
-                said.append(line)
-                if address in line:
-                    return
-                if not line and process.poll() is not None:
-                    break
+    with suppress(Empty):
+        while (line := lines.get(timeout=max(0, deadline - time.monotonic()))) is not None:
+            said.append(line)
+            if address in line:
+                return
     pytest.fail(f"the app did not start:\n{''.join(said)}")
 
 
