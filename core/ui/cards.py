@@ -134,7 +134,8 @@ def card(
     if caption:
         shown = escape(record.captions[nearest].text) or "no caption"
         words = f'<span class="tl-caption"><span>{shown}</span></span>'
-        words += sureness(record.captions[nearest])
+        # Without a confidence the line stays, empty: rows of one height do not make the page jump.
+        words += sureness(record.captions[nearest]) or '<span class="tl-sure"></span>'
         more = _more_captions(_others(record, nearest))
     return (
         f'<li class="tl-item"><button type="button" class="tl-card{" is-both" if both else ""}" '

@@ -45,7 +45,9 @@ def test_the_asset_is_small_safetensors_and_holds_no_path_of_a_machine():
 def test_the_packaged_transformer_is_not_stored_again():
     with safe_open(FOLDER / LOCAL_WEIGHTS_NAME, framework="np") as file:
         text = [name for name in file.keys() if name.startswith("text.")]  # noqa: SIM118
-    assert sorted(text) == ["text.proj.0.weight", "text.proj.2.weight"]
+    assert sorted(text) == [
+        f"text.proj.{layer}.{part}" for layer in (0, 3) for part in ("bias", "weight")
+    ]
 
 
 def test_captions_find_their_photo(photos, encoder):

@@ -58,6 +58,6 @@ def mixed(tmp_path) -> Path:
 
 
 def _bomb() -> bytes:
-    from tests.core.test_images import png_header
+    from tests.core.test_hostile_images import png_header
 
     return png_header(50_000, 50_000)

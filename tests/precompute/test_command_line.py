@@ -61,7 +61,7 @@ def test_ctrl_c_is_status_130_and_the_work_is_kept(tiny, models_folder, tmp_path
     """Interrupts a build by the tiny profile just after its first shard."""
     source = tmp_path / "photos"
     source.mkdir()
-    for i in range(14):
+    for i in range(60):
         (source / f"{i:02d}.png").write_bytes(noise_photo(i))
     program = """
 import sys
@@ -95,4 +95,4 @@ app()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "Going on after" in again.stderr
-    assert "14 images, 0 duplicates, 0 skipped" in again.stdout
+    assert "60 images, 0 duplicates, 0 skipped" in again.stdout
