@@ -77,7 +77,7 @@ class Answers:
             # Squashed, as mini-clip's images are: nothing of a photo is lost at its edges.
             squashed = images.image(row).resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(squashed)
-        kept: list[np.ndarray] = []
+        kept: list[np.memmap] = []
         starts = tqdm(range(0, count, _TEACHER_BATCH), desc="teacher", unit="batch")
         batches = (normalised(pixels[start : start + _TEACHER_BATCH]).numpy() for start in starts)
         done = 0
@@ -222,7 +222,7 @@ class _Training:
         averages = {f"average.{name}": value for name, value in self._average.items()}
         return dict(self._student.named_parameters()) | averages
 
-    def batches(self, done: int, steps: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    def batches(self, done: int, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield pixels, embeddings and tokens of every step that is left."""
         count, size = len(self._known), self._recipe.batch_size
         for step in range(done, steps):
