@@ -170,8 +170,8 @@ def distil(
     done = (load_checkpoint(path, recipe=identity, **state) or {"step": 0})["step"]
     log, started = RunLog(out / "log", done), time.monotonic()
     bar = tqdm(training.batches(done, steps), initial=done, total=steps, unit="batch")
-    for step, batch in enumerate(bar, start=done + 1):
-        figures = training.step(*batch, step, steps)
+    for step, (pixels, wanted, tokens) in enumerate(bar, start=done + 1):
+        figures = training.step(pixels, wanted, tokens, step, steps)
         rate = (step - done) * recipe.batch_size / (time.monotonic() - started)
         bar.set_postfix_str(
             f"cosine {figures['cosine']:.3f}, {rate:.1f} images/s, "
@@ -222,7 +222,9 @@ class _Training:
         averages = {f"average.{name}": value for name, value in self._average.items()}
         return dict(self._student.named_parameters()) | averages
 
-    def batches(self, done: int, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def batches(
+        self, done: int, steps: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield pixels, embeddings and tokens of every step that is left."""
         count, size = len(self._known), self._recipe.batch_size
         for step in range(done, steps):
