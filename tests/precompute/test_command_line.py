@@ -79,7 +79,13 @@ app()
     ]
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run started in the background ignores the signal, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     shards = tmp_path / ".g.building" / "shards"
     deadline = time.monotonic() + 120
