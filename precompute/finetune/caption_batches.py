@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precompute.finetune.caption_recipe import CaptionRecipe
+from precompute.finetune.image_views import view_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,8 @@ class CaptionBatch:
         image_of_caption: int64 (captions,): row of ``features`` that each caption describes.
         labels: int64 (captions, longest): tokens with the end token; -100 is not trained. Rows
             are sorted by length.
+        worth: float32 (captions,): how much better than the image's others each caption is, if the
+            model wrote them; None if people did.
     """
 
     instruction: int
@@ -41,18 +44,20 @@ class CaptionBatch:
     features: torch.Tensor
     image_of_caption: torch.Tensor
     labels: torch.Tensor
+    worth: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the frozen blocks make of the images of a split.
+    """What the frozen blocks make of the images of a split, in one or several fixed views.
 
     Attributes:
-        values: float16 (m, tokens, width), mapped from disk.
-        rows: int64 (n,): where each image of the split is in ``values``.
+        views: float16 (m, tokens, width) each, mapped from disk; the first is of the images as
+            they are.
+        rows: int64 (n,): where each image of the split is in a view.
     """
 
-    values: np.ndarray
+    views: tuple[np.ndarray, ...]
     rows: np.ndarray
 
     def __len__(self) -> int:
@@ -60,14 +65,27 @@ class Features:
         return len(self.rows)
 
     def __getitem__(self, some: np.ndarray | slice) -> np.ndarray:
-        """Return float32 (some, tokens, width), read in the order of the file."""
-        rows = self.rows[some]
+        """Return the images as they are, float32 (some, tokens, width)."""
+        return self._read(self.rows[some], 0)
+
+    def drawn(self, some: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return each image in a view that is drawn for it, float32 (some, tokens, width)."""
+        if len(self.views) == 1:
+            return self[some]
+        chosen = random.integers(len(self.views), size=len(some))
+        found = np.empty((len(some), *self.views[0].shape[1:]), dtype=np.float32)
+        for view in range(len(self.views)):
+            found[chosen == view] = self._read(self.rows[some[chosen == view]], view)
+        return found
+
+    def _read(self, rows: np.ndarray, view: int) -> np.ndarray:
+        """Read in the order of the file."""
         order = np.argsort(rows)
-        return self.values[rows[order]][np.argsort(order)].astype(np.float32)
+        return self.views[view][rows[order]][np.argsort(order)].astype(np.float32)
 
     def first(self, count: int) -> Features:
         """Return the features of the first images."""
-        return Features(self.values, self.rows[:count])
+        return Features(self.views, self.rows[:count])
 
 
 def cached_features(
@@ -77,25 +95,41 @@ def cached_features(
     *,
     frozen_layers: int,
     folder: Path,
+    views: int = 1,
+    seed: int = 0,
 ) -> Features:
-    """Run the frozen blocks over every image once, or map what an earlier run left.
+    """Run the frozen blocks over every view of every image once, or map what an earlier run left.
 
-    The file's name holds digests of the frozen weights, of the image processor and of the data,
+    The files' names hold digests of the frozen weights, of the image processor and of the data,
     so that a changed tower never meets old features. Images that were chosen out of a source
     whose features are there are found in those.
+
+    Args:
+        model: Around the image tower.
+        processor: Prepares its images.
+        pairs: The images.
+        frozen_layers: Blocks to run.
+        folder: Of the files.
+        views: At least 1; see :func:`~precompute.finetune.image_views.view_of`.
+        seed: Fixes the crops.
 
     Returns:
         The sequence after ``frozen_layers`` blocks.
     """
     tower_digest = _tower_digest(model, processor, frozen_layers)
-    if pairs.whole is not None:
-        path = folder / f"{pairs.whole.fingerprint}-{tower_digest}.npy"
-        if path.is_file():
-            return Features(np.load(path, mmap_mode="r"), np.array(pairs.rows))
-    path = folder / f"{pairs.fingerprint}-{tower_digest}.npy"
-    if not path.is_file():
-        _compute(model, processor, pairs, frozen_layers, path)
-    return Features(np.load(path, mmap_mode="r"), np.arange(len(pairs)))
+    ends = ["", *(f"-view{view}-seed{seed}" for view in range(1, views))]
+
+    def paths(of: Pairs) -> list[Path]:
+        return [folder / f"{of.fingerprint}-{tower_digest}{end}.npy" for end in ends]
+
+    source, rows = pairs, np.arange(len(pairs))
+    if pairs.whole is not None and all(path.is_file() for path in paths(pairs.whole)):
+        source, rows = pairs.whole, np.array(pairs.rows)
+    found = paths(source)
+    for view, path in enumerate(found):
+        if not path.is_file():
+            _compute(model, processor, source, frozen_layers, path, view, seed)
+    return Features(tuple(np.load(path, mmap_mode="r") for path in found), rows)
 
 
 def _compute(
@@ -104,6 +138,8 @@ def _compute(
     pairs: Pairs,
     frozen_layers: int,
     path: Path,
+    view: int,
+    seed: int,
 ) -> None:
     import torch
     from tqdm import tqdm
@@ -117,10 +153,11 @@ def _compute(
     rows = np.lib.format.open_memmap(
         partial, mode="w+", dtype=np.float16, shape=(len(pairs), tokens, width)
     )
-    with tqdm(total=len(pairs), desc=f"features of {pairs.name[:40]}", unit="img") as progress:
+    label = f"features of {pairs.name[:40]}" + (f", view {view}" if view else "")
+    with tqdm(total=len(pairs), desc=label, unit="img") as progress:
         for start in range(0, len(pairs), _FEATURE_BATCH):
             stop = min(start + _FEATURE_BATCH, len(pairs))
-            images = [pairs.image(i) for i in range(start, stop)]
+            images = [view_of(pairs.image(i), view, [seed, view, i]) for i in range(start, stop)]
             pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
             with torch.inference_mode():
                 hidden = tower.embeddings(pixels.to(device))
@@ -225,7 +262,7 @@ def _batch(
     return CaptionBatch(
         instruction=drawn,
         rows=torch.from_numpy(rows),
-        features=torch.from_numpy(features[rows]),
+        features=torch.from_numpy(features.drawn(rows, random)),
         image_of_caption=torch.tensor([image for _, image in texts]),
         labels=labels,
     )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.encoders import MiniLmEncoder
 from core.files import write_atomically
-from core.profiles import PROFILES
 from precompute.finetune.caption_batches import Features, cached_features, tokenise_captions
 from precompute.finetune.caption_checkpoint import resume_training, save_training
-from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
+from precompute.finetune.caption_meanings import Meanings
+from precompute.finetune.caption_recipe import CaptionRecipe, Instruction, RewardRecipe
+from precompute.finetune.caption_self_critical import SelfCritic
 from precompute.finetune.progress import RunLog
 from precompute.metrics import bleu4, cider
 
@@ -102,6 +102,7 @@ class _Job:
         self._main = self._training.accelerator.is_main_process
         self._run = {"data": pairs.fingerprint, "model": self._started_from}
         self._history: list[dict[str, Any]] = []
+        self._judged_by = "reward" if self._recipe.reward else "cider"
 
     def run(self) -> dict[str, Any]:
         out, training, recipe = self._files.folder, self._training, self._recipe
@@ -127,27 +128,45 @@ class _Job:
 
     def _learn(self, probe: _Split | None) -> None:
         training, recipe, course = self._training, self._recipe, self._course
-        split = self._split(self._pairs)
+        split = self._split(self._pairs, recipe.views)
         tokenizer = training.objective.processor.tokenizer
         tokens = tokenise_captions(tokenizer, split.captions, recipe.max_tokens)
-        meanings = caption_meanings(self._pairs) if recipe.grounding else None
+        reward = recipe.reward
+        needed = recipe.grounding or (reward is not None and reward.retrieval)
+        meanings = Meanings.read(split.captions) if needed else None
+        critic = judge = None
+        if reward is not None:
+            critic = SelfCritic(training.objective, reward, split.captions, meanings)
+            judge = self._judge(probe, reward)
         if self._main:
             training.log = RunLog(self._files.folder / "log", training.step)
         while True:
             # An epoch is dear: it is saved before it is measured, and measured after a kill.
             if self._history and "loss" in self._history[-1] and "best" not in self._history[-1]:
-                self._finish_epoch(probe)
+                self._finish_epoch(probe, judge)
             if training.epoch >= recipe.epochs or self._waited() >= (course.patience or 1 << 30):
                 break
             loss = training.run_epoch(
-                split.features, tokens, meanings, save=self._save, save_every=course.save_every
+                split.features,
+                tokens,
+                meanings.rows if meanings and recipe.grounding else None,
+                critic=critic,
+                save=self._save,
+                save_every=course.save_every,
             )
             self._history.append({"epoch": training.epoch, "loss": round(loss, 4)})
             self._save()
         if training.log is not None:
             training.log.close()
 
-    def _finish_epoch(self, probe: _Split | None) -> None:
+    def _judge(self, probe: _Split | None, reward: RewardRecipe) -> SelfCritic | None:
+        if probe is None:
+            return None
+        captions = probe.first(self._course.probed).captions
+        meanings = Meanings.read(captions) if reward.retrieval else None
+        return SelfCritic(self._training.objective, reward, captions, meanings)
+
+    def _finish_epoch(self, probe: _Split | None, judge: SelfCritic | None) -> None:
         """Measure the averaged weights, and write them if none were better."""
         last = self._history[-1]
         if probe is not None:
@@ -158,12 +177,17 @@ class _Job:
             finally:
                 self._training.swap_average()
             last |= _scores(texts, some.captions)
-        earlier = [entry["cider"] for entry in self._history[:-1] if "best" in entry and probe]
-        last["best"] = not earlier or last["cider"] > max(earlier)
+            if judge is not None:
+                rewards = judge.rewards(texts, np.arange(len(texts)), self._recipe.instructions[0])
+                last["reward"] = round(float(rewards.mean()), 4)
+        by = self._judged_by
+        earlier = [entry[by] for entry in self._history[:-1] if "best" in entry and probe]
+        last["best"] = not earlier or last[by] > max(earlier)
         if last["best"]:
             self._files.write(self._training)
         if self._training.log is not None and probe is not None:
-            scores = {f"validation/{name}": last[name] for name in ("bleu4", "cider")}
+            names = ("bleu4", "cider", *([] if judge is None else ["reward"]))
+            scores = {f"validation/{name}": last[name] for name in names}
             self._training.log.write(scores, self._training.step)
         self._say(last)
         self._save()
@@ -212,7 +236,7 @@ class _Job:
         numbered = zip(range(rank, len(split.captions), world), texts, strict=True)
         return [text for _, text in sorted(gather_object(list(numbered)))]
 
-    def _split(self, pairs: Pairs) -> _Split:
+    def _split(self, pairs: Pairs, views: int = 1) -> _Split:
         objective = self._training.objective
         folder = self._course.features or self._files.folder / "features"
         with self._training.accelerator.main_process_first():
@@ -222,6 +246,8 @@ class _Job:
                 pairs,
                 frozen_layers=self._recipe.frozen_layers,
                 folder=folder,
+                views=views,
+                seed=self._recipe.seed,
             )
         return _Split(features, pairs.captions)
 
@@ -255,27 +281,3 @@ def _scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[s
 
 def _mean_words(texts: Sequence[str]) -> float:
     return round(float(np.mean([len(text.split()) for text in texts])), 1)
-
-
-def caption_meanings(pairs: Pairs) -> np.ndarray:
-    """Return the mean sentence embedding of each image's captions, centred, float32 (n, 384)."""
-    from tqdm import tqdm
-
-    encoder = MiniLmEncoder(PROFILES["mini"].sentence)
-    texts = [text for captions in pairs.captions for text in captions]
-    # By length, so that little padding is encoded.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    rows = np.empty((len(texts), 384), dtype=np.float32)
-    for start in tqdm(range(0, len(order), 256), desc="meanings of captions", unit="batch"):
-        some = order[start : start + 256]
-        rows[some] = encoder.encode_text([texts[i] for i in some])
-    return centred_means(rows, [len(captions) for captions in pairs.captions])
-
-
-def centred_means(rows: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Average consecutive rows in groups of ``counts``, then centre and normalise the averages."""
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    means = np.add.reduceat(rows, starts, axis=0) / np.asarray(counts)[:, None]
-    means = means - means.mean(axis=0)
-    lengths = np.linalg.norm(means, axis=1, keepdims=True)
-    return (means / np.maximum(lengths, 1e-6)).astype(np.float32)

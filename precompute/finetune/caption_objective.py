@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class CaptionObjective(torch.nn.Module):
         return sequence, seen
 
     def forward(self, batch: CaptionBatch, meanings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the cross entropy of every caption of the batch.
+        """Return the cross entropy of every caption of the batch, or of its own ones by worth.
 
         With ``meanings``, the grounding loss is added: from the mean of the Q-Former's queries,
         pick the image's meaning among those of all images. It teaches a fresh Q-Former to look,
@@ -102,16 +103,22 @@ class CaptionObjective(torch.nn.Module):
         """
         encoded, seen = self.encode(batch.features, self.recipe.instructions[batch.instruction])
         total = torch.zeros((), device=self.device)
-        parts = zip(batch.image_of_caption.chunk(_PARTS), batch.labels.chunk(_PARTS), strict=True)
-        for owners, padded in parts:
+        worths = batch.worth.chunk(_PARTS) if batch.worth is not None else repeat(None)
+        parts = zip(
+            batch.image_of_caption.chunk(_PARTS), batch.labels.chunk(_PARTS), worths, strict=False
+        )
+        for owners, padded, worth in parts:
             longest = int((padded != -100).nonzero()[:, 1].max()) + 1
             labels = padded[:, :longest].to(self.device)
-            total = total + cross_entropy(
-                self._logits(encoded[owners.to(self.device)], labels).flatten(0, 1).float(),
-                labels.flatten(),
-                label_smoothing=self.recipe.label_smoothing,
-                reduction="sum",
-            )
+            logits = self._logits(encoded[owners.to(self.device)], labels).flatten(0, 1).float()
+            if worth is None:
+                smoothing = self.recipe.label_smoothing
+                total = total + cross_entropy(
+                    logits, labels.flatten(), label_smoothing=smoothing, reduction="sum"
+                )
+            else:
+                surprise = cross_entropy(logits, labels.flatten(), reduction="none")
+                total = total + worth.to(self.device) @ surprise.view_as(labels).sum(dim=1)
         loss = total / (batch.labels != -100).sum().to(self.device)
         if meanings is None or not self.recipe.grounding:
             return loss
@@ -150,30 +157,62 @@ class CaptionObjective(torch.nn.Module):
             decoding: The search; its prompts are not used.
             num_beams: Instead of the search's own.
         """
-        self.model.eval()
         texts: list[str] = []
         for start in range(0, len(features), _DECODED_AT_ONCE):
             rows = torch.from_numpy(np.asarray(features[start : start + _DECODED_AT_ONCE]))
-            with torch.inference_mode():
-                encoded, _ = self.encode(rows, instruction)
-                given: dict[str, Any] = {
-                    "encoder_outputs": BaseModelOutput(last_hidden_state=encoded)
-                }
-                if not self.has_decoder:
-                    read = self._read_ids(instruction, len(encoded))
-                    given = {"inputs_embeds": encoded, "input_ids": read}
-                tokens = self.model.language_model.generate(
-                    **given,
-                    attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
-                    do_sample=False,
-                    num_beams=num_beams or decoding.num_beams,
-                    min_new_tokens=decoding.min_new_tokens,
-                    max_new_tokens=decoding.max_new_tokens,
-                    no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-                    repetition_penalty=decoding.repetition_penalty,
-                    length_penalty=decoding.length_penalty,
-                    suppress_tokens=self.model.generation_config.suppress_tokens,
-                )
-            written = tokens if self.has_decoder else tokens[:, encoded.shape[1] :]
-            texts += self.processor.batch_decode(written, skip_special_tokens=True)
+            tokens = self._write(
+                rows,
+                instruction,
+                do_sample=False,
+                num_beams=num_beams or decoding.num_beams,
+                min_new_tokens=decoding.min_new_tokens,
+                max_new_tokens=decoding.max_new_tokens,
+                no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+                repetition_penalty=decoding.repetition_penalty,
+                length_penalty=decoding.length_penalty,
+            )
+            texts += self.processor.batch_decode(tokens, skip_special_tokens=True)
         return texts
+
+    def samples(
+        self, features: torch.Tensor, instruction: Instruction, count: int
+    ) -> tuple[torch.Tensor, list[str]]:
+        """Draw captions from the model's own distribution, those of an image one after the other.
+
+        Returns:
+            Tokens, int64 (images x count, longest), -100 behind the end token, and the texts.
+        """
+        tokens = self._write(
+            features,
+            instruction,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=count,
+            max_new_tokens=self.recipe.max_tokens,
+        )
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        ended = tokens == self.processor.tokenizer.eos_token_id
+        behind = ended.cumsum(dim=1) - ended.long() > 0
+        return tokens.masked_fill(behind, -100), texts
+
+    def _write(
+        self,
+        features: torch.Tensor,
+        instruction: Instruction,
+        **search: Any,  # noqa: ANN401 - of transformers' generate
+    ) -> torch.Tensor:
+        """Generate tokens (captions, longest), without what stands before the first of them."""
+        self.model.eval()
+        with torch.inference_mode():
+            encoded, _ = self.encode(features, instruction)
+            given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
+            if not self.has_decoder:
+                read = self._read_ids(instruction, len(encoded))
+                given = {"inputs_embeds": encoded, "input_ids": read}
+            tokens = self.model.language_model.generate(
+                **given,
+                **search,
+                attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
+                suppress_tokens=self.model.generation_config.suppress_tokens,
+            )
+        return tokens[:, 1 if self.has_decoder else encoded.shape[1] :]

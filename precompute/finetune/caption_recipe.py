@@ -47,12 +47,20 @@ class Instruction:
             raise SourceError("--prompt is empty: write what the captioner is to be told.")
         return cls(text, learns)
 
+    def chosen(self, captions: Sequence[Sequence[object]]) -> list[int]:
+        """Return which of an image's captions, as words or tokens, answer this prompt."""
+        if self.learns == "all":
+            return list(range(len(captions)))
+        ordered = sorted(
+            range(len(captions)),
+            key=lambda number: len(captions[number]),
+            reverse=self.learns == "longest",
+        )
+        return ordered[: max(1, len(ordered) * 2 // 5)]
+
     def answers(self, captions: Sequence[Sequence[T]]) -> list[Sequence[T]]:
         """Return those of an image's captions, as tokens, that answer this prompt."""
-        if self.learns == "all":
-            return list(captions)
-        ordered = sorted(captions, key=len, reverse=self.learns == "longest")
-        return ordered[: max(1, len(ordered) * 2 // 5)]
+        return [captions[number] for number in self.chosen(captions)]
 
 
 LARGE_RANK = 16
@@ -91,6 +99,21 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardRecipe:
+    """Self-critical training: captions of the model's own, made likelier the more they are worth.
+
+    Attributes:
+        cider: Weight of CIDEr-D against the image's captions.
+        retrieval: Weight of the log probability that the caption picks its image out of all.
+        samples: Captions drawn for each image; the mean of the others is a caption's baseline.
+    """
+
+    cider: float = 1.0
+    retrieval: float = 0.0
+    samples: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionRecipe:
     """What decides the outcome of a training, beside the data and the model.
 
@@ -109,7 +132,10 @@ class CaptionRecipe:
         average_decay: Of the moving average of the weights, which is what is kept.
         frozen_layers: Blocks of the image tower, from the input on, that are not trained.
         max_tokens: Longer captions are cut; padding costs time.
+        views: Fixed views of a training image, of which a batch draws one: as it is, mirrored, then
+            random crops.
         trains: Parts behind the image tower whose own weights are trained.
+        reward: What sampled captions are worth; None learns the captions of people word by word.
         lora: Adapter of the language model, whose own weights then stay; None trains no adapter.
         precision: Of the weights in memory that are not trained.
         instructions: Prompts; the first is drawn for half of the batches.
@@ -129,7 +155,9 @@ class CaptionRecipe:
     average_decay: float = 0.995
     frozen_layers: int = 10
     max_tokens: int = 20
+    views: int = 1
     trains: tuple[Part, ...] = PARTS
+    reward: RewardRecipe | None = None
     lora: LoraRecipe | None = None
     precision: Precision = "fp32"
     instructions: tuple[Instruction, ...] = (Instruction("A short image caption."),)

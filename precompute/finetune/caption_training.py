@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.finetune.caption_batches import Features, Tokens, batches_of, epoch_batches
+from precompute.finetune.caption_batches import (
+    CaptionBatch,
+    Features,
+    Tokens,
+    batches_of,
+    epoch_batches,
+)
 from precompute.finetune.caption_objective import CaptionObjective
 from precompute.finetune.caption_recipe import CaptionRecipe
 from precompute.finetune.progress import RunLog, memory_gb
@@ -66,6 +72,7 @@ class CaptionTraining:
         tokens: Tokens,
         meanings: np.ndarray | None = None,
         *,
+        critic: Callable[[CaptionBatch], CaptionBatch] | None = None,
         save: Callable[[], None] = lambda: None,
         save_every: int | None = None,
     ) -> float:
@@ -76,6 +83,7 @@ class CaptionTraining:
             tokens: Of their captions.
             meanings: float32 (n, dim), unit norm, what each image's captions mean together; for
                 the grounding loss.
+            critic: Replaces the captions of a batch by the model's own, with what they are worth.
             save: Called between two steps.
             save_every: After so many batches.
         """
@@ -111,6 +119,9 @@ class CaptionTraining:
                 torch.manual_seed((seed * 1_000_003 + self.batch) * world + rank)
                 last = (self.batch + 1) % recipe.accumulation == 0 or self.batch + 1 == count
                 group = min(recipe.accumulation, count - self._group_start())
+                if critic is not None:
+                    batch = critic(batch)
+                    self._module.train()
                 with nullcontext() if last else accelerator.no_sync(self._module):
                     loss = self._module(batch, aims)
                     accelerator.backward(loss / group)

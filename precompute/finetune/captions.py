@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from core.errors import SourceError
 from core.models import Precision
+from precompute.finetune.caption_files import Store
 from precompute.finetune.caption_recipe import (
     DEFAULT_RECIPE,
     PARTS,
     TUNING_RECIPE,
     Instruction,
     Part,
+    RewardRecipe,
     Wanted,
 )
 
+T = TypeVar("T")
 _SMALL = "asset:mini-instructblip"
 
 
@@ -59,7 +63,10 @@ def run(
     ] = None,
     init_vision: Annotated[
         Path | None,
-        typer.Option(help="Start anew behind this image tower, of finetune distil."),
+        typer.Option(
+            help="Start anew behind this image tower: a folder of finetune distil, or CLIP's own "
+            "as an ONNX file."
+        ),
     ] = None,
     min_count: Annotated[
         int, typer.Option(min=1, help="Words used less often are left out, with --init-vision.")
@@ -138,6 +145,23 @@ def run(
             min=0, max=1, show_default=f"0; {DEFAULT_RECIPE.word_dropout} with --init-vision"
         ),
     ] = None,
+    reward_cider: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Learn from captions of the model's own instead, by this much for each point of "
+            "CIDEr-D.",
+        ),
+    ] = 0.0,
+    reward_retrieval: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Likewise for how surely a caption picks its own image out of all."
+        ),
+    ] = 0.0,
+    samples: Annotated[
+        int, typer.Option(min=2, help="Captions of its own for each image, with a reward.")
+    ] = RewardRecipe().samples,
     max_tokens: Annotated[
         int | None,
         typer.Option(
@@ -147,16 +171,25 @@ def run(
             "--init-vision",
         ),
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Views of each image to learn from: as it is, mirrored, then crops."
+        ),
+    ] = DEFAULT_RECIPE.views,
     probe: Annotated[
         int, typer.Option(min=1, help="Validation images captioned after each epoch.")
     ] = 300,
     save_every: Annotated[
         int, typer.Option(min=1, help="Batches after which progress is kept.")
     ] = 500,
-    eight_bit: Annotated[
-        bool,
-        typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size."),
-    ] = False,
+    store: Annotated[
+        str,
+        typer.Option(
+            help="How a whole model is written: half (precision), int8 (all matrices: half the "
+            "size), or nf4-tower (the image tower in 4 bits)."
+        ),
+    ] = "half",
     features: Annotated[
         Path | None,
         typer.Option(help="Folder of the frozen blocks' output, to share between runs."),
@@ -181,12 +214,22 @@ def run(
         "word_dropout": word_dropout,
         "max_tokens": max_tokens,
     }
+    reward = None
+    if reward_cider or reward_retrieval:
+        if init_vision is not None:
+            raise SourceError(
+                "A reward needs a captioner that can speak: train one with --init-vision first, "
+                "then give its folder to --model."
+            )
+        reward = RewardRecipe(reward_cider, reward_retrieval, samples)
     recipe = replace(
         started,
         **{name: value for name, value in given.items() if value is not None},
         batch_size=batch_size,
         accumulation=accumulation,
         label_smoothing=label_smoothing,
+        views=views,
+        reward=reward,
         instructions=tuple(Instruction.parse(text) for text in prompt or ()),
         seed=seed,
     )
@@ -206,9 +249,9 @@ def run(
         caption_job.check_metrics()
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
-        start.build_small(whole, init_vision, min_count, seed)
+        start.build_small(whole, init_vision, min_count, seed, store=_store(store))
     course = caption_job.Course(patience, probe, save_every, features, typer.echo)
-    prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
+    prepared = start.prepare(recipe, wanted, out, store=_store(store))
     report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:
         typer.echo(json.dumps(report))
@@ -222,12 +265,18 @@ def _parts(train: list[str] | None) -> tuple[Part, ...] | None:
 
 
 def _precision(name: str | None) -> Precision | None:
-    for known in get_args(Precision):
-        if name == known:
-            return known
-    if name is not None:
-        raise SourceError(f"--precision is one of {', '.join(get_args(Precision))}, not {name}.")
-    return None
+    return None if name is None else _one_of("--precision", name, get_args(Precision))
+
+
+def _store(name: str) -> Store:
+    return _one_of("--store", name, get_args(Store))
+
+
+def _one_of(option: str, name: str, known: Sequence[T]) -> T:
+    for each in known:
+        if name == each:
+            return each
+    raise SourceError(f"{option} is one of {', '.join(map(str, known))}, not {name}.")
 
 
 def _words(values: list[str] | None) -> list[str]:

@@ -5,7 +5,7 @@ Such a tower is a teacher only: nothing here is needed once a checkpoint is trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from core.errors import MissingDependencyError, SourceError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+
+_EMBEDDINGS = "vision_model.embeddings."
 
 _TRACED = 4
 """Steps between an 8-bit product and the sum with its bias: two casts and two scales at most."""
@@ -86,26 +89,43 @@ def _values(name: str, raw: dict[str, np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(matrix.T)
 
 
-def outputs(path: Path, batches: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Run the tower on batches of pixels.
+def outputs(
+    path: Path, batches: Iterable[torch.Tensor], device: str = "cpu"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Run the tower on batches of pixels, in floats.
+
+    Not by a runtime in 8 bits: on processors without instructions for that, its sums overflow and
+    the answers are noise.
 
     Args:
-        path: ONNX export with the image embedding as its first output and the tokens before the
-            last layer norm as its second.
-        batches: float32 (n, 3, 224, 224) each, normalised as CLIP's authors do.
+        path: ONNX export; see :func:`read_weights`.
+        batches: float32 (n, 3, size, size) each, normalised as CLIP's authors do.
+        device: A torch device.
 
     Yields:
-        float32 (n, dim), not normalised, and float32 (n, tokens, width), class token first.
-
-    Raises:
-        MissingDependencyError: ``onnxruntime`` is not installed.
+        float32 (n, dim), not normalised, and float32 (n, tokens, width), before the last layer
+        norm, class token first.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "Running the teacher") from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    weights = {name: torch.tensor(value) for name, value in read_weights(path).items()}
+    width, _, _, patch_size = weights[f"{_EMBEDDINGS}patch_embedding.weight"].shape
+    tokens = len(weights[f"{_EMBEDDINGS}position_embedding.weight"])
+    biases = [weights[name] for name in weights if name.endswith("mlp.fc1.bias")]
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=len(biases[0]),
+        num_hidden_layers=len(biases),
+        num_attention_heads=width // 64,
+        image_size=round((tokens - 1) ** 0.5) * patch_size,
+        patch_size=patch_size,
+        projection_dim=len(weights["visual_projection.weight"]),
+        hidden_act="quick_gelu",
+    )
+    model = CLIPVisionModelWithProjection(config).eval().to(device)
+    model.load_state_dict(weights, strict=False)
     for pixels in batches:
-        embeddings, tokens = session.run(None, {name: pixels})
-        yield embeddings, tokens
+        with torch.inference_mode():
+            answer = model(pixels.to(device))
+        yield answer.image_embeds.cpu().numpy(), answer.last_hidden_state.cpu().numpy()

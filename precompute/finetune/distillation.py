@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 SIZE_PX = 224
 TOWER_NAME = "image_tower.safetensors"
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _WARM_UP = 20
 _SHARPNESS = 20.0
 _TEACHER_BATCH = 8
@@ -53,14 +53,14 @@ class Answers:
         tokens: float16 (n, tokens, width), class token first.
     """
 
-    def __init__(self, images: Images, teacher: Path, folder: Path) -> None:
-        """Open the answers; ask the teacher unless that was done."""
+    def __init__(self, images: Images, teacher: Path, folder: Path, device: str = "cpu") -> None:
+        """Open the answers; ask the teacher, on a torch device, unless that was done."""
         key = f"{images.fingerprint}-{sha256_of(teacher)[:16]}"
         paths = [folder / f"{name}-{key}.npy" for name in ("pixels", "embeddings", "tokens")]
         done = folder / f"done-{key}"
         if not done.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            self._ask(images, teacher, paths)
+            self._ask(images, teacher, paths, device)
             write_atomically(done, b"")
         self.pixels, self.embeddings, self.tokens = (np.load(p, mmap_mode="r") for p in paths)
 
@@ -69,7 +69,7 @@ class Answers:
         return len(self.pixels)
 
     @staticmethod
-    def _ask(images: Images, teacher: Path, paths: list[Path]) -> None:
+    def _ask(images: Images, teacher: Path, paths: list[Path], device: str) -> None:
         count = len(images)
         shape = (count, SIZE_PX, SIZE_PX, 3)
         pixels = np.lib.format.open_memmap(paths[0], "w+", np.uint8, shape)
@@ -79,9 +79,9 @@ class Answers:
             pixels[row] = np.asarray(squashed)
         kept: list[np.memmap] = []
         starts = tqdm(range(0, count, _TEACHER_BATCH), desc="teacher", unit="batch")
-        batches = (normalised(pixels[start : start + _TEACHER_BATCH]).numpy() for start in starts)
+        batches = (normalised(pixels[start : start + _TEACHER_BATCH]) for start in starts)
         done = 0
-        for embeddings, tokens in outputs(teacher, batches):
+        for embeddings, tokens in outputs(teacher, batches, device):
             if not kept:
                 kept = [
                     np.lib.format.open_memmap(path, "w+", kind, (count, *answer.shape[1:]))
@@ -100,7 +100,7 @@ def normalised(pixels: np.ndarray) -> torch.Tensor:
     """Turn uint8 (n, height, width, 3) into CLIP's float32 (n, 3, height, width)."""
     scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     shape = (3, 1, 1)
-    return (scaled - torch.tensor(_MEAN).view(shape)) / torch.tensor(_DEVIATION).view(shape)
+    return (scaled - torch.tensor(CLIP_MEAN).view(shape)) / torch.tensor(CLIP_DEVIATION).view(shape)
 
 
 class Student(torch.nn.Module):
@@ -156,11 +156,11 @@ def distil(
 
     Raises:
         SourceError: The teacher's file holds no such tower, or ``out`` another run.
-        MissingDependencyError: ``onnx`` or ``onnxruntime`` is not installed.
+        MissingDependencyError: ``onnx`` is not installed.
     """
     torch.manual_seed(recipe.seed)
-    known = Answers(images, teacher, out / "work")
-    held_out = Answers(measured, teacher, out / "work") if measured else None
+    known = Answers(images, teacher, out / "work", device)
+    held_out = Answers(measured, teacher, out / "work", device) if measured else None
     student = Student(teacher, normalised(known.pixels[:_TYPICAL]), recipe).to(device)
     training = _Training(student, known, recipe, device)
     steps = round(recipe.epochs * len(known) / recipe.batch_size)
@@ -339,6 +339,6 @@ def write_student(
     write_atomically(out / TOWER_NAME, save(halves))
     student.tower.half().save_pretrained(out)
     BlipImageProcessor(
-        size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=_MEAN, image_std=_DEVIATION
+        size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=CLIP_MEAN, image_std=CLIP_DEVIATION
     ).save_pretrained(out)
     write_atomically(out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())

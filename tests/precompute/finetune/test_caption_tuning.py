@@ -37,7 +37,7 @@ from precompute.finetune.caption_start import mark_trained
 from precompute.finetune.caption_training import CaptionTraining
 from precompute.finetune.captions import run
 from precompute.finetune.data import load_pairs
-from tests.precompute.finetune.test_captions import GREEDY, recipe_of, tiny_model
+from tests.precompute.finetune.tiny_captioner import GREEDY, recipe_of, tiny_model
 
 ROOT = Path(__file__).resolve().parents[3]
 COLOURS = ("red", "green", "blue", "white", "black", "brown")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
 from core.captioners import InstructBlipCaptioner
-from core.decoding import Decoding
 from core.errors import SourceError
 from core.models import ModelSpec
 from precompute.finetune.caption_batches import (
@@ -22,91 +19,26 @@ from precompute.finetune.caption_batches import (
     tokenise_captions,
 )
 from precompute.finetune.caption_checkpoint import resume_training, save_training
-from precompute.finetune.caption_files import CaptionerFiles
-from precompute.finetune.caption_job import centred_means, train
-from precompute.finetune.caption_model import SmallSizes, new_model, new_tokenizer
-from precompute.finetune.caption_objective import CaptionObjective
-from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
-from precompute.finetune.caption_start import Prepared, mark_trained
-from precompute.finetune.caption_training import CaptionTraining
-from precompute.finetune.data import Pairs, load_pairs
-
-COLOURS = ("red", "green", "blue", "white", "black", "yellow")
-SIZES = SmallSizes(
-    width=32,
-    feed_forward=64,
-    heads=2,
-    queries=4,
-    qformer_layers=1,
-    encoder_layers=1,
-    decoder_layers=1,
-    dropout=0.0,
+from precompute.finetune.caption_job import train
+from precompute.finetune.caption_meanings import Meanings
+from precompute.finetune.caption_model import new_tokenizer
+from precompute.finetune.data import Pairs
+from tests.precompute.finetune.tiny_captioner import (
+    COLOURS,
+    GREEDY,
+    PROMPTS,
+    coloured_pairs,
+    prepared_in,
+    recipe_of,
+    tiny_model,
+    tokens_of,
+    training_of,
 )
-GREEDY = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=10, repetition_penalty=1.0)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Pairs:
-    """Eighteen plain pictures whose captions tell their colour."""
-    folder = tmp_path_factory.mktemp("plain")
-    with (folder / "metadata.jsonl").open("w") as file:
-        for number in range(18):
-            colour = COLOURS[number % 6]
-            name = f"{number:02}.png"
-            Image.new("RGB", (30 + number, 40), colour).save(folder / name)
-            captions = [f"A {colour} wall is painted {colour} .", f"The whole wall is {colour}"]
-            file.write(json.dumps({"file_name": name, "captions": captions}) + "\n")
-    return load_pairs(str(folder))
-
-
-def tiny_model(pairs: Pairs):
-    torch.manual_seed(1)
-    tokenizer = new_tokenizer(
-        (text for captions in pairs.captions for text in captions), min_count=2
-    )
-    config = InstructBlipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        initializer_range=0.2,
-    )
-    image_processor = BlipImageProcessor(size={"height": 28, "width": 28})
-    return new_model(tokenizer, InstructBlipVisionModel(config), image_processor, SIZES)
-
-
-PROMPTS = (
-    Instruction(GREEDY.prompt),
-    Instruction(GREEDY.retry_prompt, "shortest"),
-    Instruction("Describe the image in detail.", "longest"),
-)
-
-
-def recipe_of(**changes) -> CaptionRecipe:
-    values = {
-        "epochs": 3,
-        "batch_size": 6,
-        "frozen_layers": 1,
-        "learning_rate": 5e-3,
-        "instructions": PROMPTS,
-    }
-    return CaptionRecipe(**{**values, **changes})
-
-
-def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, Features]:
-    model, processor = tiny_model(pairs)
-    recipe = recipe_of(**changes)
-    features = cached_features(
-        model, processor, pairs, frozen_layers=recipe.frozen_layers, folder=folder / "features"
-    )
-    mark_trained(model, recipe)
-    return CaptionTraining(CaptionObjective(model, processor, recipe)), features
-
-
-def tokens_of(training: CaptionTraining, pairs: Pairs) -> list[list[list[int]]]:
-    return tokenise_captions(training.objective.processor.tokenizer, pairs.captions, 20)
+    return coloured_pairs(tmp_path_factory.mktemp("plain"))
 
 
 def test_the_tokenizer_knows_frequent_words_and_the_prompts(pairs):
@@ -179,7 +111,7 @@ def batches(features, tokens, **changes):
     return epoch_batches(features, tokens, recipe, unknown=2, seed=0)
 
 
-ROWS = Features(np.arange(18, dtype=np.float16).reshape(18, 1, 1), np.arange(18))
+ROWS = Features((np.arange(18, dtype=np.float16).reshape(18, 1, 1),), np.arange(18))
 TOKENS = [[[100 + row, 1], [200 + row, 7, 2, 1]] for row in range(18)]
 
 
@@ -283,7 +215,8 @@ def test_another_recipe_is_no_continuation(pairs, tmp_path):
 
 def test_meanings_are_centred_means_of_each_images_captions():
     rows = np.array([[1, 0], [0, 1], [3, 0], [0, 0], [0, 0], [0, -3]], dtype=np.float32)
-    means = centred_means(rows, [2, 1, 3])
+    meanings = Meanings.of(rows, [2, 1, 3])
+    means = meanings.rows
     averages = np.array([[0.5, 0.5], [3, 0], [0, -1]])
     expected = averages - averages.mean(axis=0)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -330,15 +263,6 @@ def test_what_is_named_moves_and_the_rest_stays(pairs, tmp_path, trains, moving,
     assert not any(name.startswith(still) for name in moved)
     assert any(name.startswith(moving) for name in moved)
     assert "vision_model.encoder.layers.1.mlp.fc1.weight" in moved
-
-
-def prepared_in(pairs: Pairs, out: Path, **changes) -> Prepared:
-    model, processor = tiny_model(pairs)
-    recipe = recipe_of(**changes)
-    mark_trained(model, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    training = CaptionTraining(CaptionObjective(model, processor, recipe))
-    return Prepared(training, CaptionerFiles(out, GREEDY), GREEDY)
 
 
 def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tmp_path):

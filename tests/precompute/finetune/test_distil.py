@@ -122,7 +122,7 @@ def test_the_file_answers_as_the_model_does(clip, in_floats):
     pixels = torch.randn(3, 3, 224, 224)
     with torch.inference_mode():
         expected = clip(pixels)
-    (embeddings, tokens), *rest = outputs(in_floats, [pixels.numpy()])
+    (embeddings, tokens), *rest = outputs(in_floats, [pixels])
     assert not rest
     np.testing.assert_allclose(embeddings, expected.image_embeds.numpy(), atol=1e-4)
     np.testing.assert_allclose(tokens, expected.last_hidden_state.numpy(), atol=1e-4)
@@ -224,7 +224,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
             file.write(json.dumps({"file_name": path.name, "captions": captions}) + "\n")
     arguments = ["finetune", "captions", "--data", str(captioned), "--validation", str(captioned)]
     arguments += ["--init-vision", str(tmp_path / "tower"), "--out", str(tmp_path / "captioner")]
-    arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
+    arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--store", "int8"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
