@@ -8,6 +8,7 @@
       shards/00000.json    records and report of the shard: the marker, written last
       gallery/             thumbnails from the start; the rest once all shards are there
       publishing.json      hash of the finished manifest, just before the rename
+    .NAME.finished/        the same, on its way out when the gallery is in place
 
 A process killed at any moment leaves shards that are whole or without a marker. The folder itself
 is locked, so that two builds of one gallery never meet.
@@ -116,6 +117,7 @@ class Workspace:
         self.gallery = self.root / "gallery"
         self._shards = self.root / "shards"
         self._replaced = out.with_name(f".{out.name}.replaced")
+        self._finished = out.with_name(f".{out.name}.finished")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -199,6 +201,8 @@ class Workspace:
 
     def is_published(self) -> bool:
         """Tell whether the gallery in place is the one made here, only the tidying left to do."""
+        if self._finished.is_dir() and (self.out / MANIFEST_FILE).is_file():
+            return True
         try:
             expected = json.loads((self.root / _PUBLISHING_FILE).read_bytes())["manifest_sha256"]
             return sha256_of(self.out / MANIFEST_FILE) == expected
@@ -295,11 +299,15 @@ class Workspace:
         """Remove the workspace and the gallery that was replaced."""
         if self._replaced.exists():
             shutil.rmtree(self._replaced)
-        # The mark of being published goes last: a restart then knows what is left to do.
+        # A mark of being published stays until last: a restart then knows what is left to do.
         for path in self.root.iterdir():
             if path.name != _PUBLISHING_FILE:
                 _remove(path)
-        shutil.rmtree(self.root)
+        if self._finished.exists():
+            shutil.rmtree(self.root)
+        else:
+            self.root.rename(self._finished)
+        shutil.rmtree(self._finished)
 
     def _found_plan(self) -> dict[str, Any]:
         try:

@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from core.errors import GalleryExistsError
+from core.gallery_layout import MANIFEST_FILE
+from precompute.shards import Workspace
 from tests.precompute.conftest import noise_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,3 +44,22 @@ def test_killed_builds_end_in_the_same_bytes(tiny, models_folder, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[-1].startswith("replaced: ")
     assert sum(int(line.split()[3]) for line in lines if line.startswith("new")) >= 3
+
+
+@pytest.mark.parametrize("workspace_is_left", [False, True])
+def test_a_kill_in_the_last_step_is_finished_quietly(tmp_path, workspace_is_left):
+    """The gallery is in place and only an empty folder of the build is left."""
+    workspace = Workspace(tmp_path / "gallery")
+    workspace.out.mkdir()
+    (workspace.out / MANIFEST_FILE).write_text("{}")
+    (tmp_path / ".gallery.finished").mkdir()
+    if workspace_is_left:
+        workspace.root.mkdir()
+    workspace.check_out(overwrite=False)
+    with workspace.locked():
+        assert workspace.is_published()
+        workspace.tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
+    assert not workspace.is_published()
+    with pytest.raises(GalleryExistsError):
+        workspace.check_out(overwrite=False)

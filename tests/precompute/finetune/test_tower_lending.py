@@ -205,7 +205,7 @@ def test_a_locked_tower_stays_as_it_is_stored(model, tower, lender, tmp_path):
     for parts in compact_form(start).values():
         for name, tensor in parts.items():
             assert torch.equal(written[name], tensor)
-    assert set(written) == set(before)
+    assert set(written) <= set(before)
     assert not torch.equal(written["visual.proj"], before["visual.proj"])
     assert json.loads((tmp_path / CONFIG_NAME).read_text())["image_tower_without"] == [0]
     again = load_image_tower(find_clip_files(spec_of(tmp_path))).module.state_dict()
