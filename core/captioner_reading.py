@@ -140,18 +140,18 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
 
 
 def _multiplied_out(folder: Path | None) -> dict[str, Any]:
-    """Return configuration and weights of a checkpoint in 4 or 8 bits, in floats; else nothing.
+    """Return the configuration and weights of a checkpoint in 8 bits, in floats; else nothing.
 
-    transformers would run it as it is, which a CPU does slowly and only with bitsandbytes.
+    transformers would run it in 8 bits, which a CPU does slowly and only with bitsandbytes.
     """
     from transformers import InstructBlipConfig
 
-    from core.tensors import is_quantised, read_tensors
+    from core.tensors import is_8_bit, read_tensors
 
     if folder is None:
         return {}
     config = InstructBlipConfig.from_pretrained(folder)
-    if not is_quantised(config):
+    if not is_8_bit(config):
         return {}
     del config.quantization_config
     return {"config": config, "state_dict": read_tensors(folder)}

@@ -103,9 +103,7 @@ def load_image_tower(files: ClipFiles) -> ImageTower:
     """Build the image tower and read its tensors, in fp32 on the CPU, in evaluation mode.
 
     Where the configuration names an InstructBLIP checkpoint as the ``image_tower``
-    (``"asset:NAME"``), the file needs only what differs from that checkpoint's own tower, or is not
-    among its blocks (``image_tower_without``: their numbers). What differs may be the low-rank
-    factors of a difference; matrices may be in 8 bits.
+    (``"asset:NAME"``), the file needs only what differs from that checkpoint's own tower.
 
     Raises:
         ModelNotFoundError: The weights are missing or do not fit the configuration.
@@ -274,8 +272,7 @@ def lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
     if folder is None:
         return {}
     try:
-        without = files.config.get("image_tower_without") or ()
-        return as_open_clip(read_tensors(folder, VISION_PREFIX), without)
+        return as_open_clip(read_tensors(folder, VISION_PREFIX))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelNotFoundError(
             files.spec.name, f"The image tower of {folder.name} cannot be read."
@@ -296,9 +293,6 @@ def _fill(
     """
     from safetensors import SafetensorError, safe_open
 
-    from core.instructblip_tower import with_low_rank
-    from core.tensors import multiplied_out
-
     if not files.weights.is_file():
         raise ModelNotFoundError(files.spec.name, f"Its folder has no {files.weights.name}.")
     try:
@@ -313,7 +307,7 @@ def _fill(
             else:
                 wanted = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
             tensors = {key: file.get_tensor(name) for key, name in wanted.items()}
-        tensors = with_low_rank(multiplied_out(tensors), lent or {})
+        tensors = {**(lent or {}), **tensors}
         known = module.state_dict()
         # Old checkpoints carry this index buffer, which transformers no longer registers.
         tensors.pop("transformer.embeddings.position_ids", None)

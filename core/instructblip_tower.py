@@ -1,22 +1,18 @@
 """The image tower of an InstructBLIP checkpoint under the names of open_clip's own ViT.
 
 Both are the same transformer, but for CLIP's layer norm before the first block, which open_clip
-can leave out (``no_ln_pre``). So one tower on disk may serve a captioner and a CLIP model, as it is
-or with low-rank differences (Hu et al. 2021, arXiv:2106.09685) that the CLIP model keeps.
+can leave out (``no_ln_pre``). So one tower on disk may serve a captioner and a CLIP model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 VISION_PREFIX = "vision_model."
-
-LOW_RANK = (".lora_A.weight", ".lora_B.weight")
-"""Endings of the two factors of a matrix's difference: (rank, inputs) and (outputs, rank)."""
 
 _BLOCK = "encoder.layers."
 _IN_BLOCK = {
@@ -35,16 +31,13 @@ _IN_BLOCK = {
 }
 
 
-def as_open_clip(
-    state: Mapping[str, torch.Tensor], without: Collection[int] = ()
-) -> dict[str, torch.Tensor]:
+def as_open_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename the tensors of an ``InstructBlipVisionModel`` for ``open_clip``'s VisionTransformer.
 
     The bias of the patches, for which open_clip has no place, is added to their positions.
 
     Args:
         state: The whole tower, without a prefix.
-        without: Blocks to leave out, from 0; those behind move up.
 
     Returns:
         All of open_clip's tensors but ``proj``, in float32.
@@ -63,30 +56,6 @@ def as_open_clip(
         "ln_post.bias": state.pop("post_layernorm.bias"),
     }
     for name, tensor in state.items():
-        digits, _, inner = name.removeprefix(_BLOCK).partition(".")
-        number = int(digits)
-        if number not in without:
-            place = number - sum(left_out < number for left_out in without)
-            renamed[f"transformer.resblocks.{place}.{_IN_BLOCK[inner]}"] = tensor
+        number, _, inner = name.removeprefix(_BLOCK).partition(".")
+        renamed[f"transformer.resblocks.{number}.{_IN_BLOCK[inner]}"] = tensor
     return renamed
-
-
-def with_low_rank(
-    tensors: Mapping[str, torch.Tensor], lent: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return a tower's tensors: its own ones before lent ones, and lent ones with a difference.
-
-    Args:
-        tensors: Its own, among them factors under the endings :data:`LOW_RANK`.
-        lent: Of the tower it borrows from.
-
-    Raises:
-        KeyError: A difference lacks its other factor, or is of a matrix that is not lent.
-        RuntimeError: It does not fit the matrix.
-    """
-    inner, outer = LOW_RANK
-    joined = {**lent, **{n: t for n, t in tensors.items() if not n.endswith(LOW_RANK)}}
-    for name in (name.removesuffix(inner) for name in tensors if name.endswith(inner)):
-        factor, other = tensors[f"{name}{inner}"].float(), tensors[f"{name}{outer}"].float()
-        joined[name] = lent[name] + other @ factor
-    return joined

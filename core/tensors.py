@@ -1,12 +1,10 @@
-"""Tensors of a checkpoint in safetensors: parts of it, several files, matrices in 4 and 8 bits."""
+"""Tensors of a checkpoint in safetensors: some of its parts, several files, 8-bit matrices."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -17,15 +15,13 @@ INDEX_NAME = "model.safetensors.index.json"
 _SCALE = "SCB"
 _FORMAT = "weight_format"
 _LARGEST_INT8 = 127
-_FOUR_BITS = ".quant_state.bitsandbytes__nf4"
 
 
 def read_tensors(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Read a checkpoint's tensors, or one part of them, without building its model.
 
     Matrices in 8 bits, as bitsandbytes writes them (int8 rows, each with its largest absolute
-    value in a tensor ``SCB`` beside it), and in 4 bits (NF4) are multiplied out to float32; all
-    else keeps its type.
+    value in a tensor ``SCB`` beside it), are multiplied out to float32; all else keeps its type.
 
     Args:
         folder: Holds ``model.safetensors``, or several files and their index.
@@ -33,8 +29,7 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
 
     Raises:
         OSError: A file is missing.
-        ValueError: The index is not JSON, names no file in this folder, or a matrix in 4 bits lacks
-            what describes it.
+        ValueError: The index is not JSON, or names no file in this folder.
         safetensors.SafetensorError: A file is damaged.
     """
     from safetensors import safe_open
@@ -45,61 +40,17 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if name.startswith(prefix):
                     raw[name.removeprefix(prefix)] = file.get_tensor(name)
-    return multiplied_out(raw)
+    scales = {name.removesuffix(_SCALE): raw.pop(name) for name in list(raw) if _is(name, _SCALE)}
+    for owner, scale in scales.items():
+        weight = raw[f"{owner}weight"]
+        raw[f"{owner}weight"] = weight.float() * (scale.float() / _LARGEST_INT8)[:, None]
+    return {name: tensor for name, tensor in raw.items() if not _is(name, _FORMAT)}
 
 
-def multiplied_out(raw: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors with those that are in 4 or 8 bits in float32; see :func:`read_tensors`."""
-    tensors = dict(raw)
-    for name in [name for name in tensors if name.endswith(_FOUR_BITS)]:
-        weight = name.removesuffix(_FOUR_BITS)
-        state = json.loads(bytes(tensors.pop(name).tolist()))
-        parts = {n: tensors.pop(n) for n in list(tensors) if n.startswith(f"{weight}.")}
-        own = {n.removeprefix(f"{weight}."): t for n, t in parts.items()}
-        try:
-            tensors[weight] = _from_4_bits(tensors[weight], state, own)
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"What describes the 4 bits of {weight} is incomplete.") from error
-    for name in [name for name in tensors if _is(name, _SCALE)]:
-        weight = f"{name.removesuffix(_SCALE)}weight"
-        scale = tensors.pop(name).float() / _LARGEST_INT8
-        rows = tensors[weight].float()
-        tensors[weight] = rows * scale.view(-1, *[1] * (rows.ndim - 1))
-    return {name: tensor for name, tensor in tensors.items() if not _is(name, _FORMAT)}
-
-
-def _from_4_bits(
-    packed: torch.Tensor, state: Mapping[str, Any], own: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """Multiply out one NF4 matrix (Dettmers et al. 2023, arXiv:2305.14314).
-
-    Args:
-        packed: uint8, two numbers each, the first one in the higher bits.
-        state: What bitsandbytes notes of the matrix.
-        own: ``quant_map``, the 16 values; ``absmax``, the scale of each block of numbers, which may
-            be in 8 bits itself, with ``nested_absmax`` and ``nested_quant_map``.
-    """
-    import torch
-
-    scales = own["absmax"]
-    if "nested_absmax" in own:
-        coarse = own["nested_absmax"].repeat_interleave(state["nested_blocksize"])[: len(scales)]
-        fine = own["nested_quant_map"][scales.long()]
-        scales = fine * coarse + state["nested_offset"]
-    packed = packed.flatten()
-    pairs = torch.stack([packed >> 4, packed & 15], dim=1).flatten()
-    values = own["quant_map"][pairs.long()].float()
-    # The last block may be shorter.
-    values *= scales.float().repeat_interleave(state["blocksize"])[: len(values)]
-    return values[: math.prod(state["shape"])].view(*state["shape"])
-
-
-def is_quantised(config: object) -> bool:
-    """Whether a model's configuration says that its checkpoint was written in 4 or 8 bits."""
+def is_8_bit(config: object) -> bool:
+    """Whether a model's configuration says that its checkpoint was written in 8 bits."""
     settings = getattr(config, "quantization_config", None)
-    return isinstance(settings, dict) and bool(
-        settings.get("load_in_8bit") or settings.get("load_in_4bit")
-    )
+    return isinstance(settings, dict) and bool(settings.get("load_in_8bit"))
 
 
 def _is(name: str, last: str) -> bool:

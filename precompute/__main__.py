@@ -54,7 +54,7 @@ class Commands(TyperGroup):
 class FinetuneCommands(TyperGroup):
     """The training commands, each imported when it is asked for."""
 
-    _names = ("distil", "lend", "contrastive", "captions")
+    _names = ("distil", "contrastive", "captions")
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
         """Return the names without importing the modules."""
@@ -79,8 +79,7 @@ app = typer.Typer(
 )
 finetune = typer.Typer(
     cls=FinetuneCommands,
-    help="Train an image tower (distil), a CLIP model (contrastive) or a captioner (captions); "
-    "share a tower between the two (lend).",
+    help="Train an image tower (distil), a CLIP model (contrastive) or a captioner (captions).",
     no_args_is_help=True,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from core.adapters import ADAPTER_WEIGHTS
 from core.decoding import DECODING_FILE, Decoding
@@ -16,11 +16,6 @@ from core.weights import revision_of
 if TYPE_CHECKING:
     from core.models import ModelSpec
     from precompute.finetune.caption_training import CaptionTraining
-
-Store = Literal["half", "int8", "nf4-tower"]
-"""How a whole model is written: half precision, all matrices in 8 bits, or the image tower in 4."""
-
-_BEHIND_THE_TOWER = ("qformer", "language_projection", "language_model", "lm_head")
 
 _SHARD = "45MB"
 """Of one file of weights; hosts of code refuse files over 50 MB."""
@@ -39,7 +34,7 @@ class CaptionerFiles:
         decoding: Written beside the weights.
         adapted: The model as peft saves it; None writes all weights.
         base: What the training started from; None if from nothing.
-        store: What :meth:`finish` turns a whole model into.
+        eight_bit: Whether :meth:`finish` turns all matrices into 8 bits.
     """
 
     def __init__(
@@ -49,14 +44,14 @@ class CaptionerFiles:
         adapted: Any = None,  # noqa: ANN401 - PeftModel, imported lazily
         base: ModelSpec | None = None,
         *,
-        store: Store = "half",
+        eight_bit: bool = False,
     ) -> None:
         """Remember where and what."""
         self.folder = folder
         self._decoding = decoding
         self._adapted = adapted
         self._base = base
-        self._store = store
+        self._eight_bit = eight_bit
         self.origin = origin_of(base) if base else None
 
     def write(self, training: CaptionTraining) -> None:
@@ -105,27 +100,18 @@ class CaptionerFiles:
             old.unlink()
 
     def finish(self) -> None:
-        """Bring the best weights into their last form.
+        """Bring the best weights into their last form: 8 bits if asked for.
 
         Raises:
             MissingDependencyError: bitsandbytes is not installed.
         """
-        if self._store == "half":
+        if not self._eight_bit:
             return
         import torch
         from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
 
-        if self._store == "int8":
-            # A head tied to the word embeddings would be written twice if it were in 8 bits.
-            settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
-        else:
-            settings = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.float16,
-                llm_int8_skip_modules=list(_BEHIND_THE_TOWER),
-            )
+        # A head tied to the word embeddings would be written twice if it were in 8 bits.
+        settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
         model = InstructBlipForConditionalGeneration.from_pretrained(
             self.folder,
             dtype=torch.float16,

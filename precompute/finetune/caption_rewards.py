@@ -26,6 +26,7 @@ _SPREAD = 6.0
 """Of CIDEr-D's penalty for another length than the reference's, in words."""
 
 _END = "</s>"
+_ROUNDING = 1e-6
 
 _Gram = tuple[str, ...]
 
@@ -116,5 +117,6 @@ class RetrievalReference:
         found = np.stack([self._known[text] for text in texts])
         scores = found @ self._meanings.rows.T
         own = scores[np.arange(len(texts)), images]
-        # Ties count against it, as they would in a search.
-        return -np.log((scores >= own[:, None]).sum(axis=1)).astype(np.float32)
+        # Ties, to within rounding, count against it.
+        ranks = (scores >= own[:, None] - _ROUNDING).sum(axis=1)
+        return -np.log(ranks).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.decoding import Decoding
 from core.errors import MissingDependencyError, ModelError, SourceError
-from precompute.finetune.caption_files import CaptionerFiles, Store
+from precompute.finetune.caption_files import CaptionerFiles
 from precompute.finetune.caption_model import SMALL_DECODING
 from precompute.finetune.caption_recipe import (
     CaptionRecipe,
@@ -95,40 +95,34 @@ class Start:
         self._small: tuple[Any, Any] | None = None
         self.accelerator, self._device = _accelerator(device)
 
-    def build_small(
-        self, words_of: Pairs, vision: Path, min_count: int, seed: int, *, store: Store = "half"
-    ) -> None:
+    def build_small(self, words_of: Pairs, vision: Path, min_count: int, seed: int) -> None:
         """Make a fresh Q-Former and language model behind a ViT, with the words of captions.
 
-        Args:
-            words_of: Gives the words, and to a CLIP tower some typical images.
-            vision: A folder of ``finetune distil``, or CLIP's own tower as an ONNX file.
-            min_count: Rarer words are left out.
-            seed: Of what is fresh.
-            store: A tower that will be in 4 bits is rounded now, so that what is trained behind it
-                sees what it will see.
-
         Raises:
-            SourceError: There is no image tower of InstructBLIP's kind, nor CLIP's.
-            MissingDependencyError: A package that reads the file or rounds the tower is missing.
+            SourceError: The folder holds no image tower of InstructBLIP's kind.
         """
         import torch
+        from safetensors import SafetensorError
+        from transformers import BlipImageProcessor, InstructBlipVisionModel
 
         from precompute.finetune.caption_model import SmallSizes, new_model, new_tokenizer
-        from precompute.finetune.caption_vision import clip_vision, read_vision, round_to_nf4
 
         torch.manual_seed(seed)
-        tower, image_processor = (
-            clip_vision(vision, words_of) if vision.is_file() else read_vision(vision)
-        )
-        if store == "nf4-tower":
-            round_to_nf4(tower)
+        try:
+            tower = InstructBlipVisionModel.from_pretrained(
+                vision, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+            image_processor = BlipImageProcessor.from_pretrained(vision, local_files_only=True)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise SourceError(
+                f"{vision} holds no image tower: give the folder that finetune distil wrote."
+            ) from error
         texts = (text for captions in words_of.captions for text in captions)
         tokenizer = new_tokenizer(texts, min_count=min_count)
         self._small = new_model(tokenizer, tower, image_processor, SmallSizes())
 
     def prepare(
-        self, recipe: CaptionRecipe, wanted: Wanted, out: Path, *, store: Store = "half"
+        self, recipe: CaptionRecipe, wanted: Wanted, out: Path, *, eight_bit: bool = False
     ) -> Prepared:
         """Read the weights, mark what is trained, and make the run's folder.
 
@@ -137,7 +131,7 @@ class Start:
                 ``wanted`` decides is overwritten, and so is ``frozen_layers``.
             wanted: About the trained weights.
             out: Gets the model.
-            store: How a whole model is written.
+            eight_bit: Whether a whole model is written in 8 bits.
 
         Raises:
             ModelError: The checkpoint cannot be loaded.
@@ -163,13 +157,13 @@ class Start:
         decoding, recipe = _instructed(decoding, recipe)
         torch.manual_seed(recipe.seed)
         adapted = mark_trained(model, recipe) if recipe.epochs else None
-        if store != "half" and adapted is not None:
-            raise SourceError("--store is for a whole model; an adapter is small as it is.")
+        if eight_bit and adapted is not None:
+            raise SourceError("--eight-bit is for a whole model; an adapter is small as it is.")
         if self._save_memory:
             save_memory(model)
         training = CaptionTraining(CaptionObjective(model, processor, recipe), self.accelerator)
         out.mkdir(parents=True, exist_ok=True)
-        files = CaptionerFiles(out, decoding, adapted, self._spec, store=store)
+        files = CaptionerFiles(out, decoding, adapted, self._spec, eight_bit=eight_bit)
         return Prepared(training, files, decoding, files.origin)
 
     def _model(self, recipe: CaptionRecipe) -> tuple[Any, Any, Decoding]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 from core.errors import SourceError
 from core.models import Precision
-from precompute.finetune.caption_files import Store
 from precompute.finetune.caption_recipe import (
     DEFAULT_RECIPE,
     PARTS,
@@ -23,7 +21,6 @@ from precompute.finetune.caption_recipe import (
     Wanted,
 )
 
-T = TypeVar("T")
 _SMALL = "asset:mini-instructblip"
 
 
@@ -63,10 +60,7 @@ def run(
     ] = None,
     init_vision: Annotated[
         Path | None,
-        typer.Option(
-            help="Start anew behind this image tower: a folder of finetune distil, or CLIP's own "
-            "as an ONNX file."
-        ),
+        typer.Option(help="Start anew behind this image tower, of finetune distil."),
     ] = None,
     min_count: Annotated[
         int, typer.Option(min=1, help="Words used less often are left out, with --init-vision.")
@@ -183,13 +177,10 @@ def run(
     save_every: Annotated[
         int, typer.Option(min=1, help="Batches after which progress is kept.")
     ] = 500,
-    store: Annotated[
-        str,
-        typer.Option(
-            help="How a whole model is written: half (precision), int8 (all matrices: half the "
-            "size), or nf4-tower (the image tower in 4 bits)."
-        ),
-    ] = "half",
+    eight_bit: Annotated[
+        bool,
+        typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size."),
+    ] = False,
     features: Annotated[
         Path | None,
         typer.Option(help="Folder of the frozen blocks' output, to share between runs."),
@@ -249,9 +240,9 @@ def run(
         caption_job.check_metrics()
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
-        start.build_small(whole, init_vision, min_count, seed, store=_store(store))
+        start.build_small(whole, init_vision, min_count, seed)
     course = caption_job.Course(patience, probe, save_every, features, typer.echo)
-    prepared = start.prepare(recipe, wanted, out, store=_store(store))
+    prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
     report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:
         typer.echo(json.dumps(report))
@@ -265,18 +256,12 @@ def _parts(train: list[str] | None) -> tuple[Part, ...] | None:
 
 
 def _precision(name: str | None) -> Precision | None:
-    return None if name is None else _one_of("--precision", name, get_args(Precision))
-
-
-def _store(name: str) -> Store:
-    return _one_of("--store", name, get_args(Store))
-
-
-def _one_of(option: str, name: str, known: Sequence[T]) -> T:
-    for each in known:
-        if name == each:
-            return each
-    raise SourceError(f"{option} is one of {', '.join(map(str, known))}, not {name}.")
+    for known in get_args(Precision):
+        if name == known:
+            return known
+    if name is not None:
+        raise SourceError(f"--precision is one of {', '.join(get_args(Precision))}, not {name}.")
+    return None
 
 
 def _words(values: list[str] | None) -> list[str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
 from core.errors import SourceError
 from core.files import write_atomically
-from precompute.finetune.tower_lending import compact_form
 
 if TYPE_CHECKING:
     import torch
@@ -159,11 +158,9 @@ def write_clip_asset(
     with student.image.absorbed() as image, student.text.absorbed() as text:
         lent = lent_tower(start)
         own = {n: t for n, t in image.items() if n not in lent or not torch.equal(t.cpu(), lent[n])}
-        # What is stored in few bits stays as it is, unless it was trained.
-        stored = compact_form(start) if student.image.body_is_locked else {}
-        if len(own) == len(image) and not stored:
+        if len(own) == len(image):
             config.pop("image_tower", None)
-        tensors = {f"visual.{name}": tensor for name, tensor in own.items() if name not in stored}
+        tensors = {f"visual.{name}": tensor for name, tensor in own.items()}
         tensors |= {
             f"{prefix}{name}": tensor
             for name, tensor in text.items()
@@ -182,8 +179,6 @@ def write_clip_asset(
             ).contiguous()
             for name, tensor in tensors.items()
         }
-        for parts in stored.values():
-            written |= parts
         content = save(written, {"format": "pt"})
     write_atomically(folder / LOCAL_WEIGHTS_NAME, content)
     write_atomically(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())

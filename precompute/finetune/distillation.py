@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 SIZE_PX = 224
 TOWER_NAME = "image_tower.safetensors"
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _WARM_UP = 20
 _SHARPNESS = 20.0
 _TEACHER_BATCH = 8
@@ -100,7 +100,7 @@ def normalised(pixels: np.ndarray) -> torch.Tensor:
     """Turn uint8 (n, height, width, 3) into CLIP's float32 (n, 3, height, width)."""
     scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     shape = (3, 1, 1)
-    return (scaled - torch.tensor(CLIP_MEAN).view(shape)) / torch.tensor(CLIP_DEVIATION).view(shape)
+    return (scaled - torch.tensor(_MEAN).view(shape)) / torch.tensor(_DEVIATION).view(shape)
 
 
 class Student(torch.nn.Module):
@@ -339,6 +339,6 @@ def write_student(
     write_atomically(out / TOWER_NAME, save(halves))
     student.tower.half().save_pretrained(out)
     BlipImageProcessor(
-        size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=CLIP_MEAN, image_std=CLIP_DEVIATION
+        size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=_MEAN, image_std=_DEVIATION
     ).save_pretrained(out)
     write_atomically(out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())

@@ -224,7 +224,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
             file.write(json.dumps({"file_name": path.name, "captions": captions}) + "\n")
     arguments = ["finetune", "captions", "--data", str(captioned), "--validation", str(captioned)]
     arguments += ["--init-vision", str(tmp_path / "tower"), "--out", str(tmp_path / "captioner")]
-    arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--store", "int8"]
+    arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
