@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, dropout, normalize
 from transformers.modeling_outputs import BaseModelOutput
 
 from core.decoding import Decoding
@@ -81,6 +81,7 @@ class CaptionObjective(torch.nn.Module):
         for block in model.vision_model.encoder.layers[self.recipe.frozen_layers :]:
             hidden = block(hidden)
         hidden = model.vision_model.post_layernorm(hidden)
+        hidden = dropout(hidden, self.recipe.feature_dropout, training=model.training)
         queries = model.query_tokens.expand(count, -1, -1)
         seen = model.qformer(
             input_ids=self._ids(self.processor.qformer_tokenizer, instruction.text, count),

@@ -126,6 +126,7 @@ class CaptionRecipe:
         warmup: Share of the steps until the peak; a cosine follows.
         weight_decay: On matrices.
         label_smoothing: Of the cross entropy.
+        feature_dropout: Share of the image tower's output that is dropped in training.
         word_dropout: Share of the words that the decoder reads as unknown, so that it must look
             at the image.
         grounding: Weight of the grounding loss beside the cross entropy.
@@ -150,6 +151,7 @@ class CaptionRecipe:
     warmup: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    feature_dropout: float = 0.0
     word_dropout: float = 0.1
     grounding: float = 0.5
     average_decay: float = 0.995

@@ -133,6 +133,9 @@ def run(
         float | None,
         typer.Option(min=0, show_default=f"0; {DEFAULT_RECIPE.grounding} with --init-vision"),
     ] = None,
+    feature_dropout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the image features that is dropped.")
+    ] = DEFAULT_RECIPE.feature_dropout,
     word_dropout: Annotated[
         float | None,
         typer.Option(
@@ -219,6 +222,7 @@ def run(
         batch_size=batch_size,
         accumulation=accumulation,
         label_smoothing=label_smoothing,
+        feature_dropout=feature_dropout,
         views=views,
         reward=reward,
         instructions=tuple(Instruction.parse(text) for text in prompt or ()),

@@ -69,6 +69,24 @@ def test_the_loss_is_that_of_the_models_own_forward(pairs, tmp_path):
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
 
 
+def test_features_are_dropped_in_training_alone(pairs, tmp_path):
+    options = {"word_dropout": 0.0, "batch_size": 18, "grounding": 0.0}
+    losses = {}
+    for share in (0.0, 0.5):
+        training, features = training_of(pairs, tmp_path, feature_dropout=share, **options)
+        tokens = tokens_of(training, pairs)
+        batch = next(epoch_batches(features, tokens, training.recipe, unknown=2, seed=3))
+        objective = training.objective.train()
+        with torch.no_grad():
+            losses[share] = [objective(batch).item() for _ in range(2)]
+            said = objective.captions(features, PROMPTS[0], GREEDY)
+            assert objective.captions(features, PROMPTS[0], GREEDY) == said
+            objective.eval()
+            losses[f"{share} later"] = [objective(batch).item()]
+    assert losses[0.0][0] == losses[0.0][1] == losses["0.0 later"][0] == losses["0.5 later"][0]
+    assert len({*losses[0.5], losses[0.0][0]}) == 3
+
+
 def test_features_are_kept_and_never_those_of_another_tower(pairs, tmp_path):
     model, processor = tiny_model(pairs)
     first = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
