@@ -80,10 +80,13 @@ def test_equal_captions_tie_although_the_products_differ_in_their_last_bits():
     queries = unit_rows(30, 384, seed=1)
     whole = dense_scorer(queries, images)(slice(0, 30))
     for row in range(30):
-        np.testing.assert_array_equal(
-            dense_scorer(queries, images)(slice(row, row + 1))[0], whole[row]
-        )
+        (alone,) = dense_scorer(queries, images)(slice(row, row + 1))
+        np.testing.assert_array_equal(alone[0::3], alone[1::3])
+        np.testing.assert_array_equal(alone[0::3], alone[2::3])
+        # On the edge between two rounded values another block may fall on the other side, together.
+        np.testing.assert_allclose(alone, whole[row], atol=1.5e-6, rtol=0)
     np.testing.assert_array_equal(whole[:, 0::3], whole[:, 1::3])
+    np.testing.assert_array_equal(whole[:, 0::3], whole[:, 2::3])
     np.testing.assert_allclose(whole, queries.astype(np.float64) @ images.T, atol=1e-6)
 
 
