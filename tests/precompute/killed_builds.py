@@ -113,12 +113,12 @@ def new_galleries(trial: Trial, rounds: int, changes: int, seconds: float, dice:
 
         # A gallery that is in place without a trace of the build is finished: no second attempt.
         killed = 0
-        while killed < 2 and not (out.exists() and not building(out).exists()):
+        while killed < 2 and not (out.exists() and not is_left(out)):
             if attempt(True) == 0:
                 break
             assert not out.exists() or (out / "manifest.json").is_file()
             killed += 1
-        if not out.exists() or building(out).exists():
+        if not out.exists() or is_left(out):
             assert attempt(False) == 0
         trial.check_same(out)
         shutil.rmtree(out)
@@ -134,6 +134,11 @@ def building(out: Path) -> Path:
     return out.with_name(f".{out.name}.building")
 
 
+def is_left(out: Path) -> bool:
+    """Whether a build has left a trace beside its gallery."""
+    return building(out).exists() or out.with_name(f".{out.name}.finished").exists()
+
+
 def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
     """Kill the end of a build that replaces a gallery, at and around each of its renames."""
     out = trial.work / "replaced"
@@ -145,9 +150,10 @@ def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
     status, changes = trial.attempt(options)
     assert status == 0
     trial.check_same(out)
-    move_in = changes.rindex(b"n") + 1
+    move_out = changes.rindex(b"n") + 1  # of what is left of the build
+    move_in = changes.rindex(b"n", 0, move_out - 1) + 1
     move_aside = changes.rindex(b"n", 0, move_in - 1) + 1
-    places = {move_aside, move_in, move_in + 1, len(changes)}
+    places = {move_aside, move_in, move_in + 1, move_out, move_out + 1, len(changes)}
     places |= set(dice.sample(range(1, len(changes) + 1), 4))
     ends: set[str] = set()
     for place in sorted(places):
@@ -161,7 +167,7 @@ def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
         is_new = content == (trial.whole / "clip.npy").read_bytes()
         assert is_new or content == (old / "clip.npy").read_bytes()
         ends.add("aside" if held == aside else "new" if is_new else "old")
-        if building(out).exists() or not is_new:
+        if is_left(out) or not is_new:
             assert trial.attempt(options)[0] == 0
         trial.check_same(out)
     assert ends == {"old", "aside", "new"}, ends
