@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class CaptionObjective(torch.nn.Module):
         return sequence, seen
 
     def forward(self, batch: CaptionBatch, meanings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the cross entropy of every caption of the batch, or of its own ones by worth.
+        """Return the cross entropy of every caption of the batch, times its worth if it has one.
 
         With ``meanings``, the grounding loss is added: from the mean of the Q-Former's queries,
         pick the image's meaning among those of all images. It teaches a fresh Q-Former to look,
@@ -104,10 +103,9 @@ class CaptionObjective(torch.nn.Module):
         """
         encoded, seen = self.encode(batch.features, self.recipe.instructions[batch.instruction])
         total = torch.zeros((), device=self.device)
-        worths = batch.worth.chunk(_PARTS) if batch.worth is not None else repeat(None)
-        parts = zip(
-            batch.image_of_caption.chunk(_PARTS), batch.labels.chunk(_PARTS), worths, strict=False
-        )
+        groups = batch.labels.chunk(_PARTS)
+        worths = [None] * len(groups) if batch.worth is None else batch.worth.chunk(_PARTS)
+        parts = zip(batch.image_of_caption.chunk(_PARTS), groups, worths, strict=True)
         for owners, padded, worth in parts:
             longest = int((padded != -100).nonzero()[:, 1].max()) + 1
             labels = padded[:, :longest].to(self.device)

@@ -104,7 +104,7 @@ class RewardRecipe:
 
     Attributes:
         cider: Weight of CIDEr-D against the image's captions.
-        retrieval: Weight of the log probability that the caption picks its image out of all.
+        retrieval: Weight of minus the logarithm of the image's rank among all, for the caption.
         samples: Captions drawn for each image; the mean of the others is a caption's baseline.
     """
 

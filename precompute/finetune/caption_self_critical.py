@@ -40,7 +40,7 @@ class SelfCritic:
 
         self._objective = objective
         self._recipe = recipe
-        self._captions = captions
+        self._words = [[text.split() for text in own] for own in captions]
         self._cider = CiderReference(captions, mark_end=True) if recipe.cider else None
         self._retrieval = None
         if meanings is not None and recipe.retrieval:
@@ -82,7 +82,7 @@ class SelfCritic:
         rewards = np.zeros(len(texts))
         if self._cider is not None:
             for row, (text, image) in enumerate(zip(texts, images, strict=True)):
-                answers = instruction.chosen([text.split() for text in self._captions[image]])
+                answers = instruction.chosen(self._words[image])
                 rewards[row] = self._recipe.cider * self._cider(text, int(image), answers)
         if self._retrieval is not None:
             rewards += self._recipe.retrieval * self._retrieval(texts, images)
