@@ -33,18 +33,23 @@ class CaptionBatch:
         rows: int64 (images,): which images of the split they are.
         features: float32 (images, tokens, width): what the frozen blocks make of the images.
         image_of_caption: int64 (captions,): row of ``features`` that each caption describes.
+        numbers: int64 (captions,): which of its image's captions each is.
         labels: int64 (captions, longest): tokens with the end token; -100 is not trained. Rows
             are sorted by length.
         worth: float32 (captions,): how much better than the image's others each caption is, if the
             model wrote them; None if people did.
+        image_tokens: float32 (images, queries, width): what the language model reads instead of
+            what the Q-Former makes of the features, which then are not looked at; None is that.
     """
 
     instruction: int
     rows: torch.Tensor
     features: torch.Tensor
     image_of_caption: torch.Tensor
+    numbers: torch.Tensor
     labels: torch.Tensor
     worth: torch.Tensor | None = None
+    image_tokens: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +254,16 @@ def _batch(
     drawn = 0 if not others or random.random() < 0.5 else 1 + int(random.integers(others))
     instruction = recipe.instructions[drawn]
     # By length, so that the loss can cut the batch into parts with little padding.
-    answers = (instruction.answers(tokens[row]) for row in rows)
     texts = sorted(
-        ((ids, image) for image, some in enumerate(answers) for ids in some),
+        (
+            (tokens[row][number], image, number)
+            for image, row in enumerate(rows)
+            for number in instruction.chosen(tokens[row])
+        ),
         key=lambda text: len(text[0]),
     )
     labels = torch.full((len(texts), len(texts[-1][0])), -100)
-    for line, (ids, _) in enumerate(texts):
+    for line, (ids, _, _) in enumerate(texts):
         labels[line, : len(ids)] = torch.tensor(ids)
     if unknown is not None:
         labels[labels == unknown] = -100
@@ -263,6 +271,7 @@ def _batch(
         instruction=drawn,
         rows=torch.from_numpy(rows),
         features=torch.from_numpy(features.drawn(rows, random)),
-        image_of_caption=torch.tensor([image for _, image in texts]),
+        image_of_caption=torch.tensor([image for _, image, _ in texts]),
+        numbers=torch.tensor([number for _, _, number in texts]),
         labels=labels,
     )

@@ -48,7 +48,7 @@ def save_training(
         "history": list(history),
     }
     write_atomically(folder / _STATE, json.dumps(state, indent=1).encode())
-    for old in folder.glob("*.safetensors"):
+    for old in folder.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink()
 

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.files import write_atomically
-from precompute.finetune.caption_batches import Features, cached_features, tokenise_captions
+from precompute.finetune.caption_batches import (
+    CaptionBatch,
+    Features,
+    cached_features,
+    tokenise_captions,
+)
 from precompute.finetune.caption_checkpoint import resume_training, save_training
+from precompute.finetune.caption_looking import MeaningReader, learn_to_look
 from precompute.finetune.caption_meanings import Meanings
 from precompute.finetune.caption_recipe import CaptionRecipe, Instruction, RewardRecipe
 from precompute.finetune.caption_self_critical import SelfCritic
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from precompute.finetune.data import Pairs
 
 CHECKPOINT = "checkpoint"
+LOOKING = "looking.safetensors"
 METRICS = "metrics.json"
 
 
@@ -132,10 +139,14 @@ class _Job:
         tokenizer = training.objective.processor.tokenizer
         tokens = tokenise_captions(tokenizer, split.captions, recipe.max_tokens)
         reward = recipe.reward
-        needed = recipe.grounding or (reward is not None and reward.retrieval)
-        meanings = Meanings.read(split.captions) if needed else None
-        critic = judge = None
+        critic: Callable[[CaptionBatch], CaptionBatch] | None = None
+        judge = None
+        if recipe.looking is not None:
+            kept = self._files.folder / CHECKPOINT / LOOKING
+            sights = learn_to_look(training.objective, split.features, split.captions, kept)
+            critic = MeaningReader(sights, [len(own) for own in split.captions], recipe.looking)
         if reward is not None:
+            meanings = Meanings.read(split.captions) if reward.retrieval else None
             critic = SelfCritic(training.objective, reward, split.captions, meanings)
             judge = self._judge(probe, reward)
         if self._main:
@@ -149,7 +160,6 @@ class _Job:
             loss = training.run_epoch(
                 split.features,
                 tokens,
-                meanings.rows if meanings and recipe.grounding else None,
                 critic=critic,
                 save=self._save,
                 save_every=course.save_every,

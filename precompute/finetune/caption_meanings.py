@@ -35,7 +35,7 @@ class Meanings:
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         means = np.add.reduceat(embeddings, starts, axis=0) / np.asarray(counts)[:, None]
         centre = means.mean(axis=0)
-        return cls(_unit(means - centre), centre.astype(np.float32))
+        return cls(unit_rows(means - centre), centre.astype(np.float32))
 
     @classmethod
     def read(cls, captions: Sequence[Sequence[str]]) -> Meanings:
@@ -46,7 +46,7 @@ class Meanings:
 
     def centred(self, embeddings: np.ndarray) -> np.ndarray:
         """Centre and normalise embeddings (m, dim) of texts as the rows are."""
-        return _unit(embeddings - self.centre)
+        return unit_rows(embeddings - self.centre)
 
 
 def sentence_encoder() -> TextEncoder:
@@ -71,6 +71,7 @@ def embed_texts(encoder: TextEncoder, texts: Sequence[str], *, show: bool = Fals
     return np.concatenate(parts)[np.argsort(order)]
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Return rows of length 1, float32; zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.maximum(lengths, 1e-6)).astype(np.float32)

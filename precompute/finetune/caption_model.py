@@ -37,11 +37,14 @@ class SmallSizes:
     """Sizes of everything behind the image tower.
 
     Attributes:
-        width: Of the Q-Former and of the language model.
-        feed_forward: Inner width of their feed-forward layers.
-        heads: Attention heads of both.
-        queries: Query tokens, that is image tokens that the language model reads.
+        qformer_width: Of the Q-Former.
+        qformer_feed_forward: Inner width of its feed-forward layers.
+        qformer_heads: Its attention heads.
         qformer_layers: All with cross-attention to the image.
+        queries: Query tokens, that is image tokens that the language model reads.
+        width: Of the language model.
+        feed_forward: Inner width of its feed-forward layers.
+        heads: Its attention heads.
         encoder_layers: Of the language model; as many as decoder layers, for the library sizes
             the cache of generated tokens by it.
         decoder_layers: Of the language model.
@@ -49,11 +52,14 @@ class SmallSizes:
         language_dropout: In the language model, where it costs an eighth of the time on a CPU.
     """
 
+    qformer_width: int = 384
+    qformer_feed_forward: int = 1024
+    qformer_heads: int = 6
+    qformer_layers: int = 1
+    queries: int = 4
     width: int = 256
     feed_forward: int = 768
     heads: int = 4
-    queries: int = 16
-    qformer_layers: int = 2
     encoder_layers: int = 2
     decoder_layers: int = 2
     dropout: float = 0.1
@@ -121,13 +127,13 @@ def new_model(
         image_processor, tokenizer, tokenizer, num_query_tokens=sizes.queries
     )
     # BERT's 0.02 suits its width of 768: at this one the image would hardly reach the queries.
-    scale = sizes.width**-0.5
+    scale = sizes.qformer_width**-0.5
     qformer = InstructBlipQFormerConfig(
         vocab_size=len(tokenizer),
-        hidden_size=sizes.width,
+        hidden_size=sizes.qformer_width,
         num_hidden_layers=sizes.qformer_layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=sizes.feed_forward,
+        num_attention_heads=sizes.qformer_heads,
+        intermediate_size=sizes.qformer_feed_forward,
         hidden_dropout_prob=sizes.dropout,
         attention_probs_dropout_prob=sizes.dropout,
         max_position_embeddings=64,

@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, dropout, normalize
+from torch.nn.functional import cross_entropy, dropout
 from transformers.modeling_outputs import BaseModelOutput
 
 from core.decoding import Decoding
 from precompute.finetune.caption_batches import CaptionBatch, Features
 from precompute.finetune.caption_recipe import CaptionRecipe, Instruction
-
-_SHARPNESS = 20.0
-"""Factor on the cosines of the grounding loss: an inverse temperature."""
 
 _PARTS = 5
 """Captions of a batch are decoded in so many groups of like length, each padded for itself."""
@@ -30,7 +27,6 @@ class CaptionObjective(torch.nn.Module):
             decoder-only language model.
         processor: Its processor; the two tokenizers may differ.
         recipe: How to train.
-        meaning_dim: Length of the meanings, for the grounding loss.
     """
 
     def __init__(
@@ -38,17 +34,13 @@ class CaptionObjective(torch.nn.Module):
         model: Any,  # noqa: ANN401 - imported lazily
         processor: Any,  # noqa: ANN401
         recipe: CaptionRecipe,
-        meaning_dim: int = 384,
     ) -> None:
-        """Add what the grounding loss needs, if it is asked for."""
+        """Look up what kind of language model it is."""
         super().__init__()
         self.model = model
         self.processor = processor
         self.recipe = recipe
         self.has_decoder = not model.config.use_decoder_only_language_model
-        if recipe.grounding:
-            width = model.config.qformer_config.hidden_size
-            self.grounding = torch.nn.Linear(width, meaning_dim, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -66,42 +58,56 @@ class CaptionObjective(torch.nn.Module):
         image = prompt.new_full((count, config.num_query_tokens), config.image_token_index)
         return torch.cat([image, prompt], dim=1)
 
-    def encode(
-        self, features: torch.Tensor, instruction: Instruction
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the language model goes on from, and what the Q-Former saw.
+    def seen(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the tower makes of images, (images, tokens, width), from its frozen blocks'.
 
-        The same computation as the model's own ``forward`` up to there, entered behind the frozen
-        blocks: (images, queries + prompt tokens, width), which has passed through the encoder of
-        a language model that has one, and (images, queries, width).
+        Args:
+            features: (images, tokens, width): what the frozen blocks make of them.
         """
-        model, count = self.model, len(features)
-        hidden = features.to(self.device, model.query_tokens.dtype)
-        for block in model.vision_model.encoder.layers[self.recipe.frozen_layers :]:
+        tower = self.model.vision_model
+        hidden = features.to(self.device, self.model.query_tokens.dtype)
+        for block in tower.encoder.layers[self.recipe.frozen_layers :]:
             hidden = block(hidden)
-        hidden = model.vision_model.post_layernorm(hidden)
-        hidden = dropout(hidden, self.recipe.feature_dropout, training=model.training)
+        return tower.post_layernorm(hidden)
+
+    def look(self, features: torch.Tensor, instruction: Instruction) -> torch.Tensor:
+        """Return what says the images to the language model, (images, queries, width)."""
+        model, count = self.model, len(features)
+        dropped = self.recipe.feature_dropout
+        hidden = dropout(self.seen(features), dropped, training=model.training)
         queries = model.query_tokens.expand(count, -1, -1)
-        seen = model.qformer(
+        answered = model.qformer(
             input_ids=self._ids(self.processor.qformer_tokenizer, instruction.text, count),
             query_embeds=queries,
             encoder_hidden_states=hidden,
         )[0][:, : queries.shape[1]]
-        prompt = self._ids(self.processor.tokenizer, instruction.text, count)
+        return model.language_projection(answered)
+
+    def read(self, image_tokens: torch.Tensor, instruction: Instruction) -> torch.Tensor:
+        """Return what the language model goes on from, (images, queries + prompt tokens, width).
+
+        It has passed through the encoder of a language model that has one.
+        """
+        model = self.model
+        prompt = self._ids(self.processor.tokenizer, instruction.text, len(image_tokens))
         words = model.get_input_embeddings()(prompt)
-        sequence = torch.cat([model.language_projection(seen).to(words.dtype), words], dim=1)
+        said = image_tokens.to(words.device, words.dtype)
+        sequence = torch.cat([said, words], dim=1)
         if self.has_decoder:
             sequence = model.language_model.encoder(inputs_embeds=sequence)[0]
-        return sequence, seen
+        return sequence
 
-    def forward(self, batch: CaptionBatch, meanings: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the cross entropy of every caption of the batch, times its worth if it has one.
+    def encode(self, features: torch.Tensor, instruction: Instruction) -> torch.Tensor:
+        """Look and read: the model's own ``forward`` up to there, from the frozen blocks on."""
+        return self.read(self.look(features, instruction), instruction)
 
-        With ``meanings``, the grounding loss is added: from the mean of the Q-Former's queries,
-        pick the image's meaning among those of all images. It teaches a fresh Q-Former to look,
-        as BLIP-2's first stage does, while the language model is still learning to speak.
-        """
-        encoded, seen = self.encode(batch.features, self.recipe.instructions[batch.instruction])
+    def forward(self, batch: CaptionBatch) -> torch.Tensor:
+        """Return the cross entropy of every caption of the batch, times its worth if it has one."""
+        instruction = self.recipe.instructions[batch.instruction]
+        if batch.image_tokens is None:
+            encoded = self.encode(batch.features, instruction)
+        else:
+            encoded = self.read(batch.image_tokens, instruction)
         total = torch.zeros((), device=self.device)
         groups = batch.labels.chunk(_PARTS)
         worths = [None] * len(groups) if batch.worth is None else batch.worth.chunk(_PARTS)
@@ -118,12 +124,7 @@ class CaptionObjective(torch.nn.Module):
             else:
                 surprise = cross_entropy(logits, labels.flatten(), reduction="none")
                 total = total + worth.to(self.device) @ surprise.view_as(labels).sum(dim=1)
-        loss = total / (batch.labels != -100).sum().to(self.device)
-        if meanings is None or not self.recipe.grounding:
-            return loss
-        found = normalize(self.grounding(seen.mean(dim=1)), dim=1)
-        chosen = cross_entropy(_SHARPNESS * found @ meanings.T, batch.rows.to(self.device))
-        return loss + self.recipe.grounding * chosen
+        return total / (batch.labels != -100).sum().to(self.device)
 
     def _logits(self, encoded: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return (captions, longest, vocabulary), each word predicted from those before it."""
@@ -203,7 +204,7 @@ class CaptionObjective(torch.nn.Module):
         """Generate tokens (captions, longest), without what stands before the first of them."""
         self.model.eval()
         with torch.inference_mode():
-            encoded, _ = self.encode(features, instruction)
+            encoded = self.encode(features, instruction)
             given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
             if not self.has_decoder:
                 read = self._read_ids(instruction, len(encoded))

@@ -114,6 +114,27 @@ class RewardRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class LookingRecipe:
+    """How a fresh captioner learns to look, then to speak from what was foretold of images.
+
+    Attributes:
+        epochs: Passes over the images, for the Q-Former and its projection.
+        batch_size: Images in such a batch.
+        learning_rate: Peak, likewise.
+        folds: Parts of the images, each foretold without having been seen.
+        own: Share of the batches in which the language model reads the captions' own meanings.
+        blur: Mean length of the noise on those, whose own length is 1.
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    folds: int = 5
+    own: float = 0.7
+    blur: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionRecipe:
     """What decides the outcome of a training, beside the data and the model.
 
@@ -129,13 +150,14 @@ class CaptionRecipe:
         feature_dropout: Share of the image tower's output that is dropped in training.
         word_dropout: Share of the words that the decoder reads as unknown, so that it must look
             at the image.
-        grounding: Weight of the grounding loss beside the cross entropy.
         average_decay: Of the moving average of the weights, which is what is kept.
         frozen_layers: Blocks of the image tower, from the input on, that are not trained.
         max_tokens: Longer captions are cut; padding costs time.
         views: Fixed views of a training image, of which a batch draws one: as it is, mirrored, then
             random crops.
         trains: Parts behind the image tower whose own weights are trained.
+        looking: How a fresh captioner learns to look, and what it speaks from meanwhile; None for
+            one that can see, which learns from the images themselves.
         reward: What sampled captions are worth; None learns the captions of people word by word.
         lora: Adapter of the language model, whose own weights then stay; None trains no adapter.
         precision: Of the weights in memory that are not trained.
@@ -153,12 +175,12 @@ class CaptionRecipe:
     label_smoothing: float = 0.1
     feature_dropout: float = 0.0
     word_dropout: float = 0.1
-    grounding: float = 0.5
     average_decay: float = 0.995
     frozen_layers: int = 10
     max_tokens: int = 20
     views: int = 1
     trains: tuple[Part, ...] = PARTS
+    looking: LookingRecipe | None = None
     reward: RewardRecipe | None = None
     lora: LoraRecipe | None = None
     precision: Precision = "fp32"
@@ -206,15 +228,13 @@ class Wanted:
         return replace(
             recipe,
             lora=lora,
-            trains=self.trains if self.trains is not None else () if lora else PARTS,
+            trains=self.trains if self.trains is not None else () if lora else recipe.trains,
             precision=self.precision or ("int8" if lora and large and gpu else "fp32"),
         )
 
 
-DEFAULT_RECIPE = CaptionRecipe()
+DEFAULT_RECIPE = CaptionRecipe(looking=LookingRecipe(), trains=("language",))
 """For a fresh language model: nothing in it is worth keeping."""
 
-TUNING_RECIPE = CaptionRecipe(
-    epochs=4, learning_rate=2e-4, word_dropout=0.0, grounding=0.0, max_tokens=40
-)
+TUNING_RECIPE = CaptionRecipe(epochs=4, learning_rate=2e-4, word_dropout=0.0, max_tokens=40)
 """For a checkpoint that can caption already."""

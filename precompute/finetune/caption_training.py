@@ -70,7 +70,6 @@ class CaptionTraining:
         self,
         features: Features,
         tokens: Tokens,
-        meanings: np.ndarray | None = None,
         *,
         critic: Callable[[CaptionBatch], CaptionBatch] | None = None,
         save: Callable[[], None] = lambda: None,
@@ -81,9 +80,7 @@ class CaptionTraining:
         Args:
             features: Of the images.
             tokens: Of their captions.
-            meanings: float32 (n, dim), unit norm, what each image's captions mean together; for
-                the grounding loss.
-            critic: Replaces the captions of a batch by the model's own, with what they are worth.
+            critic: Changes a batch before it is learnt from.
             save: Called between two steps.
             save_every: After so many batches.
         """
@@ -94,7 +91,6 @@ class CaptionTraining:
         world, rank = accelerator.num_processes, accelerator.process_index
         count = batches_of(len(tokens), recipe, world)
         steps = math.ceil(count / recipe.accumulation) * recipe.epochs
-        aims = None if meanings is None else torch.from_numpy(meanings).to(self.objective.device)
         seed = recipe.seed * 1000 + self.epoch
         batches = epoch_batches(
             features,
@@ -123,7 +119,7 @@ class CaptionTraining:
                     batch = critic(batch)
                     self._module.train()
                 with nullcontext() if last else accelerator.no_sync(self._module):
-                    loss = self._module(batch, aims)
+                    loss = self._module(batch)
                     accelerator.backward(loss / group)
                 self.losses.append(loss.item())
                 self.batch += 1

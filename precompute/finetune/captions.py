@@ -129,10 +129,6 @@ def run(
         ),
     ] = None,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.label_smoothing,
-    grounding: Annotated[
-        float | None,
-        typer.Option(min=0, show_default=f"0; {DEFAULT_RECIPE.grounding} with --init-vision"),
-    ] = None,
     feature_dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the image features that is dropped.")
     ] = DEFAULT_RECIPE.feature_dropout,
@@ -198,13 +194,14 @@ def run(
     """
     if init_vision is not None and model is not None:
         raise SourceError("--init-vision starts anew and --model does not: give one of them.")
+    if init_vision is not None and (train or lora_rank):
+        raise SourceError("--init-vision trains all that is new: leave out --train and adapters.")
     if epochs == 0 and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
     started = TUNING_RECIPE if init_vision is None else DEFAULT_RECIPE
     given: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,
-        "grounding": grounding,
         "word_dropout": word_dropout,
         "max_tokens": max_tokens,
     }

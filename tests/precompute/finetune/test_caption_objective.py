@@ -81,7 +81,6 @@ def objective_of(instructblip) -> CaptionObjective:
         frozen_layers=1,
         label_smoothing=0.0,
         word_dropout=0.0,
-        grounding=0.0,
         instructions=(PROMPT,),
     )
     return CaptionObjective(*instructblip, recipe).eval()
@@ -114,7 +113,7 @@ def test_captions_from_features_are_those_of_the_models_own_generate(
     model, processor = instructblip
     features = cached_features(model, processor, pairs, frozen_layers=2, folder=tmp_path)
     objective = objective_of(instructblip)
-    objective.recipe = CaptionRecipe(frozen_layers=2, grounding=0.0, instructions=(PROMPT,))
+    objective.recipe = CaptionRecipe(frozen_layers=2, instructions=(PROMPT,))
     decoding = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=6)
     ours = objective.captions(features, PROMPT, decoding)
     images = [pairs.image(row) for row in range(4)]

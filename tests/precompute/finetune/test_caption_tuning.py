@@ -66,7 +66,7 @@ def save_base(photos: Path, folder: Path, epochs: int = 12) -> Path:
     """Write a captioner that says boat to everything, and its colour."""
     pairs = load_pairs(str(photos))
     model, processor = tiny_model(pairs)
-    recipe = recipe_of(epochs=epochs, batch_size=4, grounding=0.0, average_decay=0.9)
+    recipe = recipe_of(epochs=epochs, batch_size=4, average_decay=0.9)
     mark_trained(model, recipe)
     training = CaptionTraining(CaptionObjective(model, processor, recipe))
     features = cached_features(

@@ -129,9 +129,7 @@ def test_a_batch_gets_the_models_own_captions_each_against_the_others(pairs, tmp
 
 def test_what_is_worth_more_becomes_likelier(pairs, tmp_path):
     """After some learning from people, by CIDEr alone."""
-    spoken, features = training_of(
-        pairs, tmp_path, epochs=14, grounding=0.0, batch_size=2, average_decay=0.9
-    )
+    spoken, features = training_of(pairs, tmp_path, epochs=14, batch_size=2, average_decay=0.9)
     tokens = tokens_of(spoken, pairs)
     for _ in range(9):
         spoken.run_epoch(features, tokens)
@@ -156,7 +154,7 @@ def test_what_is_worth_more_becomes_likelier(pairs, tmp_path):
 
 def test_the_best_reward_on_validation_is_kept_and_reported(pairs, tmp_path):
     reward = RewardRecipe(cider=1.0, retrieval=0.2, samples=3)
-    prepared = prepared_in(pairs, tmp_path / "out", epochs=3, reward=reward, grounding=0.0)
+    prepared = prepared_in(pairs, tmp_path / "out", epochs=3, reward=reward)
     report = train(prepared, pairs, pairs)
     assert report["images"] == 18
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())

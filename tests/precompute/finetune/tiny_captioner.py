@@ -21,11 +21,13 @@ from precompute.finetune.data import Pairs, load_pairs
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 SIZES = SmallSizes(
+    qformer_width=32,
+    qformer_feed_forward=64,
+    qformer_heads=2,
+    queries=4,
     width=32,
     feed_forward=64,
     heads=2,
-    queries=4,
-    qformer_layers=1,
     encoder_layers=1,
     decoder_layers=1,
     dropout=0.0,

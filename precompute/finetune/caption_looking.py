@@ -1,0 +1,187 @@
+"""A fresh captioner's first lesson: to see in an image what its captions would mean.
+
+As in BLIP-2's first stage, the Q-Former learns from the meanings of captions before there is a
+language model that could speak. Its queries say them in the very tokens that the language model
+will read, so that the second lesson, to speak, needs no image: any sentence can be read and
+written, and an image's meaning can be foretold by one who never saw its captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.files import write_atomically
+from precompute.finetune.caption_batches import CaptionBatch, Features
+from precompute.finetune.caption_meanings import embed_texts, sentence_encoder
+from precompute.finetune.caption_recipe import LookingRecipe
+from precompute.finetune.foretelling import foretell
+
+if TYPE_CHECKING:
+    import torch
+
+    from precompute.finetune.caption_objective import CaptionObjective
+
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """What the language model reads while it learns to speak.
+
+    Attributes:
+        own: float32 (captions, dim), unit norm: what each training caption means.
+        foretold: float32 (n, dim), unit norm: what each image's captions were expected to mean,
+            without having been seen.
+        letters: float32 (queries, dim, width): how each query says a meaning.
+    """
+
+    own: np.ndarray
+    foretold: np.ndarray
+    letters: np.ndarray
+
+    def tokens(self, meanings: torch.Tensor) -> torch.Tensor:
+        """Return (n, queries, width): what says ``meanings`` (n, dim) to the language model."""
+        import torch
+
+        return torch.einsum("nd,qdw->nqw", meanings, torch.from_numpy(self.letters))
+
+
+class MeaningReader:
+    """Lets the language model read meanings in the place of images, batch by batch.
+
+    Some batches are captions' own meanings, blurred, each the text to be written from it: so what
+    is read is taken at its word. In the others it is what was foretold of the images, with all
+    their captions to be written: so it is taken with the doubt that it deserves.
+    """
+
+    def __init__(self, sights: Sights, counts: Sequence[int], recipe: LookingRecipe) -> None:
+        """Remember where each image's captions begin."""
+        self._sights = sights
+        self._first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._recipe = recipe
+
+    def __call__(self, batch: CaptionBatch) -> CaptionBatch:
+        """Return the batch with image tokens in the place of features; chance is torch's."""
+        import torch
+        from torch.nn.functional import normalize
+
+        recipe, sights = self._recipe, self._sights
+        if torch.rand(()) >= recipe.own:
+            read = torch.from_numpy(sights.foretold[batch.rows.numpy()])
+            return replace(batch, image_tokens=sights.tokens(read))
+        rows = batch.rows.numpy()[batch.image_of_caption.numpy()]
+        read = torch.from_numpy(sights.own[self._first[rows] + batch.numbers.numpy()])
+        blur = 2 * recipe.blur * torch.rand(len(read), 1) / read.shape[1] ** 0.5
+        read = normalize(read + blur * torch.randn_like(read), dim=1)
+        owners = torch.arange(len(read))
+        return replace(batch, image_of_caption=owners, image_tokens=sights.tokens(read))
+
+
+def learn_to_look(
+    objective: CaptionObjective,
+    features: Features,
+    captions: Sequence[Sequence[str]],
+    kept: Path,
+) -> Sights:
+    """Teach the Q-Former and its projection to say what an image's captions would mean.
+
+    Args:
+        objective: Around the model, whose Q-Former and projection are changed, by its recipe.
+        features: Of the training images.
+        captions: Of each image.
+        kept: File of what an earlier run learnt, taken up if it is there; else written.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    parts = _looking_parts(objective.model)
+    if kept.is_file():
+        tensors = load_file(kept)
+        for name, parameter in parts.items():
+            parameter.data.copy_(tensors.pop(name))
+        return Sights(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    recipe = objective.recipe
+    texts = [text for some in captions for text in some]
+    own = embed_texts(sentence_encoder(), texts, show=True)
+    seen = _summaries(objective, features)
+    counts = [len(some) for some in captions]
+    folds = (recipe.looking or LookingRecipe()).folds
+    foretold, teller = foretell(seen, own, counts, folds, recipe.seed)
+    width = objective.model.language_projection.out_features
+    random = np.random.default_rng(recipe.seed)
+    # Entries of about 1, as those of word embeddings.
+    letters = random.standard_normal((objective.model.config.num_query_tokens, own.shape[1], width))
+    sights = Sights(own, foretold, letters.astype(np.float32))
+    _fit(objective, features, sights.tokens(torch.from_numpy(teller(seen))), parts)
+    tensors = {name: parameter.detach().cpu() for name, parameter in parts.items()}
+    tensors |= {n: torch.from_numpy(getattr(sights, n)) for n in ("own", "foretold", "letters")}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, save({n: tensor.contiguous() for n, tensor in tensors.items()}))
+    return sights
+
+
+def _looking_parts(model: Any) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401 - InstructBLIP
+    names = ("qformer.", "query_tokens", "language_projection.")
+    return {name: p for name, p in model.named_parameters() if name.startswith(names)}
+
+
+def _summaries(objective: CaptionObjective, features: Features) -> np.ndarray:
+    """Return the class token of every image as the tower leaves it, float32 (n, width)."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [
+            objective.seen(torch.from_numpy(features[start : start + _AT_ONCE]))[:, 0].cpu().numpy()
+            for start in range(0, len(features), _AT_ONCE)
+        ]
+    return np.concatenate(parts)
+
+
+def _fit(
+    objective: CaptionObjective,
+    features: Features,
+    aims: torch.Tensor,
+    parts: dict[str, torch.nn.Parameter],
+) -> None:
+    """Train the Q-Former to say ``aims`` (n, queries, width), whatever the prompt."""
+    import torch
+    from torch.nn.functional import mse_loss
+    from tqdm import tqdm
+
+    recipe = objective.recipe
+    looking = recipe.looking or LookingRecipe()
+    random = np.random.default_rng(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = objective.model.train()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    model.requires_grad_(False)
+    for parameter in parts.values():
+        parameter.requires_grad_(True)
+    batches = max(1, len(features) // looking.batch_size)
+    optimizer = torch.optim.AdamW(parts.values(), looking.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, looking.learning_rate, total_steps=looking.epochs * batches, pct_start=0.1
+    )
+    progress = tqdm(total=looking.epochs * batches, desc="learning to look", unit="batch")
+    with progress:
+        for _ in range(looking.epochs):
+            for rows in np.array_split(random.permutation(len(features)), batches):
+                instruction = recipe.instructions[int(random.integers(len(recipe.instructions)))]
+                seen = torch.from_numpy(features.drawn(rows, random))
+                said = objective.look(seen, instruction)
+                loss = mse_loss(said, aims[rows].to(said))
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parts.values(), 1.0)
+                optimizer.step()
+                schedule.step()
+                progress.update()
+                progress.set_postfix(loss=f"{loss.item():.3f}")
+    model.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)

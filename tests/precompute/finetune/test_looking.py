@@ -1,0 +1,108 @@
+"""The first lesson of a fresh captioner: meanings foretold, said by the Q-Former, and read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from precompute.finetune.caption_batches import epoch_batches
+from precompute.finetune.caption_looking import MeaningReader, Sights, learn_to_look
+from precompute.finetune.caption_recipe import LookingRecipe
+from precompute.finetune.foretelling import foretell
+from tests.precompute.finetune.tiny_captioner import (
+    PROMPTS,
+    coloured_pairs,
+    tokens_of,
+    training_of,
+)
+
+LOOKING = LookingRecipe(epochs=60, batch_size=6, folds=3)
+LANGUAGE = {"looking": LOOKING, "trains": ("language",), "frozen_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return coloured_pairs(tmp_path_factory.mktemp("colours"))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_an_image_is_foretold_without_its_own_captions():
+    """Twelve kinds of image; one image's captions are of a meaning that none other has."""
+    random = np.random.default_rng(0)
+    kinds = unit(random.normal(size=(12, 24)))
+    kind = np.arange(240) % 12
+    seen = (random.normal(size=(12, 16))[kind] + 0.1 * random.normal(size=(240, 16))).astype("f4")
+    counts = [1 + row % 2 for row in range(240)]
+    owners = np.repeat(np.arange(240), counts)
+    odd = unit(random.normal(size=(1, 24)))
+    known = np.where((owners == 7)[:, None], odd, kinds[kind[owners]])
+    told, teller = foretell(seen, known, counts, folds=4, seed=0)
+    right = (told @ kinds.T).argmax(axis=1) == kind
+    assert right.mean() > 0.9
+    assert told[7] @ odd[0] < told[7] @ kinds[kind[7]]
+    np.testing.assert_allclose(np.linalg.norm(told, axis=1), 1, atol=1e-5)
+    anew = teller(seen[:24])
+    assert ((anew @ kinds.T).argmax(axis=1) == kind[:24]).mean() > 0.9
+
+
+def test_the_language_model_reads_each_captions_own_meaning(pairs, tmp_path):
+    training, features = training_of(pairs, tmp_path)
+    random = np.random.default_rng(0)
+    sights = Sights(
+        own=unit(random.normal(size=(36, 5))),
+        foretold=unit(random.normal(size=(18, 5))),
+        letters=random.normal(size=(4, 5, 32)).astype(np.float32),
+    )
+    counts = [len(captions) for captions in pairs.captions]
+    tokens = tokens_of(training, pairs)
+    batch = next(epoch_batches(features, tokens, training.recipe, unknown=2, seed=0))
+    own = MeaningReader(sights, counts, LookingRecipe(own=1.0, blur=0.0))(batch)
+    assert len(own.image_tokens) == len(batch.labels)
+    for line, said in enumerate(own.image_tokens[own.image_of_caption]):
+        row = int(batch.rows[batch.image_of_caption[line]])
+        words = [int(token) for token in batch.labels[line] if token != -100]
+        number = [[t for t in text if t != 2] for text in tokens[row]].index(words)
+        expected = torch.from_numpy(sights.own[2 * row + number : 2 * row + number + 1])
+        torch.testing.assert_close(said, sights.tokens(expected)[0])
+    blurred = MeaningReader(sights, counts, LookingRecipe(own=1.0, blur=0.5))(batch)
+    assert not torch.allclose(blurred.image_tokens, own.image_tokens)
+    images = MeaningReader(sights, counts, LookingRecipe(own=0.0))(batch)
+    told = torch.from_numpy(sights.foretold[batch.rows.numpy()])
+    torch.testing.assert_close(images.image_tokens, sights.tokens(told))
+    torch.testing.assert_close(images.image_of_caption, batch.image_of_caption)
+
+
+def test_the_qformer_learns_to_say_what_captions_would_mean(pairs, tmp_path):
+    training, features = training_of(pairs, tmp_path, **LANGUAGE)
+    objective = training.objective
+
+    def said() -> torch.Tensor:
+        objective.eval()
+        with torch.inference_mode():
+            return objective.look(torch.from_numpy(features[:]), PROMPTS[0])
+
+    fresh = said()
+    kept = tmp_path / "checkpoint" / "looking.safetensors"
+    sights = learn_to_look(objective, features, pairs.captions, kept)
+    colours = sights.tokens(torch.from_numpy(sights.own[:12:2]))  # of the first six images
+    learnt = said()
+
+    def right(tokens: torch.Tensor) -> int:
+        likeness = tokens.flatten(1) @ colours.flatten(1).T
+        return int((likeness.argmax(dim=1) == torch.arange(18) % 6).sum())
+
+    assert right(fresh) <= 9
+    assert right(learnt) >= 15
+    assert all("language_model" in name for name in training.trained)
+    assert all(parameter.requires_grad for parameter in training.trained.values())
+
+    again, _ = training_of(pairs, tmp_path, **LANGUAGE)
+    taken_up = learn_to_look(again.objective, features, pairs.captions, kept)
+    for name in ("own", "foretold", "letters"):
+        np.testing.assert_array_equal(getattr(taken_up, name), getattr(sights, name))
+    objective = again.objective
+    torch.testing.assert_close(said(), learnt)
