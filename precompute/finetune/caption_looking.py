@@ -8,8 +8,10 @@ written, and an image's meaning can be foretold by one who never saw its caption
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +96,15 @@ def learn_to_look(
         objective: Around the model, whose Q-Former and projection are changed, by its recipe.
         features: Of the training images.
         captions: Of each image.
-        kept: File of what an earlier run learnt, taken up if it is there; else written.
+        kept: File of what an earlier run learnt, taken up if that was the same; else written.
     """
     import torch
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     parts = _looking_parts(objective.model)
-    if kept.is_file():
-        tensors = load_file(kept)
+    run = _digest(objective, features, captions)
+    tensors = _kept(kept, run)
+    if tensors is not None:
         for name, parameter in parts.items():
             parameter.data.copy_(tensors.pop(name))
         return Sights(**{name: tensor.numpy() for name, tensor in tensors.items()})
@@ -110,19 +113,46 @@ def learn_to_look(
     own = embed_texts(sentence_encoder(), texts, show=True)
     seen = _summaries(objective, features)
     counts = [len(some) for some in captions]
-    folds = (recipe.looking or LookingRecipe()).folds
-    foretold, teller = foretell(seen, own, counts, folds, recipe.seed)
+    looking = recipe.looking or LookingRecipe()
+    foretold, teller = foretell(seen, own, counts, looking.folds, recipe.seed)
     width = objective.model.language_projection.out_features
     random = np.random.default_rng(recipe.seed)
     # Entries of about 1, as those of word embeddings.
     letters = random.standard_normal((objective.model.config.num_query_tokens, own.shape[1], width))
     sights = Sights(own, foretold, letters.astype(np.float32))
-    _fit(objective, features, sights.tokens(torch.from_numpy(teller(seen))), parts)
+    aims = teller(seen, np.arange(len(seen)), looking.boldness)
+    _fit(objective, features, sights.tokens(torch.from_numpy(aims)), parts)
     tensors = {name: parameter.detach().cpu() for name, parameter in parts.items()}
     tensors |= {n: torch.from_numpy(getattr(sights, n)) for n in ("own", "foretold", "letters")}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, save({n: tensor.contiguous() for n, tensor in tensors.items()}))
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomically(kept, save(content, metadata={"run": run}))
     return sights
+
+
+def _digest(
+    objective: CaptionObjective, features: Features, captions: Sequence[Sequence[str]]
+) -> str:
+    """Return what tells this lesson from those with another recipe, other images or captions."""
+    recipe = objective.recipe
+    texts = [instruction.text for instruction in recipe.instructions]
+    # How the language model reads later changes nothing here.
+    looking = replace(recipe.looking or LookingRecipe(), own=0, blur=0)
+    plan = [asdict(looking), recipe.seed, recipe.feature_dropout, texts]
+    digest = hashlib.sha256(json.dumps([plan, list(map(list, captions))]).encode())
+    digest.update(features[:16].tobytes())
+    return digest.hexdigest()
+
+
+def _kept(path: Path, run: str) -> dict[str, torch.Tensor] | None:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("run") != run:
+            return None
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def _looking_parts(model: Any) -> dict[str, torch.nn.Parameter]:  # noqa: ANN401 - InstructBLIP

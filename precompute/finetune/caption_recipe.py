@@ -122,6 +122,9 @@ class LookingRecipe:
         batch_size: Images in such a batch.
         learning_rate: Peak, likewise.
         folds: Parts of the images, each foretold without having been seen.
+        boldness: Weight of what finds an image's captions beside the mean of captions like it, in
+            what the Q-Former says. The language model learns from the latter alone: what it can
+            tell from a caption, it takes less literally.
         own: Share of the batches in which the language model reads the captions' own meanings.
         blur: Mean length of the noise on those, whose own length is 1.
     """
@@ -130,6 +133,7 @@ class LookingRecipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     folds: int = 5
+    boldness: float = 0.5
     own: float = 0.7
     blur: float = 0.6
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from precompute.finetune.caption_meanings import unit_rows
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _HIDDEN = 1024
@@ -25,9 +26,6 @@ _FIRST_SCALE = 20.0
 _SHARPNESS = 50.0
 """Of the attention to known captions."""
 
-_OWN_SHARE = 0.5
-"""Weight of what the network says beside the known captions that are like it."""
-
 _AT_ONCE = 256
 
 
@@ -35,30 +33,31 @@ _AT_ONCE = 256
 class Foreteller:
     """From what a tower says of an image to the meaning that its captions have together.
 
-    A network is trained to pick an image's captions out of many. What it says finds captions but
-    is like none; so the known captions that it is nearest to are averaged, and its own word added.
+    Networks are trained to pick an image's captions out of many. What they say finds captions but
+    is like none; so the known captions that it is nearest to are averaged, and it is added to them.
 
     Attributes:
-        network: (n, features) to (n, dim).
+        networks: (n, features) to (n, dim) each; their answers are averaged.
         centre: float32 (features,), taken off first.
         scale: float32 (features,), divided by.
         known: float32 (captions, dim), unit norm.
         first: int64 (images,): the first caption of each image among ``known``.
     """
 
-    network: nn.Module
+    networks: tuple[nn.Module, ...]
     centre: np.ndarray
     scale: np.ndarray
     known: np.ndarray
     first: np.ndarray
 
-    def __call__(self, seen: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, seen: np.ndarray, own: np.ndarray, boldness: float = 0.0) -> np.ndarray:
         """Return meanings, float32 (n, dim), unit norm.
 
         Args:
             seen: float32 (n, features).
-            own: int64 (n,): which of the known images these are, whose captions are then not
-                looked at; None if they are others.
+            own: int64 (n,): which of the known images these are, whose captions are not looked
+                at; -1 for others.
+            boldness: Weight of what the networks say beside the mean of the known captions.
         """
         import torch
 
@@ -71,26 +70,26 @@ class Foreteller:
         for start in range(0, len(found), _AT_ONCE):
             said = torch.from_numpy(found[start : start + _AT_ONCE])
             likeness = _SHARPNESS * said @ known.T
-            if own is not None:
-                mine = torch.from_numpy(own[start : start + _AT_ONCE])
-                likeness = likeness.masked_fill(whose == mine[:, None], -torch.inf)
+            mine = torch.from_numpy(own[start : start + _AT_ONCE])
+            likeness = likeness.masked_fill(whose == mine[:, None], -torch.inf)
             near = torch.nn.functional.normalize(likeness.softmax(dim=1) @ known, dim=1)
-            parts.append((near + _OWN_SHARE * said).numpy())
+            parts.append((near + boldness * said).numpy())
         return unit_rows(np.concatenate(parts))
 
     def found(self, seen: np.ndarray) -> np.ndarray:
-        """Return what the network alone says, float32 (n, dim), unit norm."""
+        """Return what the networks alone say, float32 (n, dim), unit norm."""
         import torch
 
         with torch.inference_mode():
             rows = torch.from_numpy((seen - self.centre) / self.scale).float()
-            return unit_rows(self.network.eval()(rows).numpy())
+            answers = [unit_rows(network.eval()(rows).numpy()) for network in self.networks]
+        return unit_rows(np.mean(answers, axis=0))
 
 
 def foretell(
     seen: np.ndarray, known: np.ndarray, counts: Sequence[int], folds: int, seed: int
 ) -> tuple[np.ndarray, Foreteller]:
-    """Train on all images, and on all but each fold of them.
+    """Train a network for each fold of the images, on all the others.
 
     Args:
         seen: float32 (n, features): what the tower says of each image.
@@ -101,19 +100,33 @@ def foretell(
 
     Returns:
         float32 (n, dim), unit norm: of each image, by a network that never met it and without its
-        captions; and the network that has met all.
+        captions; and all the networks together, for other images.
     """
+    import torch
+
     fold = np.random.default_rng(seed).permutation(len(seen)) % folds
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    whole = Foreteller((), seen.mean(axis=0), seen.std(axis=0) + 1e-6, known, first)
+    images = torch.from_numpy((seen - whole.centre) / whole.scale).float()
+    texts = torch.from_numpy(known)
     told = np.empty((len(seen), known.shape[1]), dtype=np.float32)
+    networks = []
     for number in range(folds):
-        held = np.flatnonzero(fold == number)
-        told[held] = _trained(seen, known, counts, fold != number, seed)(seen[held], held)
-    return told, _trained(seen, known, counts, fold >= 0, seed)
+        met, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        network = _trained(images, texts, first, counts, met, seed)
+        told[held] = replace(whole, networks=(network,))(seen[held], held)
+        networks.append(network)
+    return told, replace(whole, networks=tuple(networks))
 
 
 def _trained(
-    seen: np.ndarray, known: np.ndarray, counts: Sequence[int], chosen: np.ndarray, seed: int
-) -> Foreteller:
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    first: np.ndarray,
+    counts: Sequence[int],
+    rows: np.ndarray,
+    seed: int,
+) -> nn.Module:
     """Train one network on some images to pick their captions: symmetric InfoNCE."""
     import torch
     from torch import nn
@@ -122,16 +135,13 @@ def _trained(
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    rows, amounts = np.flatnonzero(chosen), np.asarray(counts)
-    first = np.concatenate([[0], np.cumsum(amounts)[:-1]])
-    centre, scale = seen[rows].mean(axis=0), seen[rows].std(axis=0) + 1e-6
-    images, texts = torch.from_numpy((seen - centre) / scale).float(), torch.from_numpy(known)
+    amounts = np.asarray(counts)
     network = nn.Sequential(
         nn.Dropout(_DROPOUT),
-        nn.Linear(seen.shape[1], _HIDDEN),
+        nn.Linear(images.shape[1], _HIDDEN),
         nn.GELU(),
         nn.Dropout(_DROPOUT),
-        nn.Linear(_HIDDEN, known.shape[1]),
+        nn.Linear(_HIDDEN, texts.shape[1]),
     )
     sharpness = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
     optimizer = torch.optim.AdamW([*network.parameters(), sharpness], _RATE, weight_decay=_DECAY)
@@ -148,4 +158,4 @@ def _trained(
             loss.backward()
             optimizer.step()
             schedule.step()
-    return Foreteller(network, centre, scale, known, first)
+    return network
