@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from core.errors import SourceError
 from core.models import Precision
 
-T = TypeVar("T")
 Part = Literal["language", "qformer", "projection"]
 """What can be trained behind the image tower."""
 
@@ -57,10 +56,6 @@ class Instruction:
             reverse=self.learns == "longest",
         )
         return ordered[: max(1, len(ordered) * 2 // 5)]
-
-    def answers(self, captions: Sequence[Sequence[T]]) -> list[Sequence[T]]:
-        """Return those of an image's captions, as tokens, that answer this prompt."""
-        return [captions[number] for number in self.chosen(captions)]
 
 
 LARGE_RANK = 16
@@ -134,7 +129,7 @@ class LookingRecipe:
     learning_rate: float = 1e-3
     folds: int = 5
     boldness: float = 0.5
-    own: float = 0.7
+    own: float = 0.9
     blur: float = 0.6
 
 

@@ -212,8 +212,9 @@ def test_the_prompts_that_are_taught(photos, base, tmp_path):
     with pytest.raises(SourceError, match="--prompt is empty"):
         Instruction.parse("shortest: ")
     captions = [[1] * length for length in (5, 9, 2, 7, 4)]
-    assert [len(each) for each in Instruction("", "shortest").answers(captions)] == [2, 4]
-    assert [len(each) for each in Instruction("", "longest").answers(captions)] == [9, 7]
+    assert Instruction("", "shortest").chosen(captions) == [2, 4]
+    assert Instruction("", "longest").chosen(captions) == [1, 3]
+    assert Instruction("").chosen(captions) == [0, 1, 2, 3, 4]
 
     report = tune(photos, tmp_path / "out", base, prompt=["Write a caption", "longest: describe"])
     assert list(report["validation"]["mean_words"]) == ["Write a caption", "describe"]

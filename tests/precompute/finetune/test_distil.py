@@ -225,6 +225,8 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     arguments = ["finetune", "captions", "--data", str(captioned), "--validation", str(captioned)]
     arguments += ["--init-vision", str(tmp_path / "tower"), "--out", str(tmp_path / "captioner")]
     arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
+    refused = CliRunner().invoke(app, [*arguments, "--train", "language"])
+    assert "leave out --train" in refused.output
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
