@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.errors import SourceError
 from core.files import write_atomically
 from precompute.finetune.caption_batches import CaptionBatch, Features
 from precompute.finetune.caption_meanings import embed_texts, sentence_encoder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from precompute.finetune.caption_objective import CaptionObjective
 
 _AT_ONCE = 256
+_SIGHTS = ("own", "foretold", "letters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,10 @@ def learn_to_look(
     parts = _looking_parts(objective.model)
     run = _digest(objective, features, captions)
     tensors = _kept(kept, run)
-    if tensors is not None:
+    if tensors:
         for name, parameter in parts.items():
-            parameter.data.copy_(tensors.pop(name))
-        return Sights(**{name: tensor.numpy() for name, tensor in tensors.items()})
+            parameter.data.copy_(tensors[name])
+        return Sights(**{name: tensors[name].numpy() for name in _SIGHTS})
     recipe = objective.recipe
     texts = [text for some in captions for text in some]
     own = embed_texts(sentence_encoder(), texts, show=True)
@@ -123,11 +125,33 @@ def learn_to_look(
     aims = teller(seen, np.arange(len(seen)), looking.boldness)
     _fit(objective, features, sights.tokens(torch.from_numpy(aims)), parts)
     tensors = {name: parameter.detach().cpu() for name, parameter in parts.items()}
-    tensors |= {n: torch.from_numpy(getattr(sights, n)) for n in ("own", "foretold", "letters")}
+    tensors |= {n: torch.from_numpy(getattr(sights, n)) for n in _SIGHTS}
     kept.parent.mkdir(parents=True, exist_ok=True)
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(kept, save(content, metadata={"run": run}))
     return sights
+
+
+def read_sights(path: Path, captions: int) -> Sights:
+    """Return what a fresh captioner learnt from, to go on with it.
+
+    Args:
+        path: ``looking.safetensors`` of that training.
+        captions: How many there must be.
+
+    Raises:
+        SourceError: There is no such file, or it is of other captions.
+    """
+    tensors = _kept(path)
+    sights = {name: tensors[name].numpy() for name in _SIGHTS if name in tensors}
+    if len(sights) < len(_SIGHTS):
+        raise SourceError(f"{path} holds no meanings: name a run's checkpoint/{path.name}.")
+    if len(sights["own"]) != captions:
+        raise SourceError(
+            f"{path} has the meanings of {len(sights['own'])} captions, --data has {captions}: "
+            "give the images of that run."
+        )
+    return Sights(**sights)
 
 
 def _digest(
@@ -144,14 +168,15 @@ def _digest(
     return digest.hexdigest()
 
 
-def _kept(path: Path, run: str) -> dict[str, torch.Tensor] | None:
+def _kept(path: Path, run: str | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file; none if there is no such file, or it is of another run."""
     from safetensors import safe_open
 
     if not path.is_file():
-        return None
+        return {}
     with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("run") != run:
-            return None
+        if run is not None and (file.metadata() or {}).get("run") != run:
+            return {}
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 

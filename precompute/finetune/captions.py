@@ -15,7 +15,9 @@ from precompute.finetune.caption_recipe import (
     DEFAULT_RECIPE,
     PARTS,
     TUNING_RECIPE,
+    CaptionRecipe,
     Instruction,
+    LookingRecipe,
     Part,
     RewardRecipe,
     Wanted,
@@ -129,6 +131,22 @@ def run(
         ),
     ] = None,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.label_smoothing,
+    meanings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a captioner of --init-vision as it learnt to speak: the "
+            "checkpoint/looking.safetensors of its folder."
+        ),
+    ] = None,
+    own_meanings: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of batches written from captions' own meanings, not from what was "
+            "foretold of images; with --init-vision or --meanings.",
+        ),
+    ] = LookingRecipe().own,
     feature_dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the image features that is dropped.")
     ] = DEFAULT_RECIPE.feature_dropout,
@@ -194,25 +212,27 @@ def run(
     """
     if init_vision is not None and model is not None:
         raise SourceError("--init-vision starts anew and --model does not: give one of them.")
-    if init_vision is not None and (train or lora_rank):
-        raise SourceError("--init-vision trains all that is new: leave out --train and adapters.")
+    if (init_vision or meanings) and (train or lora_rank):
+        raise SourceError("--init-vision and --meanings say what is trained: leave --train out.")
     if epochs == 0 and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
-    started = TUNING_RECIPE if init_vision is None else DEFAULT_RECIPE
     given: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,
         "word_dropout": word_dropout,
         "max_tokens": max_tokens,
     }
+    started = _first_recipe(
+        fresh=init_vision is not None, goes_on=meanings is not None, own_meanings=own_meanings
+    )
     reward = None
     if reward_cider or reward_retrieval:
-        if init_vision is not None:
+        reward = RewardRecipe(reward_cider, reward_retrieval, samples)
+        if started.looking is not None:
             raise SourceError(
                 "A reward needs a captioner that can speak: train one with --init-vision first, "
                 "then give its folder to --model."
             )
-        reward = RewardRecipe(reward_cider, reward_retrieval, samples)
     recipe = replace(
         started,
         **{name: value for name, value in given.items() if value is not None},
@@ -242,11 +262,23 @@ def run(
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
         start.build_small(whole, init_vision, min_count, seed)
-    course = caption_job.Course(patience, probe, save_every, features, typer.echo)
+    course = caption_job.Course(patience, probe, save_every, features, meanings, typer.echo)
     prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
     report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:
         typer.echo(json.dumps(report))
+
+
+def _first_recipe(*, fresh: bool, goes_on: bool, own_meanings: float) -> CaptionRecipe:
+    """Return the recipe that the options change."""
+    if not (fresh or goes_on):
+        return TUNING_RECIPE
+    if fresh and goes_on:
+        raise SourceError("--meanings goes on with a captioner: give --model, not --init-vision.")
+    looking = LookingRecipe(own=own_meanings)
+    return replace(
+        DEFAULT_RECIPE if fresh else TUNING_RECIPE, looking=looking, trains=("language",)
+    )
 
 
 def _parts(train: list[str] | None) -> tuple[Part, ...] | None:

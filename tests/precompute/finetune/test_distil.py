@@ -20,6 +20,7 @@ from core.clip_towers import build_image_tower
 from core.errors import SourceError
 from core.models import ModelSpec
 from precompute.__main__ import app
+from precompute.finetune.caption_recipe import LookingRecipe
 from precompute.finetune.clip_onnx import outputs, read_weights
 from precompute.finetune.distil_recipe import DistilRecipe
 from precompute.finetune.distillation import distil, normalised
@@ -226,7 +227,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     arguments += ["--init-vision", str(tmp_path / "tower"), "--out", str(tmp_path / "captioner")]
     arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
     refused = CliRunner().invoke(app, [*arguments, "--train", "language"])
-    assert "leave out --train" in refused.output
+    assert "leave --train out" in refused.output
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
@@ -243,6 +244,22 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     assert caption.text
     metrics = json.loads((tmp_path / "captioner" / "metrics.json").read_text())
     assert metrics["validation"]["images"] == 12
+
+    learnt = tmp_path / "captioner" / "checkpoint" / "looking.safetensors"
+    arguments = ["finetune", "captions", "--data", str(captioned), "--epochs", "1"]
+    arguments += ["--model", str(tmp_path / "captioner"), "--out", str(tmp_path / "on")]
+    result = CliRunner().invoke(app, [*arguments, "--meanings", str(learnt)])
+    assert result.exit_code == 0, result.output
+    recipe = json.loads((tmp_path / "on" / "metrics.json").read_text())["recipe"]
+    assert (recipe["looking"]["own"], recipe["trains"]) == (LookingRecipe().own, ["language"])
+    (spoken,) = InstructBlipCaptioner(
+        ModelSpec("on", f"path:{tmp_path / 'on'}", licence=""), device="cpu"
+    ).caption([images.image(0)])
+    assert spoken.text
+    result = CliRunner().invoke(app, [*arguments, "--limit", "5", "--meanings", str(learnt)])
+    assert "has the meanings of 24 captions, --data has 10" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--meanings", str(tmp_path / "none")])
+    assert "holds no meanings" in result.output
 
 
 def test_a_folder_without_a_tower_is_refused(photos, tmp_path):
