@@ -44,6 +44,8 @@ class Course:
         save_every: Batches after which progress is kept, beside the end of each epoch.
         features: Folder for the frozen blocks' output; None puts it into the run's own.
         meanings: What a fresh captioner learnt from, to go on with it; None learns to look first.
+        average_with: A checkpoint of the same start, whose mean with the best weights is what is
+            written; None writes the best.
         say: Receives a line for the operator now and then.
     """
 
@@ -52,6 +54,7 @@ class Course:
     save_every: int = 500
     features: Path | None = None
     meanings: Path | None = None
+    average_with: Path | None = None
     say: Callable[[str], object] = lambda _: None
 
 
@@ -124,6 +127,8 @@ class _Job:
         if recipe.epochs:
             self._learn(probe)
             if self._main:
+                if self._course.average_with is not None:
+                    self._files.average_with(self._course.average_with, training)
                 self._files.finish()
         report: dict[str, Any] = {}
         if probe and recipe.epochs:

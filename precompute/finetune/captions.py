@@ -138,6 +138,13 @@ def run(
             "checkpoint/looking.safetensors of its folder."
         ),
     ] = None,
+    average_with: Annotated[
+        Path | None,
+        typer.Option(
+            help="At the end write the mean of the best weights and of this checkpoint's, the one "
+            "that --model started from."
+        ),
+    ] = None,
     own_meanings: Annotated[
         float,
         typer.Option(
@@ -214,6 +221,8 @@ def run(
         raise SourceError("--init-vision starts anew and --model does not: give one of them.")
     if (init_vision or meanings) and (train or lora_rank):
         raise SourceError("--init-vision and --meanings say what is trained: leave --train out.")
+    if average_with is not None and lora_rank is not None:
+        raise SourceError("--average-with is for whole models: leave out --lora-rank.")
     if epochs == 0 and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
     given: dict[str, Any] = {
@@ -262,7 +271,9 @@ def run(
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
         start.build_small(whole, init_vision, min_count, seed)
-    course = caption_job.Course(patience, probe, save_every, features, meanings, typer.echo)
+    course = caption_job.Course(
+        patience, probe, save_every, features, meanings, average_with, typer.echo
+    )
     prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
     report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:

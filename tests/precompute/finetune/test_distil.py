@@ -248,7 +248,8 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     learnt = tmp_path / "captioner" / "checkpoint" / "looking.safetensors"
     arguments = ["finetune", "captions", "--data", str(captioned), "--epochs", "1"]
     arguments += ["--model", str(tmp_path / "captioner"), "--out", str(tmp_path / "on")]
-    result = CliRunner().invoke(app, [*arguments, "--meanings", str(learnt)])
+    on = [*arguments, "--meanings", str(learnt), "--eight-bit"]
+    result = CliRunner().invoke(app, [*on, "--average-with", str(tmp_path / "captioner")])
     assert result.exit_code == 0, result.output
     recipe = json.loads((tmp_path / "on" / "metrics.json").read_text())["recipe"]
     assert (recipe["looking"]["own"], recipe["trains"]) == (LookingRecipe().own, ["language"])
@@ -256,6 +257,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
         ModelSpec("on", f"path:{tmp_path / 'on'}", licence=""), device="cpu"
     ).caption([images.image(0)])
     assert spoken.text
+    arguments[-1] = str(tmp_path / "elsewhere")
     result = CliRunner().invoke(app, [*arguments, "--limit", "5", "--meanings", str(learnt)])
     assert "has the meanings of 24 captions, --data has 10" in result.output
     result = CliRunner().invoke(app, [*arguments, "--meanings", str(tmp_path / "none")])
