@@ -77,9 +77,11 @@ def read_instructblip(
     import torch
     from transformers import (
         BitsAndBytesConfig,
+        GenerationConfig,
         InstructBlipForConditionalGeneration,
         InstructBlipProcessor,
     )
+    from transformers.utils import GENERATION_CONFIG_NAME
 
     if spec.base is not None:
         from core.adapters import add_adapter
@@ -109,6 +111,9 @@ def read_instructblip(
             **multiplied_out,
             **options,
         )
+        if multiplied_out and (folder / GENERATION_CONFIG_NAME).is_file():
+            # Read from tensors, a model knows nothing of how it is to write.
+            model.generation_config = GenerationConfig.from_pretrained(folder)
     _check_complete(spec, report)
     _check_image_tokens(spec.name, model.config, processor)
     return (model if quantization else model.to(device)).eval(), processor

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, InstructBlipVisionModel
 from typer.testing import CliRunner
 
+from core.captioner_reading import read_instructblip
 from core.captioners import InstructBlipCaptioner
 from core.clip_towers import build_image_tower
 from core.errors import SourceError
@@ -242,6 +243,8 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     spec = ModelSpec("grown", f"path:{tmp_path / 'captioner'}", licence="")
     (caption,) = InstructBlipCaptioner(spec, device="cpu").caption([images.image(0)])
     assert caption.text
+    model, _ = read_instructblip(spec, "cpu", "fp32")
+    assert model.generation_config.suppress_tokens == [0, 2, 3]
     metrics = json.loads((tmp_path / "captioner" / "metrics.json").read_text())
     assert metrics["validation"]["images"] == 12
 
