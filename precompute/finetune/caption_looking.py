@@ -99,10 +99,15 @@ def learn_to_look(
         features: Of the training images.
         captions: Of each image.
         kept: File of what an earlier run learnt, taken up if that was the same; else written.
+
+    Raises:
+        SourceError: There is only one image, which nothing could foretell.
     """
     import torch
     from safetensors.torch import save
 
+    if len(features) < 2:
+        raise SourceError("A fresh captioner needs two images with captions or more.")
     parts = _looking_parts(objective.model)
     run = _digest(objective, features, captions)
     tensors = _kept(kept, run)

@@ -104,6 +104,7 @@ def foretell(
     """
     import torch
 
+    folds = min(folds, len(seen))
     fold = np.random.default_rng(seed).permutation(len(seen)) % folds
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     whole = Foreteller((), seen.mean(axis=0), seen.std(axis=0) + 1e-6, known, first)

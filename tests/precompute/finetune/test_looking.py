@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import SourceError
 from precompute.finetune.caption_batches import epoch_batches
 from precompute.finetune.caption_looking import MeaningReader, Sights, learn_to_look
 from precompute.finetune.caption_recipe import LookingRecipe
@@ -106,3 +107,12 @@ def test_the_qformer_learns_to_say_what_captions_would_mean(pairs, tmp_path):
         np.testing.assert_array_equal(getattr(taken_up, name), getattr(sights, name))
     objective = again.objective
     torch.testing.assert_close(said(), learnt)
+
+
+def test_few_images_are_enough_and_one_is_not(pairs, tmp_path):
+    training, features = training_of(pairs, tmp_path, **LANGUAGE)
+    kept = tmp_path / "looking.safetensors"
+    sights = learn_to_look(training.objective, features.first(2), pairs.captions[:2], kept)
+    assert np.isfinite(sights.foretold).all()
+    with pytest.raises(SourceError, match="two images"):
+        learn_to_look(training.objective, features.first(1), pairs.captions[:1], kept)
