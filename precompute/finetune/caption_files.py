@@ -11,7 +11,7 @@ from core.adapters import ADAPTER_WEIGHTS
 from core.decoding import DECODING_FILE, Decoding
 from core.errors import SourceError
 from core.files import write_atomically
-from core.tensors import read_tensors
+from core.tensors import is_8_bit, read_tensors
 from core.weights import revision_of
 
 if TYPE_CHECKING:
@@ -127,8 +127,14 @@ class CaptionerFiles:
         if not self._eight_bit:
             return
         import torch
-        from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
+        from transformers import (
+            BitsAndBytesConfig,
+            InstructBlipConfig,
+            InstructBlipForConditionalGeneration,
+        )
 
+        if is_8_bit(InstructBlipConfig.from_pretrained(self.folder)):
+            return  # by an earlier run of the same command
         # A head tied to the word embeddings would be written twice if it were in 8 bits.
         settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
         model = InstructBlipForConditionalGeneration.from_pretrained(

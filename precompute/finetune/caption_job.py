@@ -127,8 +127,7 @@ class _Job:
         if recipe.epochs:
             self._learn(probe)
             if self._main:
-                if self._course.average_with is not None:
-                    self._files.average_with(self._course.average_with, training)
+                self._average()
                 self._files.finish()
         report: dict[str, Any] = {}
         if probe and recipe.epochs:
@@ -179,6 +178,14 @@ class _Job:
             self._save()
         if training.log is not None:
             training.log.close()
+
+    def _average(self) -> None:
+        """Write the mean with the other checkpoint, once however often the command is run."""
+        other, last = self._course.average_with, self._history[-1]
+        if other is not None and "averaged" not in last:
+            self._files.average_with(other, self._training)
+            last["averaged"] = True
+            self._save()
 
     def _judge(self, probe: _Split | None, reward: RewardRecipe) -> SelfCritic | None:
         if probe is None:

@@ -20,7 +20,7 @@ import numpy as np
 from core.errors import SourceError
 from core.files import write_atomically
 from precompute.finetune.caption_batches import CaptionBatch, Features
-from precompute.finetune.caption_meanings import embed_texts, sentence_encoder
+from precompute.finetune.caption_meanings import embed_texts, sentence_encoder, starts_of
 from precompute.finetune.caption_recipe import LookingRecipe
 from precompute.finetune.foretelling import foretell
 
@@ -66,7 +66,7 @@ class MeaningReader:
     def __init__(self, sights: Sights, counts: Sequence[int], recipe: LookingRecipe) -> None:
         """Remember where each image's captions begin."""
         self._sights = sights
-        self._first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._first = starts_of(counts)
         self._recipe = recipe
 
     def __call__(self, batch: CaptionBatch) -> CaptionBatch:

@@ -32,8 +32,7 @@ class Meanings:
     @classmethod
     def of(cls, embeddings: np.ndarray, counts: Sequence[int]) -> Meanings:
         """Average consecutive embeddings in groups of ``counts``, then centre and normalise."""
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        means = np.add.reduceat(embeddings, starts, axis=0) / np.asarray(counts)[:, None]
+        means = np.add.reduceat(embeddings, starts_of(counts), axis=0) / np.asarray(counts)[:, None]
         centre = means.mean(axis=0)
         return cls(unit_rows(means - centre), centre.astype(np.float32))
 
@@ -69,6 +68,11 @@ def embed_texts(encoder: TextEncoder, texts: Sequence[str], *, show: bool = Fals
         )
     ]
     return np.concatenate(parts)[np.argsort(order)]
+
+
+def starts_of(counts: Sequence[int]) -> np.ndarray:
+    """Return where each image's captions begin among all captions, int64 (images,)."""
+    return np.concatenate([[0], np.cumsum(counts)[:-1]])
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precompute.finetune.caption_meanings import unit_rows
+from precompute.finetune.caption_meanings import starts_of, unit_rows
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +106,7 @@ def foretell(
 
     folds = min(folds, len(seen))
     fold = np.random.default_rng(seed).permutation(len(seen)) % folds
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    first = starts_of(counts)
     whole = Foreteller((), seen.mean(axis=0), seen.std(axis=0) + 1e-6, known, first)
     images = torch.from_numpy((seen - whole.centre) / whole.scale).float()
     texts = torch.from_numpy(known)

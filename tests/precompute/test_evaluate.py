@@ -233,7 +233,7 @@ def command(planted, monkeypatch, tmp_path):
     [
         (["/home/me/secret/beach"], ["beach"]),
         (["galleries/beach/", "--report", "../private/report"], ["beach", "--report", "report"]),
-        (["beach", "--json=/tmp/me/f.json", "--seed=3"], ["beach", "--json=f.json", "--seed=3"]),
+        (["beach", "--json=kept/by/me/f.json", "--seed=3"], ["beach", "--json=f.json", "--seed=3"]),
         (["."], [Path.cwd().name]),
     ],
 )

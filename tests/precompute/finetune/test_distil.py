@@ -20,6 +20,7 @@ from core.captioners import InstructBlipCaptioner
 from core.clip_towers import build_image_tower
 from core.errors import SourceError
 from core.models import ModelSpec
+from core.tensors import read_tensors
 from precompute.__main__ import app
 from precompute.finetune.caption_recipe import LookingRecipe
 from precompute.finetune.clip_onnx import outputs, read_weights
@@ -254,6 +255,11 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     on = [*arguments, "--meanings", str(learnt), "--eight-bit"]
     result = CliRunner().invoke(app, [*on, "--average-with", str(tmp_path / "captioner")])
     assert result.exit_code == 0, result.output
+    written = read_tensors(tmp_path / "on")
+    again = CliRunner().invoke(app, [*on, "--average-with", str(tmp_path / "captioner")])
+    assert again.exit_code == 0, again.output
+    for name, tensor in read_tensors(tmp_path / "on").items():
+        torch.testing.assert_close(tensor, written[name])
     recipe = json.loads((tmp_path / "on" / "metrics.json").read_text())["recipe"]
     assert (recipe["looking"]["own"], recipe["trains"]) == (LookingRecipe().own, ["language"])
     (spoken,) = InstructBlipCaptioner(
