@@ -88,6 +88,10 @@ class Features:
         order = np.argsort(rows)
         return self.views[view][rows[order]][np.argsort(order)].astype(np.float32)
 
+    def view(self, number: int) -> Features:
+        """Return the features of the images in one of the views."""
+        return Features((self.views[number],), self.rows)
+
     def first(self, count: int) -> Features:
         """Return the features of the first images."""
         return Features(self.views, self.rows[:count])

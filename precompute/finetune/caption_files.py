@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.adapters import ADAPTER_WEIGHTS
 from core.decoding import DECODING_FILE, Decoding
-from core.errors import SourceError
 from core.files import write_atomically
 from core.tensors import is_8_bit, read_tensors
 from core.weights import revision_of
@@ -99,24 +98,6 @@ class CaptionerFiles:
     def _remove_weights(self) -> None:
         for old in self.folder.glob("model*.safetensors*"):
             old.unlink()
-
-    def average_with(self, other: Path, training: CaptionTraining) -> None:
-        """Write the mean of the best weights and of another checkpoint's, which it began from.
-
-        Two trainings of one start often meet where both are better: what one has forgotten, the
-        other still knows.
-
-        Raises:
-            SourceError: The other checkpoint has other weights.
-        """
-        ours, theirs = read_tensors(self.folder), read_tensors(other)
-        if {name: tensor.shape for name, tensor in ours.items()} != {
-            name: tensor.shape for name, tensor in theirs.items()
-        }:
-            raise SourceError(f"{other} is another model: its weights cannot be averaged.")
-        mean = {name: (ours[name].float() + theirs[name].float()) / 2 for name in ours}
-        training.objective.model.load_state_dict(mean, strict=False)
-        self._write_all(training)
 
     def finish(self) -> None:
         """Bring the best weights into their last form: 8 bits if asked for.

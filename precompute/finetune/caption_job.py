@@ -18,7 +18,7 @@ from precompute.finetune.caption_batches import (
     tokenise_captions,
 )
 from precompute.finetune.caption_checkpoint import resume_training, save_training
-from precompute.finetune.caption_looking import MeaningReader, learn_to_look, read_sights
+from precompute.finetune.caption_looking import MeaningReader, learn_to_look
 from precompute.finetune.caption_meanings import Meanings
 from precompute.finetune.caption_recipe import CaptionRecipe, Instruction, RewardRecipe
 from precompute.finetune.caption_self_critical import SelfCritic
@@ -43,9 +43,6 @@ class Course:
         probed: Validation images after each epoch, captioned greedily; the end is measured on all.
         save_every: Batches after which progress is kept, beside the end of each epoch.
         features: Folder for the frozen blocks' output; None puts it into the run's own.
-        meanings: What a fresh captioner learnt from, to go on with it; None learns to look first.
-        average_with: A checkpoint of the same start, whose mean with the best weights is what is
-            written; None writes the best.
         say: Receives a line for the operator now and then.
     """
 
@@ -53,8 +50,6 @@ class Course:
     probed: int = 300
     save_every: int = 500
     features: Path | None = None
-    meanings: Path | None = None
-    average_with: Path | None = None
     say: Callable[[str], object] = lambda _: None
 
 
@@ -127,7 +122,6 @@ class _Job:
         if recipe.epochs:
             self._learn(probe)
             if self._main:
-                self._average()
                 self._files.finish()
         report: dict[str, Any] = {}
         if probe and recipe.epochs:
@@ -149,11 +143,8 @@ class _Job:
         judge = None
         if recipe.looking is not None:
             counts = [len(own) for own in split.captions]
-            if course.meanings is not None:
-                sights = read_sights(course.meanings, sum(counts))
-            else:
-                kept = self._files.folder / CHECKPOINT / LOOKING
-                sights = learn_to_look(training.objective, split.features, split.captions, kept)
+            kept = self._files.folder / CHECKPOINT / LOOKING
+            sights = learn_to_look(training.objective, split.features, split.captions, kept)
             critic = MeaningReader(sights, counts, recipe.looking)
         if reward is not None:
             meanings = Meanings.read(split.captions) if reward.retrieval else None
@@ -178,14 +169,6 @@ class _Job:
             self._save()
         if training.log is not None:
             training.log.close()
-
-    def _average(self) -> None:
-        """Write the mean with the other checkpoint, once however often the command is run."""
-        other, last = self._course.average_with, self._history[-1]
-        if other is not None and "averaged" not in last:
-            self._files.average_with(other, self._training)
-            last["averaged"] = True
-            self._save()
 
     def _judge(self, probe: _Split | None, reward: RewardRecipe) -> SelfCritic | None:
         if probe is None:

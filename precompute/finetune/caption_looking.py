@@ -22,7 +22,7 @@ from core.files import write_atomically
 from precompute.finetune.caption_batches import CaptionBatch, Features
 from precompute.finetune.caption_meanings import embed_texts, sentence_encoder, starts_of
 from precompute.finetune.caption_recipe import LookingRecipe
-from precompute.finetune.foretelling import foretell
+from precompute.finetune.foretelling import expected, foretell
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from precompute.finetune.caption_objective import CaptionObjective
 
 _AT_ONCE = 256
-_SIGHTS = ("own", "foretold", "letters")
+_SIGHTS = ("expected", "foretold", "letters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,14 @@ class Sights:
     """What the language model reads while it learns to speak.
 
     Attributes:
-        own: float32 (captions, dim), unit norm: what each training caption means.
-        foretold: float32 (n, dim), unit norm: what each image's captions were expected to mean,
-            without having been seen.
+        expected: float32 (captions, dim): what would be foretold of images that each training
+            caption describes.
+        foretold: float32 (n, dim), unit norm: what each image's captions were foretold to mean by
+            a network that never met it.
         letters: float32 (queries, dim, width): how each query says a meaning.
     """
 
-    own: np.ndarray
+    expected: np.ndarray
     foretold: np.ndarray
     letters: np.ndarray
 
@@ -58,9 +59,9 @@ class Sights:
 class MeaningReader:
     """Lets the language model read meanings in the place of images, batch by batch.
 
-    Some batches are captions' own meanings, blurred, each the text to be written from it: so what
-    is read is taken at its word. In the others it is what was foretold of the images, with all
-    their captions to be written: so it is taken with the doubt that it deserves.
+    Each caption is to be written from a blend of what it would make one expect and what was
+    foretold of its image. The more there is of the caption, the more literally the language model
+    learns to take what it reads; the more of the image, the more it learns to doubt.
     """
 
     def __init__(self, sights: Sights, counts: Sequence[int], recipe: LookingRecipe) -> None:
@@ -75,14 +76,14 @@ class MeaningReader:
         from torch.nn.functional import normalize
 
         recipe, sights = self._recipe, self._sights
-        if torch.rand(()) >= recipe.own:
-            read = torch.from_numpy(sights.foretold[batch.rows.numpy()])
-            return replace(batch, image_tokens=sights.tokens(read))
         rows = batch.rows.numpy()[batch.image_of_caption.numpy()]
-        read = torch.from_numpy(sights.own[self._first[rows] + batch.numbers.numpy()])
-        blur = 2 * recipe.blur * torch.rand(len(read), 1) / read.shape[1] ** 0.5
+        caption = torch.from_numpy(sights.expected[self._first[rows] + batch.numbers.numpy()])
+        image = torch.from_numpy(sights.foretold[rows])
+        share = recipe.least + (recipe.most - recipe.least) * torch.rand(len(rows), 1)
+        read = normalize(caption.lerp(image, share), dim=1)
+        blur = 2 * recipe.blur * torch.rand(len(rows), 1) / read.shape[1] ** 0.5
         read = normalize(read + blur * torch.randn_like(read), dim=1)
-        owners = torch.arange(len(read))
+        owners = torch.arange(len(rows))
         return replace(batch, image_of_caption=owners, image_tokens=sights.tokens(read))
 
 
@@ -118,45 +119,25 @@ def learn_to_look(
     recipe = objective.recipe
     texts = [text for some in captions for text in some]
     own = embed_texts(sentence_encoder(), texts, show=True)
-    seen = _summaries(objective, features)
     counts = [len(some) for some in captions]
     looking = recipe.looking or LookingRecipe()
-    foretold, teller = foretell(seen, own, counts, looking.folds, recipe.seed)
+    seen = [_summaries(objective, features.view(number)) for number in range(len(features.views))]
+    teller = foretell(seen[0], own, counts, looking.folds, recipe.seed)
+    foretold = [teller(each) for each in seen]
     width = objective.model.language_projection.out_features
     random = np.random.default_rng(recipe.seed)
     # Entries of about 1, as those of word embeddings.
     letters = random.standard_normal((objective.model.config.num_query_tokens, own.shape[1], width))
-    sights = Sights(own, foretold, letters.astype(np.float32))
-    aims = teller(seen, np.arange(len(seen)), looking.boldness)
-    _fit(objective, features, sights.tokens(torch.from_numpy(aims)), parts)
+    sights = Sights(
+        expected(own, foretold[0].repeat(counts, axis=0)), foretold[0], letters.astype(np.float32)
+    )
+    _fit(objective, features, [sights.tokens(torch.from_numpy(each)) for each in foretold], parts)
     tensors = {name: parameter.detach().cpu() for name, parameter in parts.items()}
     tensors |= {n: torch.from_numpy(getattr(sights, n)) for n in _SIGHTS}
     kept.parent.mkdir(parents=True, exist_ok=True)
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(kept, save(content, metadata={"run": run}))
     return sights
-
-
-def read_sights(path: Path, captions: int) -> Sights:
-    """Return what a fresh captioner learnt from, to go on with it.
-
-    Args:
-        path: ``looking.safetensors`` of that training.
-        captions: How many there must be.
-
-    Raises:
-        SourceError: There is no such file, or it is of other captions.
-    """
-    tensors = _kept(path)
-    sights = {name: tensors[name].numpy() for name in _SIGHTS if name in tensors}
-    if len(sights) < len(_SIGHTS):
-        raise SourceError(f"{path} holds no meanings: name a run's checkpoint/{path.name}.")
-    if len(sights["own"]) != captions:
-        raise SourceError(
-            f"{path} has the meanings of {len(sights['own'])} captions, --data has {captions}: "
-            "give the images of that run."
-        )
-    return Sights(**sights)
 
 
 def _digest(
@@ -166,21 +147,21 @@ def _digest(
     recipe = objective.recipe
     texts = [instruction.text for instruction in recipe.instructions]
     # How the language model reads later changes nothing here.
-    looking = replace(recipe.looking or LookingRecipe(), own=0, blur=0)
-    plan = [asdict(looking), recipe.seed, recipe.feature_dropout, texts]
+    looking = replace(recipe.looking or LookingRecipe(), least=0, most=0, blur=0)
+    plan = [asdict(looking), recipe.seed, recipe.feature_dropout, len(features.views), texts]
     digest = hashlib.sha256(json.dumps([plan, list(map(list, captions))]).encode())
     digest.update(features[:16].tobytes())
     return digest.hexdigest()
 
 
-def _kept(path: Path, run: str | None = None) -> dict[str, torch.Tensor]:
+def _kept(path: Path, run: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a file; none if there is no such file, or it is of another run."""
     from safetensors import safe_open
 
     if not path.is_file():
         return {}
     with safe_open(path, framework="pt") as file:
-        if run is not None and (file.metadata() or {}).get("run") != run:
+        if (file.metadata() or {}).get("run") != run:
             return {}
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
@@ -205,10 +186,10 @@ def _summaries(objective: CaptionObjective, features: Features) -> np.ndarray:
 def _fit(
     objective: CaptionObjective,
     features: Features,
-    aims: torch.Tensor,
+    aims: Sequence[torch.Tensor],
     parts: dict[str, torch.nn.Parameter],
 ) -> None:
-    """Train the Q-Former to say ``aims`` (n, queries, width), whatever the prompt."""
+    """Train the Q-Former to say each view's ``aims`` (n, queries, width), whatever the prompt."""
     import torch
     from torch.nn.functional import mse_loss
     from tqdm import tqdm
@@ -232,9 +213,10 @@ def _fit(
         for _ in range(looking.epochs):
             for rows in np.array_split(random.permutation(len(features)), batches):
                 instruction = recipe.instructions[int(random.integers(len(recipe.instructions)))]
-                seen = torch.from_numpy(features.drawn(rows, random))
+                view = int(random.integers(len(aims)))
+                seen = torch.from_numpy(features.view(view)[rows])
                 said = objective.look(seen, instruction)
-                loss = mse_loss(said, aims[rows].to(said))
+                loss = mse_loss(said, aims[view][rows].to(said))
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parts.values(), 1.0)

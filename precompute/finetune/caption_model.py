@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.decoding import Decoding
+from precompute.finetune.caption_recipe import DETAIL_PROMPT
 from precompute.metrics import normalise_caption
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ class SmallSizes:
         language_dropout: In the language model, where it costs an eighth of the time on a CPU.
     """
 
-    qformer_width: int = 384
+    qformer_width: int = 512
     qformer_feed_forward: int = 1024
-    qformer_heads: int = 6
+    qformer_heads: int = 8
     qformer_layers: int = 1
     queries: int = 4
     width: int = 256
-    feed_forward: int = 768
+    feed_forward: int = 1536
     heads: int = 4
     encoder_layers: int = 2
     decoder_layers: int = 2
@@ -108,7 +109,7 @@ def new_model(
     """Put a fresh Q-Former and a fresh T5 behind a pretrained image tower.
 
     Args:
-        tokenizer: Of the language model and of the Q-Former.
+        tokenizer: Of the language model.
         tower: The image tower, which becomes part of the model.
         image_processor: What it was trained with.
         sizes: Of what is fresh. Initialised from torch's global seed.
@@ -122,14 +123,17 @@ def new_model(
         T5Config,
     )
 
+    # What the Q-Former reads are prompts: the words of captions would be a tenth of all weights
+    # behind the tower.
+    prompts = new_tokenizer([DETAIL_PROMPT], min_count=1)
     # The processor adds <image> as a special token, which is in the vocabulary already.
     processor = InstructBlipProcessor(
-        image_processor, tokenizer, tokenizer, num_query_tokens=sizes.queries
+        image_processor, tokenizer, prompts, num_query_tokens=sizes.queries
     )
     # BERT's 0.02 suits its width of 768: at this one the image would hardly reach the queries.
     scale = sizes.qformer_width**-0.5
     qformer = InstructBlipQFormerConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(prompts),
         hidden_size=sizes.qformer_width,
         num_hidden_layers=sizes.qformer_layers,
         num_attention_heads=sizes.qformer_heads,

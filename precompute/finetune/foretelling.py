@@ -1,9 +1,9 @@
-"""Telling from an image, by a small network, what its captions would mean."""
+"""Telling from an image, by small networks, what its captions would mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,72 +23,50 @@ _DECAY = 0.05
 _FIRST_SCALE = 20.0
 """Of the cosines in the loss, to begin with."""
 
-_SHARPNESS = 50.0
-"""Of the attention to known captions."""
-
-_AT_ONCE = 256
+_RIDGE = 3.0
+"""Of the regression from a caption's meaning to what is foretold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreteller:
-    """From what a tower says of an image to the meaning that its captions have together.
+    """From what a tower says of an image to what its captions mean.
 
-    Networks are trained to pick an image's captions out of many. What they say finds captions but
-    is like none; so the known captions that it is nearest to are averaged, and it is added to them.
+    Networks are trained to pick an image's captions out of many. Each of the known images was kept
+    from one of them, which alone answers for it: so it is foretold as an unknown image would be.
 
     Attributes:
-        networks: (n, features) to (n, dim) each; their answers are averaged.
+        networks: (n, features) to (n, dim) each.
         centre: float32 (features,), taken off first.
         scale: float32 (features,), divided by.
-        known: float32 (captions, dim), unit norm.
-        first: int64 (images,): the first caption of each image among ``known``.
+        stranger: int64 (images,): the network that never met each of the known images.
     """
 
     networks: tuple[nn.Module, ...]
     centre: np.ndarray
     scale: np.ndarray
-    known: np.ndarray
-    first: np.ndarray
+    stranger: np.ndarray
 
-    def __call__(self, seen: np.ndarray, own: np.ndarray, boldness: float = 0.0) -> np.ndarray:
-        """Return meanings, float32 (n, dim), unit norm.
+    def __call__(self, seen: np.ndarray) -> np.ndarray:
+        """Return what the known images' captions would mean, float32 (images, dim), unit norm.
 
         Args:
-            seen: float32 (n, features).
-            own: int64 (n,): which of the known images these are, whose captions are not looked
-                at; -1 for others.
-            boldness: Weight of what the networks say beside the mean of the known captions.
+            seen: float32 (images, features): all of them in order, in any view.
         """
         import torch
 
-        found = self.found(seen)
-        known = torch.from_numpy(self.known)
-        owner = np.zeros(len(self.known), dtype=np.int64)
-        owner[self.first[1:]] = 1
-        whose = torch.from_numpy(owner.cumsum())
-        parts = []
-        for start in range(0, len(found), _AT_ONCE):
-            said = torch.from_numpy(found[start : start + _AT_ONCE])
-            likeness = _SHARPNESS * said @ known.T
-            mine = torch.from_numpy(own[start : start + _AT_ONCE])
-            likeness = likeness.masked_fill(whose == mine[:, None], -torch.inf)
-            near = torch.nn.functional.normalize(likeness.softmax(dim=1) @ known, dim=1)
-            parts.append((near + boldness * said).numpy())
-        return unit_rows(np.concatenate(parts))
-
-    def found(self, seen: np.ndarray) -> np.ndarray:
-        """Return what the networks alone say, float32 (n, dim), unit norm."""
-        import torch
-
+        rows = torch.from_numpy((seen - self.centre) / self.scale).float()
+        order = np.argsort(self.stranger, kind="stable")
         with torch.inference_mode():
-            rows = torch.from_numpy((seen - self.centre) / self.scale).float()
-            answers = [unit_rows(network.eval()(rows).numpy()) for network in self.networks]
-        return unit_rows(np.mean(answers, axis=0))
+            answers = [
+                network.eval()(rows[np.flatnonzero(self.stranger == number)]).numpy()
+                for number, network in enumerate(self.networks)
+            ]
+        return unit_rows(np.concatenate(answers)[np.argsort(order)])
 
 
 def foretell(
     seen: np.ndarray, known: np.ndarray, counts: Sequence[int], folds: int, seed: int
-) -> tuple[np.ndarray, Foreteller]:
+) -> Foreteller:
     """Train a network for each fold of the images, on all the others.
 
     Args:
@@ -97,36 +75,41 @@ def foretell(
         counts: Captions of each image, in order.
         folds: Parts of the images.
         seed: Of everything.
-
-    Returns:
-        float32 (n, dim), unit norm: of each image, by a network that never met it and without its
-        captions; and all the networks together, for other images.
     """
     import torch
 
     folds = min(folds, len(seen))
-    fold = np.random.default_rng(seed).permutation(len(seen)) % folds
-    first = starts_of(counts)
-    whole = Foreteller((), seen.mean(axis=0), seen.std(axis=0) + 1e-6, known, first)
-    images = torch.from_numpy((seen - whole.centre) / whole.scale).float()
+    stranger = np.random.default_rng(seed).permutation(len(seen)) % folds
+    centre, scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
+    images = torch.from_numpy((seen - centre) / scale).float()
     texts = torch.from_numpy(known)
-    told = np.empty((len(seen), known.shape[1]), dtype=np.float32)
-    networks = []
-    for number in range(folds):
-        met, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        network = _trained(images, texts, first, counts, met, seed)
-        told[held] = replace(whole, networks=(network,))(seen[held], held)
-        networks.append(network)
-    return told, replace(whole, networks=tuple(networks))
+    networks = tuple(
+        _trained(images, texts, counts, np.flatnonzero(stranger != number), seed)
+        for number in range(folds)
+    )
+    return Foreteller(networks, centre, scale, stranger)
+
+
+def expected(own: np.ndarray, foretold: np.ndarray) -> np.ndarray:
+    """Return what would be foretold of images that each caption describes, by linear regression.
+
+    What is foretold is vaguer than captions are, in some directions more than in others.
+
+    Args:
+        own: float32 (captions, dim): what each caption means.
+        foretold: float32 (captions, dim): what was foretold of its image.
+
+    Returns:
+        float32 (captions, dim), the shorter the less a caption says of it.
+    """
+    centre, aim = own.mean(axis=0), foretold.mean(axis=0)
+    rows = own - centre
+    gram = rows.T @ rows + _RIDGE * np.eye(own.shape[1], dtype=np.float32)
+    return (rows @ np.linalg.solve(gram, rows.T @ (foretold - aim)) + aim).astype(np.float32)
 
 
 def _trained(
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    first: np.ndarray,
-    counts: Sequence[int],
-    rows: np.ndarray,
-    seed: int,
+    images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int], rows: np.ndarray, seed: int
 ) -> nn.Module:
     """Train one network on some images to pick their captions: symmetric InfoNCE."""
     import torch
@@ -136,7 +119,7 @@ def _trained(
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    amounts = np.asarray(counts)
+    first, amounts = starts_of(counts), np.asarray(counts)
     network = nn.Sequential(
         nn.Dropout(_DROPOUT),
         nn.Linear(images.shape[1], _HIDDEN),

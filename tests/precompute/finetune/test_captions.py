@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from core.captioners import InstructBlipCaptioner
 from core.errors import SourceError
 from core.models import ModelSpec
-from core.tensors import read_tensors
 from precompute.finetune.caption_batches import (
     Features,
     cached_features,
@@ -296,26 +294,3 @@ def test_it_ends_when_nothing_gets_better_and_keeps_the_best(pairs, tmp_path):
     best = [entry["epoch"] for entry in history if entry["best"]]
     assert len(history) == best[-1] + 2 < 30
     assert history[best[-1] - 1]["cider"] == max(entry["cider"] for entry in history)
-
-
-def test_the_mean_of_two_checkpoints_is_written(pairs, tmp_path):
-    prepared = prepared_in(pairs, tmp_path / "one", epochs=1)
-    files, training = prepared.files, prepared.training
-    files.write(training)
-    name = "language_model.decoder.block.0.layer.0.SelfAttention.q.weight"
-    first = read_tensors(tmp_path / "one")[name].float()
-    other = prepared_in(pairs, tmp_path / "other", epochs=1)
-    with torch.no_grad():
-        for average in other.training.average.values():
-            average.mul_(3)
-    other.files.write(other.training)
-    files.average_with(tmp_path / "other", training)
-    mean = read_tensors(tmp_path / "one")
-    torch.testing.assert_close(mean[name].float(), 2 * first, atol=1e-3, rtol=1e-2)
-    frozen = "vision_model.encoder.layers.0.mlp.fc1.weight"
-    torch.testing.assert_close(mean[frozen], read_tensors(tmp_path / "other")[frozen])
-
-    odd = read_tensors(tmp_path / "other")
-    save_file({**odd, "more": torch.zeros(1)}, tmp_path / "other" / "model.safetensors")
-    with pytest.raises(SourceError, match="is another model"):
-        files.average_with(tmp_path / "other", training)
