@@ -65,6 +65,11 @@ class Features:
     views: tuple[np.ndarray, ...]
     rows: np.ndarray
 
+    @classmethod
+    def unseen(cls, count: int) -> Features:
+        """Return the features of images that nobody looks at: one token of nothing."""
+        return cls((np.zeros((1, 1, 1), dtype=np.float16),), np.zeros(count, dtype=np.int64))
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.rows)

@@ -18,7 +18,7 @@ from precompute.finetune.caption_batches import (
     tokenise_captions,
 )
 from precompute.finetune.caption_checkpoint import resume_training, save_training
-from precompute.finetune.caption_looking import MeaningReader, learn_to_look
+from precompute.finetune.caption_looking import MeaningReader, learn_to_look, read_sights
 from precompute.finetune.caption_meanings import Meanings
 from precompute.finetune.caption_recipe import CaptionRecipe, Instruction, RewardRecipe
 from precompute.finetune.caption_self_critical import SelfCritic
@@ -43,6 +43,7 @@ class Course:
         probed: Validation images after each epoch, captioned greedily; the end is measured on all.
         save_every: Batches after which progress is kept, beside the end of each epoch.
         features: Folder for the frozen blocks' output; None puts it into the run's own.
+        meanings: What a fresh captioner learnt from, to go on with it; None learns to look first.
         say: Receives a line for the operator now and then.
     """
 
@@ -50,6 +51,7 @@ class Course:
     probed: int = 300
     save_every: int = 500
     features: Path | None = None
+    meanings: Path | None = None
     say: Callable[[str], object] = lambda _: None
 
 
@@ -135,7 +137,10 @@ class _Job:
 
     def _learn(self, probe: _Split | None) -> None:
         training, recipe, course = self._training, self._recipe, self._course
-        split = self._split(self._pairs, recipe.views)
+        if course.meanings is None:
+            split = self._split(self._pairs, recipe.views)
+        else:
+            split = _Split(Features.unseen(len(self._pairs)), self._pairs.captions)
         tokenizer = training.objective.processor.tokenizer
         tokens = tokenise_captions(tokenizer, split.captions, recipe.max_tokens)
         reward = recipe.reward
@@ -143,8 +148,11 @@ class _Job:
         judge = None
         if recipe.looking is not None:
             counts = [len(own) for own in split.captions]
-            kept = self._files.folder / CHECKPOINT / LOOKING
-            sights = learn_to_look(training.objective, split.features, split.captions, kept)
+            if course.meanings is not None:
+                sights = read_sights(course.meanings, sum(counts))
+            else:
+                kept = self._files.folder / CHECKPOINT / LOOKING
+                sights = learn_to_look(training.objective, split.features, split.captions, kept)
             critic = MeaningReader(sights, counts, recipe.looking)
         if reward is not None:
             meanings = Meanings.read(split.captions) if reward.retrieval else None

@@ -140,6 +140,29 @@ def learn_to_look(
     return sights
 
 
+def read_sights(path: Path, captions: int) -> Sights:
+    """Return what a fresh captioner learnt from, to go on with it.
+
+    Args:
+        path: ``looking.safetensors`` of that training.
+        captions: How many there must be.
+
+    Raises:
+        SourceError: There is no such file, or it is of other captions.
+    """
+    tensors = _kept(path)
+    sights = {name: tensors[name].numpy() for name in _SIGHTS if name in tensors}
+    if len(sights) < len(_SIGHTS):
+        raise SourceError(f"{path} holds no meanings: name a run's checkpoint/{path.name}.")
+    known = len(sights["expected"])
+    if known != captions:
+        raise SourceError(
+            f"{path} has the meanings of {known} captions, --data has {captions}: "
+            "give the images of that run."
+        )
+    return Sights(**sights)
+
+
 def _digest(
     objective: CaptionObjective, features: Features, captions: Sequence[Sequence[str]]
 ) -> str:
@@ -154,14 +177,14 @@ def _digest(
     return digest.hexdigest()
 
 
-def _kept(path: Path, run: str) -> dict[str, torch.Tensor]:
+def _kept(path: Path, run: str | None = None) -> dict[str, torch.Tensor]:
     """Return the tensors of a file; none if there is no such file, or it is of another run."""
     from safetensors import safe_open
 
     if not path.is_file():
         return {}
     with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("run") != run:
+        if run is not None and (file.metadata() or {}).get("run") != run:
             return {}
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 

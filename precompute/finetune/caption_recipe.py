@@ -146,6 +146,8 @@ class CaptionRecipe:
         warmup: Share of the steps until the peak; a cosine follows.
         weight_decay: On matrices.
         label_smoothing: Of the cross entropy.
+        dropout: Share of the language model's inner values that is dropped in training; None leaves
+            it as the checkpoint has it.
         feature_dropout: Share of the image tower's output that is dropped in training.
         word_dropout: Share of the words that the decoder reads as unknown, so that it must look
             at the image.
@@ -172,6 +174,7 @@ class CaptionRecipe:
     warmup: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    dropout: float | None = None
     feature_dropout: float = 0.0
     word_dropout: float = 0.1
     average_decay: float = 0.995

@@ -230,7 +230,7 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
 
     Args:
         model: Changed in place.
-        recipe: ``trains``, ``frozen_layers`` and ``lora`` decide.
+        recipe: ``trains``, ``frozen_layers``, ``lora`` and ``dropout`` decide.
 
     Returns:
         The model as peft saves it, or None without an adapter.
@@ -240,6 +240,8 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
         MissingDependencyError: peft is needed and not installed.
     """
     layers = model.vision_model.encoder.layers
+    if recipe.dropout is not None:
+        _drop(model.language_model, recipe.dropout)
     if recipe.lora is not None:
         if recipe.frozen_layers < len(layers):
             raise SourceError("--trained-layers needs all weights; leave --lora-rank out.")
@@ -263,6 +265,14 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
         model.vision_model.post_layernorm.requires_grad_(True)
     _in_full_precision(model)
     return None
+
+
+def _drop(language_model: Any, share: float) -> None:  # noqa: ANN401 - any of transformers'
+    import torch
+
+    for module in language_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
 
 
 def _add_lora(model: Any, lora: LoraRecipe, trains: tuple[str, ...]) -> Any:  # noqa: ANN401

@@ -131,15 +131,31 @@ def run(
         ),
     ] = None,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_RECIPE.label_smoothing,
+    meanings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a captioner of --init-vision as it learnt to speak: the "
+            "checkpoint/looking.safetensors of its folder."
+        ),
+    ] = None,
     foretold_share: Annotated[
         tuple[float, float],
         typer.Option(
             metavar="LEAST MOST",
             help="How much of what a fresh captioner reads to write a caption was foretold of the "
             "image, the rest being what the caption itself says: the less, the more literally it "
-            "takes what it reads. With --init-vision.",
+            "takes what it reads. With --init-vision or --meanings.",
         ),
     ] = (LookingRecipe().least, LookingRecipe().most),
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of the language model's inner values that is dropped.",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
     feature_dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the image features that is dropped.")
     ] = DEFAULT_RECIPE.feature_dropout,
@@ -205,8 +221,8 @@ def run(
     """
     if init_vision is not None and model is not None:
         raise SourceError("--init-vision starts anew and --model does not: give one of them.")
-    if init_vision is not None and (train or lora_rank):
-        raise SourceError("--init-vision says what is trained: leave --train and --lora-rank out.")
+    if (init_vision or meanings) and (train or lora_rank):
+        raise SourceError("--init-vision and --meanings say what is trained: leave --train out.")
     if epochs == 0 and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
     given: dict[str, Any] = {
@@ -215,7 +231,9 @@ def run(
         "word_dropout": word_dropout,
         "max_tokens": max_tokens,
     }
-    started = TUNING_RECIPE if init_vision is None else _fresh_recipe(*foretold_share)
+    started = _first_recipe(
+        fresh=init_vision is not None, goes_on=meanings is not None, share=foretold_share
+    )
     reward = None
     if reward_cider or reward_retrieval:
         reward = RewardRecipe(reward_cider, reward_retrieval, samples)
@@ -230,6 +248,7 @@ def run(
         batch_size=batch_size,
         accumulation=accumulation,
         label_smoothing=label_smoothing,
+        dropout=dropout,
         feature_dropout=feature_dropout,
         views=views,
         reward=reward,
@@ -253,19 +272,28 @@ def run(
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:
         start.build_small(whole, init_vision, min_count, seed)
-    course = caption_job.Course(patience, probe, save_every, features, typer.echo)
+    course = caption_job.Course(patience, probe, save_every, features, meanings, typer.echo)
     prepared = start.prepare(recipe, wanted, out, eight_bit=eight_bit)
     report = caption_job.train(prepared, pairs, measured, course)
     if start.accelerator.is_main_process:
         typer.echo(json.dumps(report))
 
 
-def _fresh_recipe(least: float, most: float) -> CaptionRecipe:
+def _first_recipe(*, fresh: bool, goes_on: bool, share: tuple[float, float]) -> CaptionRecipe:
+    """Return the recipe that the options change."""
+    least, most = share
     if not 0 <= least <= most <= 1:
         raise SourceError(
             f"--foretold-share {least:g} {most:g}: give two shares, 0 <= least <= most <= 1."
         )
-    return replace(DEFAULT_RECIPE, looking=LookingRecipe(least=least, most=most))
+    if not (fresh or goes_on):
+        return TUNING_RECIPE
+    if fresh and goes_on:
+        raise SourceError("--meanings goes on with a captioner: give --model, not --init-vision.")
+    looking = LookingRecipe(least=least, most=most)
+    return replace(
+        DEFAULT_RECIPE if fresh else TUNING_RECIPE, looking=looking, trains=("language",)
+    )
 
 
 def _parts(train: list[str] | None) -> tuple[Part, ...] | None:

@@ -294,3 +294,15 @@ def test_it_ends_when_nothing_gets_better_and_keeps_the_best(pairs, tmp_path):
     best = [entry["epoch"] for entry in history if entry["best"]]
     assert len(history) == best[-1] + 2 < 30
     assert history[best[-1] - 1]["cider"] == max(entry["cider"] for entry in history)
+
+
+@pytest.mark.parametrize(("dropout", "same"), [(None, True), (0.5, False)])
+def test_dropout_is_of_the_language_model_and_in_training_only(pairs, tmp_path, dropout, same):
+    training, features = training_of(pairs, tmp_path, dropout=dropout, word_dropout=0.0)
+    tokens = tokens_of(training, pairs)
+    batch = next(epoch_batches(features, tokens, training.recipe, unknown=2, seed=0))
+    objective = training.objective.train()
+    first, second = (objective(batch).item() for _ in range(2))
+    assert (first == second) is same
+    objective.eval()
+    assert objective(batch).item() == objective(batch).item()

@@ -229,7 +229,7 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     arguments += ["--epochs", "1", "--batch-size", "6", "--min-count", "1", "--eight-bit"]
     arguments += ["--foretold-share", "0.5", "0.9"]
     refused = CliRunner().invoke(app, [*arguments, "--train", "language"])
-    assert "leave --train and --lora-rank out" in refused.output
+    assert "leave --train out" in refused.output
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "captioner" / "config.json").read_text())
@@ -254,12 +254,30 @@ def test_a_captioner_grows_behind_the_tower_and_is_written_in_8_bits(in_8_bits, 
     for shares in (("0.8", "0.2"), ("0.5", "1.5")):
         result = CliRunner().invoke(app, [*arguments, "--foretold-share", *shares])
         assert "two shares" in result.output
-    # The same command again, finished as it is, changes nothing.
-    written = read_tensors(tmp_path / "captioner")
-    again = CliRunner().invoke(app, arguments)
+
+    learnt = tmp_path / "captioner" / "checkpoint" / "looking.safetensors"
+    arguments = ["finetune", "captions", "--data", str(captioned), "--epochs", "1"]
+    arguments += ["--model", str(tmp_path / "captioner"), "--out", str(tmp_path / "on")]
+    on = [*arguments, "--meanings", str(learnt), "--eight-bit", "--dropout", "0.2"]
+    result = CliRunner().invoke(app, on)
+    assert result.exit_code == 0, result.output
+    written = read_tensors(tmp_path / "on")
+    again = CliRunner().invoke(app, on)
     assert again.exit_code == 0, again.output
-    for name, tensor in read_tensors(tmp_path / "captioner").items():
+    for name, tensor in read_tensors(tmp_path / "on").items():
         torch.testing.assert_close(tensor, written[name])
+    recipe = json.loads((tmp_path / "on" / "metrics.json").read_text())["recipe"]
+    assert (recipe["looking"]["most"], recipe["trains"]) == (0.8, ["language"])
+    assert recipe["dropout"] == 0.2
+    (spoken,) = InstructBlipCaptioner(
+        ModelSpec("on", f"path:{tmp_path / 'on'}", licence=""), device="cpu"
+    ).caption([images.image(0)])
+    assert spoken.text
+    arguments[-1] = str(tmp_path / "elsewhere")
+    result = CliRunner().invoke(app, [*arguments, "--limit", "5", "--meanings", str(learnt)])
+    assert "has the meanings of 24 captions, --data has 10" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--meanings", str(tmp_path / "none")])
+    assert "holds no meanings" in result.output
 
 
 def test_a_folder_without_a_tower_is_refused(photos, tmp_path):
