@@ -2,8 +2,8 @@
 
 A captioner is as sure of itself on a picture that it has no words for as on any other, so its own
 probabilities say little about that. The CLIP lens looks at the same picture and was trained apart
-from it: the fit of a caption is how much nearer it lies to the picture, in CLIP's space, than the
-captions that this captioner writes most.
+from it: the fit of a caption is how much nearer it lies to the picture, in CLIP's space, than what
+this captioner writes of other pictures.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_unsure_rule(captioner: ModelSpec, clip: ModelSpec) -> UnsureRule | None
 def fits(
     clip: TextEncoder, texts: Sequence[str], images: np.ndarray, usual: Sequence[str]
 ) -> np.ndarray:
-    """Return how much better each text fits its picture than the usual captions do.
+    """Return how much better each text fits its picture than the usual captions do on average.
 
     Args:
         clip: Embeds texts in the space of the pictures.
@@ -79,9 +79,16 @@ def fits(
     Returns:
         float32 (n,), in [-2, 2].
     """
-    embedded = clip.encode_text([*texts, *usual])
-    own, others = embedded[: len(texts)], embedded[len(texts) :]
-    return ((own - others.mean(axis=0)) * images).sum(axis=1)
+    own = clip.encode_text(texts)
+    # Encoders are told apart by identity.
+    middle = _middle(clip, tuple(usual))  # type: ignore[arg-type]
+    return ((own - middle) * images).sum(axis=1)
+
+
+@lru_cache(maxsize=4)
+def _middle(clip: TextEncoder, texts: tuple[str, ...]) -> np.ndarray:
+    """Return the mean embedding, float32 (dim,), of texts that every batch is compared with."""
+    return clip.encode_text(texts).mean(axis=0)
 
 
 def with_doubts(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from precompute.finetune.data import Pairs
 
 _BATCH = 8
-_USUAL = 4
-"""Captions that a fit is measured against: the ones nearest to the middle of all of them."""
+_USUAL = 200
+"""Captions that a fit is measured against, at most: with four, drawings and colours pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def choose_rule(
         texts += [caption.text for caption in captions]
         sure += [caption.confidence or 0.0 for caption in captions]
         parts.append(models.clip.encode_image(batch))
-    usual = _usual(texts[: len(photos)], models)
+    usual = tuple(dict.fromkeys(texts[: len(photos)]))[:_USUAL]
     fit = fits(models.clip, texts, np.concatenate(parts), usual)
     own, others = fit[: len(photos)], fit[len(photos) :]
     below = round(float(np.quantile(own, share)), 4)
@@ -186,13 +186,6 @@ def summary(choice: UnsureChoice) -> str:
             f"{choice.closeness_others:.2f} elsewhere."
         )
     return "\n".join(lines)
-
-
-def _usual(texts: Sequence[str], models: Models) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(texts))
-    everyone = models.clip.encode_text(texts)
-    nearness = models.clip.encode_text(distinct) @ everyone.mean(axis=0)
-    return tuple(distinct[row] for row in np.argsort(-nearness, kind="stable")[:_USUAL])
 
 
 def _closeness(texts: Sequence[str], photos: Pairs, models: Models) -> np.ndarray:
