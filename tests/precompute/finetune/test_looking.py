@@ -50,6 +50,7 @@ def test_an_image_is_foretold_without_its_own_captions():
     # In another view the same network answers, which never met the image.
     again = teller(seen + 0.01 * random.normal(size=seen.shape).astype("f4"))
     assert (told * again).sum(axis=1).min() > 0.95
+    assert again[7] @ odd[0] < again[7] @ kinds[kind[7]]
 
 
 def test_what_a_caption_makes_one_expect_is_as_vague_as_what_is_foretold():
