@@ -115,7 +115,7 @@ def open_uploads(settings: Settings, models: Models) -> Uploads:
     from core.upload_captioner import first_guess_s, upload_captioner
     from core.uploads import Uploads
 
-    captioner = upload_captioner(models.profile, settings, models.captioner)
+    captioner = upload_captioner(models.profile, settings, models.captioner, models.sentence)
     guess = first_guess_s(captioner, settings.device)
     return Uploads(settings, models, captioner, guess)
 

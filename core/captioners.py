@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from core.captioner_reading import (
     decoding_of,
@@ -17,10 +19,11 @@ from core.captioner_reading import (
     supported_precision,
 )
 from core.decoding import Decoding, read_decoding
-from core.generation import better, judged, search_arguments, unlike
-from core.models import ModelSpec, Precision
+from core.generation import Written, better, judged, search_arguments, unlike
+from core.models import ModelSpec, Precision, TextEncoder
 from core.records import Caption
 from core.sampling import sampling_arguments
+from core.sight import Sight, best_said, read_sight, said_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,18 +51,40 @@ class _Loaded:
     device: str
     decoding: Decoding
     suppressed: list[int] | None
+    sight: Sight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What came of looking at one image.
+
+    Attributes:
+        caption: The one that is chosen.
+        others: The undoubted candidates beside it, the likeliest first.
+        seen: Where the image's captions should lie, float32 (dim,); None without a sight.
+    """
+
+    caption: Caption
+    others: tuple[Caption, ...] = ()
+    seen: np.ndarray | None = None
 
 
 class _GeneratingCaptioner(ABC):
     """What captioners that generate token by token have in common: loading once, and one retry."""
 
     def __init__(
-        self, spec: ModelSpec, *, device: str = "auto", decoding: Decoding | None = None
+        self,
+        spec: ModelSpec,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        sentence: TextEncoder | None = None,
     ) -> None:
         """Remember what to load; load nothing."""
         self.spec = spec
         self._device = device
         self._decoding = decoding
+        self._sentence = sentence
         self._lock = RLock()
         self._loaded: _Loaded | None = None
 
@@ -82,28 +107,62 @@ class _GeneratingCaptioner(ABC):
             the model itself, before any penalty or constraint of the search, gave the generated
             tokens, the end token among them.
         """
-        captions: list[Caption] = []
-        for start in range(0, len(images), _LARGEST_BATCH):
-            captions += self._caption_batch(images[start : start + _LARGEST_BATCH])
-        return captions
+        return [looked.caption for batch in _batches(images) for looked in self._look(batch)]
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
         """Write several captions of each RGB image, in order.
 
         Returns:
             For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
-            (:class:`core.decoding.FurtherCaptions`), the surest ones first; none of them is
-            doubtful, and no two of an image have the same words. They may be fewer, or more.
+            (:class:`core.decoding.FurtherCaptions`), the surest ones first; with a sight, those
+            alone that bring the mean of all nearer to what was seen, by how much they do. None of
+            them is doubtful, and no two of an image have the same words. They may be fewer, or
+            more.
         """
-        first = self.caption(images)
         if count <= 1:
-            return [(caption,) for caption in first]
+            return [(caption,) for caption in self.caption(images)]
         found: list[tuple[Caption, ...]] = []
-        for start in range(0, len(images), _LARGEST_BATCH):
-            further = self._further(images[start : start + _LARGEST_BATCH], count - 1)
-            own = first[start : start + len(further)]
-            found += [unlike((one, *more)) for one, more in zip(own, further, strict=True)]
+        for batch in _batches(images):
+            looked = self._look(batch)
+            further = self._further(batch, count - 1)
+            for one, more in zip(looked, further, strict=True):
+                found.append(self._ordered(one, unlike((one.caption, *one.others, *more))))
         return found
+
+    def _look(self, images: Sequence[Image]) -> list[_Looked]:
+        """Caption one batch, the doubtful ones of it twice."""
+        loaded = self._ready()
+        looked = self._first(loaded, images, loaded.decoding)
+        doubtful = [row for row, one in enumerate(looked) if one.caption.flags]
+        if doubtful:
+            retry = loaded.decoding.for_retry()
+            again = self._first(loaded, [images[row] for row in doubtful], retry)
+            for row, second in zip(doubtful, again, strict=True):
+                chosen = better(looked[row].caption, second.caption)
+                looked[row] = replace(second, caption=chosen)
+        return looked
+
+    def _first(self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> list[_Looked]:
+        """Search once, and choose among what was found if the captioner has a sight."""
+        if loaded.sight is None:
+            return [_Looked(one.caption) for one in self._generate(loaded, images, decoding)[0]]
+        each = decoding.candidates
+        written, tokens = self._generate(loaded, images, decoding, num_return_sequences=each)
+        seen = loaded.sight(tokens)
+        groups = [written[start : start + each] for start in range(0, len(written), each)]
+        clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
+        embeddings = self._embedded([one.caption for own in clear for one in own])
+        looked = []
+        for own, aim in zip(clear, seen, strict=True):
+            rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
+            chosen = best_said(rows, [one.surprise for one in own], aim, decoding.sight_weight)
+            others = tuple(
+                one.caption
+                for place, one in enumerate(own)
+                if place != chosen and not one.caption.flags
+            )
+            looked.append(_Looked(own[chosen].caption, others, aim))
+        return looked
 
     def _further(self, images: Sequence[Image], wanted: int) -> list[list[Caption]]:
         """Return the candidates of each image, the surest first."""
@@ -117,25 +176,24 @@ class _GeneratingCaptioner(ABC):
             decoding = replace(loaded.decoding, prompt=prompt, num_beams=beams)
             search: dict[str, Any] = {"num_return_sequences": each}
             if further.method == "sample":
-                decoding = replace(decoding, num_beams=1)
+                decoding = replace(decoding, num_beams=1, candidates=1)
                 search = sampling_arguments(images, each, decoding.max_new_tokens, further)
-            said = self._generate(loaded, images, decoding, **search)
-            for place, caption in enumerate(said):
-                candidates[place // each].append(caption)
+            written, _ = self._generate(loaded, images, decoding, **search)
+            for place, one in enumerate(written):
+                candidates[place // each].append(one.caption)
         return [
             sorted(own, key=lambda one: one.confidence or 0, reverse=True) for own in candidates
         ]
 
-    def _caption_batch(self, images: Sequence[Image]) -> list[Caption]:
-        loaded = self._ready()
-        captions = self._generate(loaded, images, loaded.decoding)
-        doubtful = [row for row, caption in enumerate(captions) if caption.flags]
-        if doubtful:
-            retry = loaded.decoding.for_retry()
-            again = self._generate(loaded, [images[row] for row in doubtful], retry)
-            for row, second in zip(doubtful, again, strict=True):
-                captions[row] = better(captions[row], second)
-        return captions
+    def _ordered(self, looked: _Looked, captions: tuple[Caption, ...]) -> tuple[Caption, ...]:
+        if looked.seen is None:
+            return captions
+        order = said_together(self._embedded(captions), looked.seen, first=0)
+        return tuple(captions[place] for place in order)
+
+    def _embedded(self, captions: Sequence[Caption]) -> np.ndarray:
+        assert self._sentence is not None  # else there would be no sight
+        return self._sentence.encode_text([caption.text for caption in captions])
 
     def _ready(self) -> _Loaded:
         with self._lock:
@@ -150,8 +208,13 @@ class _GeneratingCaptioner(ABC):
     @abstractmethod
     def _generate(
         self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
-    ) -> list[Caption]:
-        """Caption one batch; ``search`` changes arguments of ``generate``."""
+    ) -> tuple[list[Written], np.ndarray]:
+        """Caption one batch; ``search`` changes arguments of ``generate``.
+
+        Returns:
+            The captions, those of an image together, and the mean of each image's tokens as the
+            language model read them, float32 (images, width): of width 0 where it reads none.
+        """
 
 
 class InstructBlipCaptioner(_GeneratingCaptioner):
@@ -166,6 +229,8 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
         precision: Exactly this precision, on any device, instead of the above.
+        sentence: Embeds captions, so that a checkpoint with a sight (:mod:`core.sight`) can choose
+            among its own; None takes the likeliest one.
     """
 
     def __init__(
@@ -175,10 +240,21 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         device: str = "auto",
         decoding: Decoding | None = None,
         precision: Precision | None = None,
+        sentence: TextEncoder | None = None,
     ) -> None:
         """Remember what to load; load nothing."""
-        super().__init__(spec, device=device, decoding=decoding)
+        super().__init__(spec, device=device, decoding=decoding, sentence=sentence)
         self._precision = precision
+
+    def image_tokens(self, images: Sequence[Image]) -> np.ndarray:
+        """Return the mean of what the language model reads of each RGB image, (n, width)."""
+        loaded = self._ready()
+        hasty = replace(
+            loaded.decoding, num_beams=1, candidates=1, min_new_tokens=1, max_new_tokens=1
+        )
+        return np.concatenate(
+            [self._generate(loaded, batch, hasty)[1] for batch in _batches(images)]
+        )
 
     def _load(self) -> _Loaded:
         from core.devices import resolve_device
@@ -193,11 +269,12 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
             device=device,
             decoding=self._decoding or decoding_of(self.spec),
             suppressed=model.generation_config.suppress_tokens,
+            sight=read_sight(self.spec, self._sentence.spec) if self._sentence else None,
         )
 
     def _generate(
         self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
-    ) -> list[Caption]:
+    ) -> tuple[list[Written], np.ndarray]:
         return _generate(loaded, images, decoding, search)
 
 
@@ -224,7 +301,7 @@ class BlipCaptioner(_GeneratingCaptioner):
 
     def _generate(
         self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding, **search: object
-    ) -> list[Caption]:
+    ) -> tuple[list[Written], np.ndarray]:
         import torch
 
         inputs = loaded.processor(
@@ -233,12 +310,14 @@ class BlipCaptioner(_GeneratingCaptioner):
         with torch.inference_mode():
             output = loaded.model.generate(**inputs, **{**search_arguments(decoding), **search})
         text_model = loaded.model.text_decoder
-        return judged(loaded.processor, output, text_model, replace(decoding, prompt=""))
+        blank = replace(decoding, prompt="")
+        none = np.empty((len(images), 0), dtype=np.float32)
+        return judged(loaded.processor, output, text_model, blank), none
 
 
 def _generate(
     loaded: _Loaded, images: Sequence[Image], decoding: Decoding, search: Mapping[str, object]
-) -> list[Caption]:
+) -> tuple[list[Written], np.ndarray]:
     """Run one batch through the model once and judge what it says."""
     import torch
 
@@ -247,8 +326,23 @@ def _generate(
         text=[decoding.prompt] * len(images),
         return_tensors="pt",
     ).to(loaded.device)
-    with torch.inference_mode():
-        output = loaded.model.generate(
-            **inputs, **{**search_arguments(decoding), **search}, suppress_tokens=loaded.suppressed
-        )
-    return judged(loaded.processor, output, loaded.model.language_model, decoding)
+    read: list[torch.Tensor] = []
+    watch = loaded.model.language_projection.register_forward_hook(
+        lambda _, __, tokens: read.append(tokens.mean(dim=1))
+    )
+    try:
+        with torch.inference_mode():
+            output = loaded.model.generate(
+                **inputs,
+                **{**search_arguments(decoding), **search},
+                suppress_tokens=loaded.suppressed,
+            )
+    finally:
+        watch.remove()
+    written = judged(loaded.processor, output, loaded.model.language_model, decoding)
+    return written, read[0].float().cpu().numpy()
+
+
+def _batches(images: Sequence[Image]) -> Iterator[Sequence[Image]]:
+    for start in range(0, len(images), _LARGEST_BATCH):
+        yield images[start : start + _LARGEST_BATCH]

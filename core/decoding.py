@@ -69,6 +69,9 @@ class Decoding:
         repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
         length_penalty: Exponent of the length that a beam's score is divided by.
         no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
+        candidates: Captions of the search among which a captioner with a sight
+            (:mod:`core.sight`) chooses; at most as many as beams. Without one the likeliest is it.
+        sight_weight: How much what was seen counts beside how likely a caption is.
         further: How captions beyond the first are found, where several are wanted.
     """
 
@@ -80,6 +83,8 @@ class Decoding:
     repetition_penalty: float = 1.5
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    candidates: int = 1
+    sight_weight: float = 3.0
     further: FurtherCaptions = FurtherCaptions()
 
     def __post_init__(self) -> None:
@@ -88,6 +93,11 @@ class Decoding:
             raise ModelError(
                 f"Decoding with {self.num_beams} beams and {self.min_new_tokens} to "
                 f"{self.max_new_tokens} tokens is not possible."
+            )
+        if not (1 <= self.candidates <= self.num_beams and self.sight_weight >= 0):
+            raise ModelError(
+                f"Choosing among {self.candidates} candidates of {self.num_beams} beams, the sight "
+                f"counting {self.sight_weight}, is not possible."
             )
 
     def for_retry(self) -> Decoding:

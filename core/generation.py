@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core.decoding import Decoding, caption_flags, clean_caption, words_of
 from core.records import Caption
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A caption as it came from the model.
+
+    Attributes:
+        caption: With its flags and confidence.
+        surprise: Minus the mean logarithm of its tokens' probabilities.
+    """
+
+    caption: Caption
+    surprise: float
 
 
 def search_arguments(decoding: Decoding) -> dict[str, Any]:
@@ -29,8 +43,8 @@ def judged(
     output: Any,  # noqa: ANN401 - one of its several classes
     text_model: Any,  # noqa: ANN401 - any language model
     decoding: Decoding,
-) -> list[Caption]:
-    """Turn generated tokens into captions with their flags and confidence.
+) -> list[Written]:
+    """Turn generated tokens into captions with their flags, confidence and surprise.
 
     Args:
         processor: The checkpoint's.
@@ -54,15 +68,17 @@ def judged(
     generated = tokens != processor.tokenizer.pad_token_id
     if beams is not None:  # a beam search may fill up with end tokens instead
         generated &= beams[:, : tokens.shape[1]] >= 0
-    chances = scores.float().exp().masked_fill(~generated, 0.0).sum(dim=1)
-    confidences = (chances / generated.sum(dim=1).clamp(min=1)).tolist()
+    lengths = generated.sum(dim=1).clamp(min=1)
+    scores = scores.float()
+    confidences = scores.exp().masked_fill(~generated, 0.0).sum(dim=1) / lengths
+    surprises = -scores.masked_fill(~generated, 0.0).sum(dim=1) / lengths
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
-    captions = []
-    for text, confidence in zip(texts, confidences, strict=True):
+    written = []
+    for text, sure, surprise in zip(texts, confidences.tolist(), surprises.tolist(), strict=True):
         cleaned = clean_caption(text)
         flags = caption_flags(cleaned, decoding.prompt)
-        captions.append(Caption("" if "empty" in flags else cleaned, flags, confidence))
-    return captions
+        written.append(Written(Caption("" if "empty" in flags else cleaned, flags, sure), surprise))
+    return written
 
 
 def unlike(captions: Sequence[Caption]) -> tuple[Caption, ...]:

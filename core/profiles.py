@@ -133,8 +133,9 @@ class Models:
         self._captioner = captioner
         self._sentence = sentence
         self._clip = clip
-        # Two threads must not build a model twice: each copy would load its own weights.
-        self._lock = threading.Lock()
+        # Two threads must not build a model twice: each copy would load its own weights. One model
+        # may ask for another while it is built.
+        self._lock = threading.RLock()
         self._cached_query = lru_cache(maxsize=query_cache_size)(self._encode_query)
         self._this_thread = threading.local()
 
@@ -145,7 +146,9 @@ class Models:
             if self._captioner is None:
                 from core.captioners import InstructBlipCaptioner
 
-                self._captioner = InstructBlipCaptioner(self.profile.captioner, device=self.device)
+                self._captioner = InstructBlipCaptioner(
+                    self.profile.captioner, device=self.device, sentence=self.sentence
+                )
             return self._captioner
 
     @property

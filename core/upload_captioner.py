@@ -11,7 +11,7 @@ from core.captioners import BlipCaptioner, InstructBlipCaptioner
 from core.devices import resolve_device
 from core.errors import ModelNotFoundError
 from core.model_location import located
-from core.models import Captioner, ModelSpec
+from core.models import Captioner, ModelSpec, TextEncoder
 from core.profiles import PROFILES
 from core.weights import local_folder
 
@@ -86,13 +86,16 @@ def first_guess_s(captioner: Captioner, device: str) -> float:
     return 30.0 if on_cpu else 1.0
 
 
-def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Captioner:
+def upload_captioner(
+    profile: Profile, settings: Settings, own: Captioner, sentence: TextEncoder | None = None
+) -> Captioner:
     """Return the captioner of uploads.
 
     Args:
         profile: The models that answer.
         settings: ``upload_captioner``, ``device`` and ``zero_gpu`` decide.
         own: The profile's own captioner, shared with whatever else uses it.
+        sentence: Lets another captioner choose among its captions, if it has a sight.
 
     Raises:
         ModelError: The captioner that the settings name is not there, or has no safetensors.
@@ -101,7 +104,9 @@ def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Ca
         import spaces
 
         # bf16: T5 wants it, the rented GPU has the room, and 8 bits are no faster there.
-        full = InstructBlipCaptioner(profile.captioner, device="cuda", precision="bf16")
+        full = InstructBlipCaptioner(
+            profile.captioner, device="cuda", precision="bf16", sentence=sentence
+        )
         return RentedCaptioner(full, spaces.GPU)
     choice = settings.upload_captioner
     if choice == "auto" and settings.captioner is not None:
@@ -112,7 +117,7 @@ def upload_captioner(profile: Profile, settings: Settings, own: Captioner) -> Ca
     if choice == "profile" or (choice == "mini" and profile.captioner == _MINI):
         return own
     if choice == "mini":
-        return InstructBlipCaptioner(_MINI, device=settings.device)
+        return InstructBlipCaptioner(_MINI, device=settings.device, sentence=sentence)
     if choice == "blip-base":
         require_safetensors("Salesforce/blip-image-captioning-base", None)
     return BlipCaptioner(_blip_in(choice), device=settings.device)

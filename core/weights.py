@@ -13,6 +13,8 @@ from core.files import sha256_of
 from core.models import ModelSpec
 
 _WEIGHTS = "*.safetensors"
+_LENT_WEIGHTS = "model*.safetensors"
+"""Of a captioner, what may belong to its image tower."""
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -78,7 +80,7 @@ def revision_of(spec: ModelSpec) -> str:
     if spec.base is not None:
         own = revision_of(replace(spec, base=None))
         lender = local_folder(spec.base) if spec.dim is not None else None
-        return f"{own}+{_digest(lender, _WEIGHTS) if lender else revision_of(spec.base)}"
+        return f"{own}+{_digest(lender, _LENT_WEIGHTS) if lender else revision_of(spec.base)}"
     folder = local_folder(spec)
     if folder is None:
         return spec.revision or "main"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.adapters import ADAPTER_WEIGHTS
 from core.decoding import DECODING_FILE, Decoding
 from core.files import write_atomically
+from core.sight import SIGHT_FILE
 from core.tensors import is_8_bit, read_tensors
 from core.weights import revision_of
 
@@ -58,6 +59,8 @@ class CaptionerFiles:
         """Write the averaged weights: all in half precision, or the adapter alone in full."""
         if not training.accelerator.is_main_process:
             return
+        # A sight is for the weights that it was fitted to.
+        (self.folder / SIGHT_FILE).unlink(missing_ok=True)
         training.swap_average()
         try:
             if self._adapted is None:

@@ -60,7 +60,7 @@ class SmallSizes:
     qformer_layers: int = 1
     queries: int = 4
     width: int = 256
-    feed_forward: int = 1376
+    feed_forward: int = 1536
     heads: int = 4
     encoder_layers: int = 2
     decoder_layers: int = 2

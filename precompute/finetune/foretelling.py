@@ -111,15 +111,11 @@ def expected(own: np.ndarray, foretold: np.ndarray) -> np.ndarray:
 def _trained(
     images: torch.Tensor, texts: torch.Tensor, counts: Sequence[int], rows: np.ndarray, seed: int
 ) -> nn.Module:
-    """Train one network on some images to pick their captions: symmetric InfoNCE."""
+    """Train one network on some images to pick their captions."""
     import torch
     from torch import nn
-    from torch.nn.functional import cross_entropy, normalize
-    from tqdm import tqdm
 
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    first, amounts = starts_of(counts), np.asarray(counts)
     network = nn.Sequential(
         nn.Dropout(_DROPOUT),
         nn.Linear(images.shape[1], _HIDDEN),
@@ -127,11 +123,49 @@ def _trained(
         nn.Dropout(_DROPOUT),
         nn.Linear(_HIDDEN, texts.shape[1]),
     )
+    learn_to_pick(network, images, texts, counts, rows, seed=seed)
+    return network
+
+
+def learn_to_pick(
+    network: nn.Module,
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    counts: Sequence[int],
+    rows: np.ndarray,
+    *,
+    seed: int,
+    epochs: int = _EPOCHS,
+    learning_rate: float = _RATE,
+) -> None:
+    """Train a network to pick images' captions out of a batch of them: symmetric InfoNCE.
+
+    Args:
+        network: (n, features) to (n, dim), changed in place.
+        images: float32 (images, features).
+        texts: float32 (captions, dim), unit norm.
+        counts: Captions of each image, in order.
+        rows: The images to learn from.
+        seed: Of the order, and of the captions drawn.
+        epochs: Passes over the images, each with one of its captions.
+        learning_rate: The highest.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import cross_entropy, normalize
+    from tqdm import tqdm
+
+    random = np.random.default_rng(seed)
+    first, amounts = starts_of(counts), np.asarray(counts)
     sharpness = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
-    optimizer = torch.optim.AdamW([*network.parameters(), sharpness], _RATE, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(
+        [*network.parameters(), sharpness], learning_rate, weight_decay=_DECAY
+    )
     batches = max(1, len(rows) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_EPOCHS * batches)
-    for _ in tqdm(range(_EPOCHS), desc="foretelling captions", unit="epoch"):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=epochs * batches
+    )
+    for _ in tqdm(range(epochs), desc="foretelling captions", unit="epoch"):
         for part in np.array_split(random.permutation(rows), batches):
             drawn = first[part] + random.integers(amounts[part])
             said = normalize(network(images[part]), dim=1)
@@ -142,4 +176,3 @@ def _trained(
             loss.backward()
             optimizer.step()
             schedule.step()
-    return network
