@@ -107,7 +107,7 @@ class _GeneratingCaptioner(ABC):
             the model itself, before any penalty or constraint of the search, gave the generated
             tokens, the end token among them.
         """
-        return [looked.caption for batch in _batches(images) for looked in self._look(batch)]
+        return [one.caption for batch in _batches(images) for one in self._look(batch, {})]
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
         """Write several captions of each RGB image, in order.
@@ -123,35 +123,53 @@ class _GeneratingCaptioner(ABC):
             return [(caption,) for caption in self.caption(images)]
         found: list[tuple[Caption, ...]] = []
         for batch in _batches(images):
-            looked = self._look(batch)
+            known: dict[str, np.ndarray] = {}
+            looked = self._look(batch, known)
             further = self._further(batch, count - 1)
             for one, more in zip(looked, further, strict=True):
-                found.append(self._ordered(one, unlike((one.caption, *one.others, *more))))
+                captions = unlike((one.caption, *one.others, *more))
+                if one.seen is not None:
+                    embeddings = self._embedded(captions, known)
+                    order = said_together(embeddings, one.seen, first=0)
+                    captions = tuple(captions[place] for place in order)
+                found.append(captions)
         return found
 
-    def _look(self, images: Sequence[Image]) -> list[_Looked]:
-        """Caption one batch, the doubtful ones of it twice."""
+    def _look(self, images: Sequence[Image], known: dict[str, np.ndarray]) -> list[_Looked]:
+        """Caption one batch, the doubtful ones of it twice.
+
+        Args:
+            images: The batch.
+            known: Embeddings of texts, added to.
+        """
         loaded = self._ready()
-        looked = self._first(loaded, images, loaded.decoding)
+        looked = self._first(loaded, images, loaded.decoding, known)
         doubtful = [row for row, one in enumerate(looked) if one.caption.flags]
         if doubtful:
             retry = loaded.decoding.for_retry()
-            again = self._first(loaded, [images[row] for row in doubtful], retry)
+            again = self._first(loaded, [images[row] for row in doubtful], retry, known)
             for row, second in zip(doubtful, again, strict=True):
                 chosen = better(looked[row].caption, second.caption)
                 looked[row] = replace(second, caption=chosen)
         return looked
 
-    def _first(self, loaded: _Loaded, images: Sequence[Image], decoding: Decoding) -> list[_Looked]:
+    def _first(
+        self,
+        loaded: _Loaded,
+        images: Sequence[Image],
+        decoding: Decoding,
+        known: dict[str, np.ndarray],
+    ) -> list[_Looked]:
         """Search once, and choose among what was found if the captioner has a sight."""
         if loaded.sight is None:
             return [_Looked(one.caption) for one in self._generate(loaded, images, decoding)[0]]
         each = decoding.candidates
-        written, tokens = self._generate(loaded, images, decoding, num_return_sequences=each)
+        wide = replace(decoding, num_beams=max(decoding.num_beams, each))
+        written, tokens = self._generate(loaded, images, wide, num_return_sequences=each)
         seen = loaded.sight(tokens)
         groups = [written[start : start + each] for start in range(0, len(written), each)]
         clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
-        embeddings = self._embedded([one.caption for own in clear for one in own])
+        embeddings = self._embedded([one.caption for own in clear for one in own], known)
         looked = []
         for own, aim in zip(clear, seen, strict=True):
             rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
@@ -176,7 +194,7 @@ class _GeneratingCaptioner(ABC):
             decoding = replace(loaded.decoding, prompt=prompt, num_beams=beams)
             search: dict[str, Any] = {"num_return_sequences": each}
             if further.method == "sample":
-                decoding = replace(decoding, num_beams=1, candidates=1)
+                decoding = replace(decoding, num_beams=1)
                 search = sampling_arguments(images, each, decoding.max_new_tokens, further)
             written, _ = self._generate(loaded, images, decoding, **search)
             for place, one in enumerate(written):
@@ -185,15 +203,13 @@ class _GeneratingCaptioner(ABC):
             sorted(own, key=lambda one: one.confidence or 0, reverse=True) for own in candidates
         ]
 
-    def _ordered(self, looked: _Looked, captions: tuple[Caption, ...]) -> tuple[Caption, ...]:
-        if looked.seen is None:
-            return captions
-        order = said_together(self._embedded(captions), looked.seen, first=0)
-        return tuple(captions[place] for place in order)
-
-    def _embedded(self, captions: Sequence[Caption]) -> np.ndarray:
+    def _embedded(self, captions: Sequence[Caption], known: dict[str, np.ndarray]) -> np.ndarray:
+        """Embed captions for the sight, each text once."""
         assert self._sentence is not None  # else there would be no sight
-        return self._sentence.encode_text([caption.text for caption in captions])
+        new = [text for text in dict.fromkeys(one.text for one in captions) if text not in known]
+        if new:
+            known.update(zip(new, self._sentence.encode_text(new), strict=True))
+        return np.stack([known[one.text] for one in captions])
 
     def _ready(self) -> _Loaded:
         with self._lock:
@@ -249,9 +265,7 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
     def image_tokens(self, images: Sequence[Image]) -> np.ndarray:
         """Return the mean of what the language model reads of each RGB image, (n, width)."""
         loaded = self._ready()
-        hasty = replace(
-            loaded.decoding, num_beams=1, candidates=1, min_new_tokens=1, max_new_tokens=1
-        )
+        hasty = replace(loaded.decoding, num_beams=1, min_new_tokens=1, max_new_tokens=1)
         return np.concatenate(
             [self._generate(loaded, batch, hasty)[1] for batch in _batches(images)]
         )

@@ -69,8 +69,8 @@ class Decoding:
         repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
         length_penalty: Exponent of the length that a beam's score is divided by.
         no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
-        candidates: Captions of the search among which a captioner with a sight
-            (:mod:`core.sight`) chooses; at most as many as beams. Without one the likeliest is it.
+        candidates: Captions among which a captioner with a sight (:mod:`core.sight`) chooses; its
+            search has as many beams. Without a sight the likeliest caption is taken.
         sight_weight: How much what was seen counts beside how likely a caption is.
         further: How captions beyond the first are found, where several are wanted.
     """
@@ -94,10 +94,10 @@ class Decoding:
                 f"Decoding with {self.num_beams} beams and {self.min_new_tokens} to "
                 f"{self.max_new_tokens} tokens is not possible."
             )
-        if not (1 <= self.candidates <= self.num_beams and self.sight_weight >= 0):
+        if self.candidates < 1 or self.sight_weight < 0:
             raise ModelError(
-                f"Choosing among {self.candidates} candidates of {self.num_beams} beams, the sight "
-                f"counting {self.sight_weight}, is not possible."
+                f"Choosing among {self.candidates} captions, the sight counting "
+                f"{self.sight_weight}, is not possible."
             )
 
     def for_retry(self) -> Decoding:

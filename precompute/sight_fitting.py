@@ -80,7 +80,7 @@ def write_choice(folder: Path, decoding: Decoding, candidates: int, weight: floa
 
     Args:
         folder: Of the captioner.
-        decoding: Its search, which is widened to as many beams as candidates.
+        decoding: How it searches.
         candidates: Captions to choose among.
         weight: How much the sight counts.
     """
@@ -89,7 +89,6 @@ def write_choice(folder: Path, decoding: Decoding, candidates: int, weight: floa
     further = replace(decoding.further, candidates=max(decoding.further.candidates, _FURTHER))
     content["decoding"] = {
         **content.get("decoding", {}),
-        "num_beams": max(decoding.num_beams, candidates),
         "candidates": candidates,
         "sight_weight": weight,
         "further": asdict(further),

@@ -45,7 +45,7 @@ def test_the_command_fits_a_sight_by_which_images_find_their_captions(tmp_path):
     assert "R@1 100.0" in result.output
     spec = captioner_spec(str(checkpoint))
     decoding = decoding_of(spec)
-    assert (decoding.num_beams, decoding.candidates, decoding.sight_weight) == (5, 5, 2.0)
+    assert (decoding.num_beams, decoding.candidates, decoding.sight_weight) == (2, 5, 2.0)
     assert decoding.max_new_tokens == 6
     sight = read_sight(spec, SENTENCE)
     assert sight is not None
