@@ -22,13 +22,13 @@ def run(
     limit: Annotated[int | None, typer.Option(min=2, help="Photos to learn from.")] = None,
     candidates: Annotated[
         int, typer.Option(min=2, max=64, help="Captions that the captioner chooses among.")
-    ] = 24,
+    ] = 32,
     weight: Annotated[
         float,
         typer.Option(
             min=0, help="How much what was seen counts; more finds better and reads worse."
         ),
-    ] = 4.0,
+    ] = 4.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Teach a captioner to choose among its own captions by what it saw, and write that beside it.
