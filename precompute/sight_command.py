@@ -52,7 +52,10 @@ def run(
     folder = writable_folder(spec)
     photos = load_pairs(data, split).first(limit)
     others = load_pairs(validation, validation_split) if validation else None
+    # What is wrong with the captioner is said before minutes of work.
+    decoding = decoding_of(spec)
     captioner = InstructBlipCaptioner(spec, device=device)
+    captioner.load()
     sentence = MiniLmEncoder(PROFILES["mini"].sentence, device=device)
     embeddings = sentence.encode_text([text for said in photos.captions for text in said])
     sight = fit_sight(image_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
@@ -61,7 +64,7 @@ def run(
         queries = sentence.encode_text([text for said in others.captions for text in said])
         found = recall(others.name, seen, queries, owners_of(others))
         typer.echo(f"What is seen, searched by captions: {found}")
-    write_choice(folder, decoding_of(spec), candidates, weight)
+    write_choice(folder, decoding, candidates, weight)
     write_sight(folder, sight, sentence.spec)
     typer.echo(
         f"Written into {folder.name}: it chooses among {candidates} captions. "

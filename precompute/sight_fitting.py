@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from core.decoding import DECODING_FILE, Decoding
+from core.decoding import Decoding
 from core.errors import SourceError
-from core.files import write_atomically
 from core.sight import Sight
+from precompute.unsure_choice import write_settings
 
 if TYPE_CHECKING:
     from core.captioners import InstructBlipCaptioner
@@ -84,13 +83,6 @@ def write_choice(folder: Path, decoding: Decoding, candidates: int, weight: floa
         candidates: Captions to choose among.
         weight: How much the sight counts.
     """
-    path = folder / DECODING_FILE
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     further = replace(decoding.further, candidates=max(decoding.further.candidates, _FURTHER))
-    content["decoding"] = {
-        **content.get("decoding", {}),
-        "candidates": candidates,
-        "sight_weight": weight,
-        "further": asdict(further),
-    }
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    choice = {"candidates": candidates, "sight_weight": weight, "further": asdict(further)}
+    write_settings(folder, decoding=choice)

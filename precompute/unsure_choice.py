@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -151,13 +151,7 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
     Raises:
         ModelError: The file is there and cannot be read.
     """
-    path = folder / DECODING_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        content.setdefault("decoding", {})
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path} cannot be read.") from error
-    content["unsure"] = {
+    rule = {
         "below": choice.rule.below,
         "usual": list(choice.rule.usual),
         "clip": clip,
@@ -168,6 +162,27 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
         "unlike_pictures": choice.unlike,
         "auc": round(choice.auc_fit, 3),
     }
+    write_settings(folder, unsure=rule)
+
+
+def write_settings(folder: Path, **sections: dict[str, Any]) -> None:
+    """Replace values of some sections of a captioner's ``twolens.json``; the rest of it stays.
+
+    Args:
+        folder: Of the captioner.
+        sections: For each the values to set.
+
+    Raises:
+        ModelError: The file is there and cannot be read.
+    """
+    path = folder / DECODING_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content.setdefault("decoding", {})
+        for name, values in sections.items():
+            content[name] = {**content.get(name, {}), **values}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read.") from error
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
