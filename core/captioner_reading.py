@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+CHECKPOINT_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "qformer_tokenizer/*")
+"""Of a checkpoint's folder or repository, what is read: nothing pickled, nor its training's."""
+
 _FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
 """Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
 
@@ -90,26 +93,25 @@ def read_instructblip(
         return add_adapter(model, spec, merge=precision != "int8"), processor
     if precision == "int8" and not _has_bitsandbytes():
         raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
-    folder = local_folder(spec)
-    where, options = _whereabouts(spec, folder)
+    folder = files_of(spec, *CHECKPOINT_FILES)
     quantization = None
     if precision == "int8":
         quantization = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_skip_modules=list(_FULL_PRECISION_MODULES)
         )
-    with _one_sentence(spec, folder):
-        processor = InstructBlipProcessor.from_pretrained(where, **options)
+    with _one_sentence(spec):
+        processor = InstructBlipProcessor.from_pretrained(folder, local_files_only=True)
         multiplied_out = _multiplied_out(folder) if precision != "int8" else {}
         model, report = InstructBlipForConditionalGeneration.from_pretrained(
-            None if multiplied_out else where,
+            None if multiplied_out else folder,
             dtype=getattr(torch, dtype or ("float32" if precision == "fp32" else "bfloat16")),
             use_safetensors=True,
             trust_remote_code=False,
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
             output_loading_info=True,
+            local_files_only=True,
             **multiplied_out,
-            **options,
         )
         if multiplied_out and (folder / GENERATION_CONFIG_NAME).is_file():
             # Read from tensors, a model knows nothing of how it is to write.
@@ -128,23 +130,22 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
     """
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    folder = files_of(spec, "*.json", "*.txt", "*.safetensors")
+    folder = files_of(spec, *CHECKPOINT_FILES)
     require_safetensors(spec.name, folder)
-    where, options = _whereabouts(spec, folder)
-    with _one_sentence(spec, folder):
-        processor = BlipProcessor.from_pretrained(where, **options)
+    with _one_sentence(spec):
+        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
         model, report = BlipForConditionalGeneration.from_pretrained(
-            where,
+            folder,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **options,
+            local_files_only=True,
         )
     _check_complete(spec, report)
     return model, processor, folder
 
 
-def _multiplied_out(folder: Path | None) -> dict[str, Any]:
+def _multiplied_out(folder: Path) -> dict[str, Any]:
     """Return the configuration and weights of a checkpoint in 8 bits, in floats; else nothing.
 
     transformers would run it in 8 bits, which a CPU does slowly and only with bitsandbytes.
@@ -153,8 +154,6 @@ def _multiplied_out(folder: Path | None) -> dict[str, Any]:
 
     from core.tensors import is_8_bit, read_tensors
 
-    if folder is None:
-        return {}
     config = InstructBlipConfig.from_pretrained(folder)
     if not is_8_bit(config):
         return {}
@@ -162,14 +161,8 @@ def _multiplied_out(folder: Path | None) -> dict[str, Any]:
     return {"config": config, "state_dict": read_tensors(folder)}
 
 
-def _whereabouts(spec: ModelSpec, folder: Path | None) -> tuple[str, dict[str, Any]]:
-    if folder:
-        return str(folder), {"local_files_only": True}
-    return spec.source.partition(":")[2], {"revision": spec.revision}
-
-
 @contextmanager
-def _one_sentence(spec: ModelSpec, folder: Path | None) -> Iterator[None]:
+def _one_sentence(spec: ModelSpec) -> Iterator[None]:
     """Turn what a loader raises into an error of ours."""
     from safetensors import SafetensorError
 
@@ -180,7 +173,7 @@ def _one_sentence(spec: ModelSpec, folder: Path | None) -> Iterator[None]:
     except (OSError, ValueError) as error:
         remedy = (
             "Its folder holds no complete checkpoint in safetensors."
-            if folder
+            if local_folder(spec)
             else "Check the connection to the Hugging Face Hub, or choose the mini profile."
         )
         raise ModelNotFoundError(spec.name, remedy) from error

@@ -15,10 +15,11 @@
     │   ├── CorruptGalleryError
     │   ├── ManifestMismatchError
     │   └── GalleryExistsError
-    └── ModelError                 a model that cannot be loaded or run
-        ├── ModelNotFoundError
-        ├── MissingDependencyError
-        └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
+    ├── ModelError                 a model that cannot be loaded or run
+    │   ├── ModelNotFoundError
+    │   ├── MissingDependencyError
+    │   └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
+    └── HubError                   publishing: the Hub cannot be reached, or refuses
 
 ``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
 visitor: it never holds a path of the server beyond what the operator typed. The data behind the
@@ -161,3 +162,7 @@ class MissingDependencyError(ModelError):
 
 class EmbeddingError(ModelError):
     """Embeddings that cannot be indexed or searched with; the sentence quotes the numbers."""
+
+
+class HubError(TwoLensError):
+    """The Hugging Face Hub cannot be reached, refuses, or did not get what was published."""

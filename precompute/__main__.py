@@ -1,4 +1,4 @@
-"""Command line: ``python -m precompute build | evaluate | sight | threshold | bench | finetune``.
+"""Command line: ``python -m precompute build | evaluate | sight | threshold | publish | ...``.
 
 Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
 stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from core.quiet import quiet_libraries
-from precompute import evaluate_command, sight_command, unsure_command
+from precompute import evaluate_command, publish, sight_command, unsure_command
 
 if TYPE_CHECKING:
     from precompute.pipeline import BuildResult
@@ -318,6 +318,7 @@ def _one_sentence(when_interrupted: str) -> Iterator[None]:
 app.command(name="evaluate")(evaluate_command.run)
 app.command(name="sight")(sight_command.run)
 app.command(name="threshold")(unsure_command.run)
+app.command(name="publish")(publish.run)
 
 
 if __name__ == "__main__":
