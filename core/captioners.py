@@ -228,8 +228,8 @@ class _GeneratingCaptioner(ABC):
         """Caption one batch; ``search`` changes arguments of ``generate``.
 
         Returns:
-            The captions, those of an image together, and the mean of each image's tokens as the
-            language model read them, float32 (images, width): of width 0 where it reads none.
+            The captions, those of an image together, and each image's class token, float32
+            (images, width): of width 0 for a captioner that cannot have a sight.
         """
 
 
@@ -262,13 +262,19 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         super().__init__(spec, device=device, decoding=decoding, sentence=sentence)
         self._precision = precision
 
-    def image_tokens(self, images: Sequence[Image]) -> np.ndarray:
-        """Return the mean of what the language model reads of each RGB image, (n, width)."""
+    def class_tokens(self, images: Sequence[Image]) -> np.ndarray:
+        """Return what the image tower says of each RGB image as a whole, float32 (n, width)."""
+        import torch
+
         loaded = self._ready()
-        hasty = replace(loaded.decoding, num_beams=1, min_new_tokens=1, max_new_tokens=1)
-        return np.concatenate(
-            [self._generate(loaded, batch, hasty)[1] for batch in _batches(images)]
-        )
+        tokens = []
+        with torch.inference_mode():
+            for batch in _batches(images):
+                inputs = loaded.processor.image_processor(
+                    [image.convert("RGB") for image in batch], return_tensors="pt"
+                ).to(loaded.device)
+                tokens.append(_class_token(loaded.model.vision_model(**inputs)))
+        return np.concatenate(tokens)
 
     def _load(self) -> _Loaded:
         from core.devices import resolve_device
@@ -340,9 +346,9 @@ def _generate(
         text=[decoding.prompt] * len(images),
         return_tensors="pt",
     ).to(loaded.device)
-    read: list[torch.Tensor] = []
-    watch = loaded.model.language_projection.register_forward_hook(
-        lambda _, __, tokens: read.append(tokens.mean(dim=1))
+    seen: list[np.ndarray] = []
+    watch = loaded.model.vision_model.register_forward_hook(
+        lambda _, __, output: seen.append(_class_token(output))
     )
     try:
         with torch.inference_mode():
@@ -354,7 +360,12 @@ def _generate(
     finally:
         watch.remove()
     written = judged(loaded.processor, output, loaded.model.language_model, decoding)
-    return written, read[0].float().cpu().numpy()
+    return written, seen[0]
+
+
+def _class_token(output: Any) -> np.ndarray:  # noqa: ANN401 - transformers' own
+    token: np.ndarray = output.last_hidden_state[:, 0].float().cpu().numpy()
+    return token
 
 
 def _batches(images: Sequence[Image]) -> Iterator[Sequence[Image]]:

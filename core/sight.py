@@ -1,9 +1,9 @@
 """What a captioner saw, read as a sentence's embedding: which of its captions says it best.
 
-What a language model reads of a picture knows more than the caption it then finds the likeliest,
-for what is likely is what is usual. A linear map, fitted by ``python -m precompute sight``, takes
-the mean of the image tokens that the language model reads to where the picture's captions lie in
-the sentence encoder's space. Among its own captions the captioner then prefers those that lie
+What a captioner's image tower says of a picture knows more than the caption that its language
+model then finds the likeliest, for what is likely is what is usual. A linear map, fitted by
+``python -m precompute sight``, takes the tower's class token to where the picture's captions lie
+in the sentence encoder's space. Among its own captions the captioner then prefers those that lie
 there. Nothing but the captioner and the sentence encoder has a say: CLIP has none.
 """
 
@@ -32,10 +32,10 @@ _REVISION = "sentence_revision"
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """From image tokens to the sentence encoder's space.
+    """From an image tower's class token to the sentence encoder's space.
 
     Attributes:
-        centre: float32 (width,), taken off the tokens first: pictures differ little from it.
+        centre: float32 (width,), taken off the token first: pictures differ little from it.
         weight: float32 (width, dim).
         bias: float32 (dim,).
     """
@@ -48,8 +48,16 @@ class Sight:
         """Return where pictures' captions should lie: float32 (n, dim), rows of unit norm.
 
         Args:
-            tokens: float32 (n, width): the mean of each picture's image tokens.
+            tokens: float32 (n, width): each picture's class token.
+
+        Raises:
+            ModelError: The tokens have another width.
         """
+        if tokens.shape[1] != len(self.centre):
+            raise ModelError(
+                f"{SIGHT_FILE} is for image towers {len(self.centre)} wide, this captioner's is "
+                f"{tokens.shape[1]} wide. Run the command sight again."
+            )
         seen = (tokens - self.centre) @ self.weight + self.bias
         norms = np.linalg.norm(seen, axis=1, keepdims=True)
         return np.asarray(seen / np.maximum(norms, 1e-12), dtype=np.float32)

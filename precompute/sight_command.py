@@ -28,12 +28,12 @@ def run(
         typer.Option(
             min=0, help="How much what was seen counts; more finds better and reads worse."
         ),
-    ] = 4.5,
+    ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Teach a captioner to choose among its own captions by what it saw, and write that beside it.
 
-    A captioner's likeliest caption says what is usual. From what its language model reads of a
+    A captioner's likeliest caption says what is usual. From what its image tower says of a
     photo a linear map can tell better what the photo's captions would mean.
     """
     from core.captioner_choice import captioner_spec
@@ -44,7 +44,7 @@ def run(
     from core.sight import write_sight
     from precompute.finetune.data import load_pairs
     from precompute.finetune.retrieval import owners_of, recall
-    from precompute.sight_fitting import fit_sight, image_tokens, write_choice
+    from precompute.sight_fitting import class_tokens, fit_sight, write_choice
     from precompute.unsure_choice import writable_folder
 
     quiet_libraries(downloads=False)
@@ -58,9 +58,9 @@ def run(
     captioner.load()
     sentence = MiniLmEncoder(PROFILES["mini"].sentence, device=device)
     embeddings = sentence.encode_text([text for said in photos.captions for text in said])
-    sight = fit_sight(image_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
+    sight = fit_sight(class_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
     if others is not None:
-        seen = sight(image_tokens(captioner, others))
+        seen = sight(class_tokens(captioner, others))
         queries = sentence.encode_text([text for said in others.captions for text in said])
         found = recall(others.name, seen, queries, owners_of(others))
         typer.echo(f"What is seen, searched by captions: {found}")

@@ -1,4 +1,4 @@
-"""Fitting a captioner's sight: from what its language model reads to where captions lie."""
+"""Fitting a captioner's sight: from what its image tower says to where captions lie."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from precompute.finetune.data import Pairs
 
 _EPOCHS = 40
-_RATE = 2e-3
 _BATCH = 32
 
 _FURTHER = 3.5
@@ -28,12 +27,12 @@ _FURTHER = 3.5
 where the surest of many would all say the same."""
 
 
-def image_tokens(captioner: InstructBlipCaptioner, pairs: Pairs) -> np.ndarray:
-    """Return the mean of each image's tokens as the language model reads them, (n, width)."""
+def class_tokens(captioner: InstructBlipCaptioner, pairs: Pairs) -> np.ndarray:
+    """Return what the image tower says of each image as a whole, float32 (n, width)."""
     parts = []
     for start in tqdm(range(0, len(pairs), _BATCH), desc="looking", unit="batch"):
         rows = range(start, min(start + _BATCH, len(pairs)))
-        parts.append(captioner.image_tokens([pairs.image(row) for row in rows]))
+        parts.append(captioner.class_tokens([pairs.image(row) for row in rows]))
     return np.concatenate(parts)
 
 
@@ -43,7 +42,7 @@ def fit_sight(
     """Fit the linear map by which images pick their own captions best: symmetric InfoNCE.
 
     Args:
-        tokens: float32 (n, width): the mean of each image's tokens.
+        tokens: float32 (n, width): each image's class token.
         embeddings: float32 (captions, dim), unit norm, those of an image together.
         counts: Captions of each image.
         seed: Of the start, the order, and of the captions drawn.
@@ -57,7 +56,7 @@ def fit_sight(
 
     if len(tokens) < 2:
         raise SourceError("A sight needs two images with captions or more.")
-    centre, scale = tokens.mean(axis=0), tokens.std() + 1e-6
+    centre, scale = tokens.mean(axis=0), tokens.std(axis=0) + 1e-6
     torch.manual_seed(seed)
     linear = torch.nn.Linear(tokens.shape[1], embeddings.shape[1])
     learn_to_pick(
@@ -68,9 +67,8 @@ def fit_sight(
         np.arange(len(tokens)),
         seed=seed,
         epochs=_EPOCHS,
-        learning_rate=_RATE,
     )
-    weight = linear.weight.detach().numpy().T / scale
+    weight = linear.weight.detach().numpy().T / scale[:, None]
     return Sight(centre, np.ascontiguousarray(weight), linear.bias.detach().numpy())
 
 

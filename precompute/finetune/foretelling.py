@@ -136,7 +136,6 @@ def learn_to_pick(
     *,
     seed: int,
     epochs: int = _EPOCHS,
-    learning_rate: float = _RATE,
 ) -> None:
     """Train a network to pick images' captions out of a batch of them: symmetric InfoNCE.
 
@@ -148,7 +147,6 @@ def learn_to_pick(
         rows: The images to learn from.
         seed: Of the order, and of the captions drawn.
         epochs: Passes over the images, each with one of its captions.
-        learning_rate: The highest.
     """
     import torch
     from torch import nn
@@ -158,13 +156,9 @@ def learn_to_pick(
     random = np.random.default_rng(seed)
     first, amounts = starts_of(counts), np.asarray(counts)
     sharpness = nn.Parameter(torch.tensor(_FIRST_SCALE).log())
-    optimizer = torch.optim.AdamW(
-        [*network.parameters(), sharpness], learning_rate, weight_decay=_DECAY
-    )
+    optimizer = torch.optim.AdamW([*network.parameters(), sharpness], _RATE, weight_decay=_DECAY)
     batches = max(1, len(rows) // _BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=epochs * batches
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=epochs * batches)
     for _ in tqdm(range(epochs), desc="foretelling captions", unit="epoch"):
         for part in np.array_split(random.permutation(rows), batches):
             drawn = first[part] + random.integers(amounts[part])

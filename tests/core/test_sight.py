@@ -95,7 +95,7 @@ def test_the_caption_nearest_to_what_is_seen_is_chosen(checkpoint, images, sente
     candidates = candidates_of(checkpoint, images)
     wanted = [texts[-1] for texts in candidates]
     assert all(texts[0] != last for texts, last in zip(candidates, wanted, strict=True))
-    width = captioner_of(checkpoint).image_tokens(images[:1]).shape[1]
+    width = captioner_of(checkpoint).class_tokens(images[:1]).shape[1]
     for row, text in enumerate(wanted):
         write_sight(checkpoint, toward(text, sentence, width), SENTENCE)
         chosen = captioner_of(checkpoint, sentence, sight_weight=1000).caption([images[row]])[0]
@@ -110,7 +110,7 @@ def test_the_caption_nearest_to_what_is_seen_is_chosen(checkpoint, images, sente
 def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
     checkpoint, images, sentence
 ):
-    width = captioner_of(checkpoint).image_tokens(images[:1]).shape[1]
+    width = captioner_of(checkpoint).class_tokens(images[:1]).shape[1]
     write_sight(checkpoint, toward("two dogs run through the snow", sentence, width), SENTENCE)
     captioner = captioner_of(checkpoint, sentence)
     several = captioner.caption_several(images, 4)
@@ -133,20 +133,21 @@ def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
     assert captioner.caption_several(images[::-1], 4) == several[::-1]
 
 
-def test_image_tokens_are_what_the_language_model_reads(checkpoint, images):
+def test_class_tokens_are_what_the_image_tower_says_while_the_captioner_writes(checkpoint, images):
     captioner = captioner_of(checkpoint)
-    tokens = captioner.image_tokens(images)
-    model = captioner._ready().model
-    inputs = captioner._ready().processor(
-        images=images, text=[SEARCH.prompt] * len(images), return_tensors="pt"
-    )
-    read = model.get_image_features(
-        inputs["pixel_values"],
-        qformer_input_ids=inputs["qformer_input_ids"],
-        qformer_attention_mask=inputs["qformer_attention_mask"],
-    ).pooler_output
+    tokens = captioner.class_tokens(images)
+    loaded = captioner._ready()
+    inputs = loaded.processor(images=images, text=[""] * len(images), return_tensors="pt")
+    tower = loaded.model.vision_model(inputs["pixel_values"])
     assert tokens.dtype == np.float32
-    assert tokens == pytest.approx(read.mean(dim=1).detach().numpy(), abs=1e-5)
+    assert tokens == pytest.approx(tower.last_hidden_state[:, 0].detach().numpy(), abs=1e-5)
+    assert captioner._generate(loaded, images, SEARCH)[1] == pytest.approx(tokens, abs=1e-5)
+
+
+def test_a_sight_for_another_tower_is_one_sentence(checkpoint, images, sentence):
+    write_sight(checkpoint, toward("a dog", sentence, width=5), SENTENCE)
+    with pytest.raises(ModelError, match="towers 5 wide.* Run the command sight again"):
+        captioner_of(checkpoint, sentence).caption(images)
 
 
 def test_a_sight_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):

@@ -49,7 +49,7 @@ def test_the_command_fits_a_sight_by_which_images_find_their_captions(tmp_path):
     assert decoding.max_new_tokens == 6
     sight = read_sight(spec, SENTENCE)
     assert sight is not None
-    seen = sight(InstructBlipCaptioner(spec, device="cpu").image_tokens(images))
+    seen = sight(InstructBlipCaptioner(spec, device="cpu").class_tokens(images))
     nearest = (seen @ MiniLmEncoder(SENTENCE, device="cpu").encode_text(captions).T).argmax(axis=1)
     assert nearest.tolist() == [0, 1, 2, 3]
 
