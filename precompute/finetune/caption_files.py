@@ -56,19 +56,16 @@ class CaptionerFiles:
         self.origin = origin_of(base) if base else None
 
     def write(self, training: CaptionTraining) -> None:
-        """Write the averaged weights: all in half precision, or the adapter alone in full."""
+        """Write the outcome: all weights in half precision, or the adapter alone in full."""
         if not training.accelerator.is_main_process:
             return
         # A sight is for the weights that it was fitted to.
         (self.folder / SIGHT_FILE).unlink(missing_ok=True)
-        training.swap_average()
-        try:
+        with training.outcome():
             if self._adapted is None:
                 self._write_all(training)
             else:
                 self._write_adapter()
-        finally:
-            training.swap_average()
         content: dict[str, Any] = {"decoding": asdict(self._decoding)}
         if self.origin is not None:
             content["base"] = self.origin

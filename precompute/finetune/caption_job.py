@@ -186,15 +186,12 @@ class _Job:
         return SelfCritic(self._training.objective, reward, captions, meanings)
 
     def _finish_epoch(self, probe: _Split | None, judge: SelfCritic | None) -> None:
-        """Measure the averaged weights, and write them if none were better."""
+        """Measure what would be kept, and write it if nothing was better."""
         last = self._history[-1]
         if probe is not None:
             some = probe.first(self._course.probed)
-            self._training.swap_average()
-            try:
+            with self._training.outcome():
                 texts = self._captions(some, self._recipe.instructions[0], num_beams=1)
-            finally:
-                self._training.swap_average()
             last |= _scores(texts, some.captions)
             if judge is not None:
                 rewards = judge.rewards(texts, np.arange(len(texts)), self._recipe.instructions[0])

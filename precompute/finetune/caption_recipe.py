@@ -152,6 +152,7 @@ class CaptionRecipe:
         word_dropout: Share of the words that the decoder reads as unknown, so that it must look
             at the image.
         average_decay: Of the moving average of the weights, which is what is kept.
+        start_share: Share in what is kept of the weights that the training started from.
         frozen_layers: Blocks of the image tower, from the input on, that are not trained.
         max_tokens: Longer captions are cut; padding costs time.
         views: Fixed views of a training image, of which a batch draws one: as it is, mirrored, then
@@ -178,6 +179,7 @@ class CaptionRecipe:
     feature_dropout: float = 0.0
     word_dropout: float = 0.1
     average_decay: float = 0.995
+    start_share: float = 0.0
     frozen_layers: int = 10
     max_tokens: int = 20
     views: int = 1

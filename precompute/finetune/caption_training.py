@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class CaptionTraining:
         self.accelerator = accelerator or Accelerator(cpu=objective.device.type == "cpu")
         self.trained = {n: p for n, p in objective.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}
+        self._start: dict[str, torch.Tensor] = {}
+        if self.recipe.start_share:
+            # Half of an adapter starts as nothing: a share of that alone scales what it adds.
+            named = (name for name in self.trained if "lora_A" not in name)
+            self._start = {name: self.average[name].clone() for name in named}
         # Placed already: a model in 8 bits must not be moved.
         self._module = self.accelerator.prepare_model(objective, device_placement=False)
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98))
@@ -159,15 +164,27 @@ class CaptionTraining:
                 list(self.average.values()), list(self.trained.values()), 1 - decay
             )
 
-    def swap_average(self) -> None:
-        """Exchange the weights and their average; twice is nothing."""
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Have in the model meanwhile what is kept of the training.
+
+        That is the average of the weights, and the recipe's share of those it started from
+        (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+        """
         import torch
 
+        trained = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                kept = parameter.detach().clone()
                 parameter.copy_(self.average[name])
-                self.average[name].copy_(kept)
+                if name in self._start:
+                    parameter.lerp_(self._start[name], self.recipe.start_share)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.trained.items():
+                    parameter.copy_(trained[name])
 
 
 def _schedule(done: float, warmup: float) -> float:

@@ -156,6 +156,15 @@ def run(
             show_default="the checkpoint's own",
         ),
     ] = None,
+    start_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.95,
+            help="Keep this share of the weights that the training started from: it learns less of "
+            "the new, and forgets less of the old.",
+        ),
+    ] = DEFAULT_RECIPE.start_share,
     feature_dropout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the image features that is dropped.")
     ] = DEFAULT_RECIPE.feature_dropout,
@@ -221,6 +230,8 @@ def run(
     """
     if init_vision is not None and model is not None:
         raise SourceError("--init-vision starts anew and --model does not: give one of them.")
+    if init_vision is not None and start_share:
+        raise SourceError("--init-vision starts from nothing, of which --start-share keeps none.")
     if (init_vision or meanings) and (train or lora_rank):
         raise SourceError("--init-vision and --meanings say what is trained: leave --train out.")
     if epochs == 0 and validation is None:
@@ -249,6 +260,7 @@ def run(
         accumulation=accumulation,
         label_smoothing=label_smoothing,
         dropout=dropout,
+        start_share=start_share,
         feature_dropout=feature_dropout,
         views=views,
         reward=reward,

@@ -118,6 +118,29 @@ def test_an_adapter_learns_leaves_its_base_alone_and_captions_when_loaded(base, 
     assert all("water" in text for text in said)
 
 
+def test_a_share_of_the_start_scales_what_an_adapter_adds(photos, base, tmp_path):
+    """``W + BA`` with a share of ``W`` kept is ``W + (1 - share) BA``."""
+    options = {"epochs": 2, "lora_rank": 4, "learning_rate": 2e-2, "train": ["projection"]}
+    weights = {}
+    for share in (0.0, 0.5):
+        out = tmp_path / f"{share}"
+        report = tune(photos, out, base, start_share=share, validation=None, **options)
+        assert report["recipe"]["start_share"] == share
+        weights[share] = load_file(out / "adapter_model.safetensors")
+    before = load_file(base / "model.safetensors")
+    for name, tensor in weights[0.5].items():
+        whole = weights[0.0][name]
+        if "lora_A" in name:
+            expected = whole
+        elif "lora_B" in name:
+            expected = 0.5 * whole
+        else:
+            own = before[name.removeprefix("base_model.model.")].float()
+            expected = 0.5 * whole + 0.5 * own
+        torch.testing.assert_close(tensor, expected, atol=2e-3, rtol=1e-3)
+        assert whole.abs().max() > 0.01
+
+
 def test_an_adapter_beside_a_base_in_8_bits_says_what_the_merged_one_says(adapter):
     pytest.importorskip("bitsandbytes")
     same = sum(
@@ -269,6 +292,10 @@ def bad_inputs(photos: Path, base: Path, adapter: Path, tmp_path: Path) -> dict[
         "blocks": ({"lora_rank": 2, "trained_layers": 1}, "--trained-layers needs all weights"),
         "int8 weights": ({"precision": "int8"}, "in int8 cannot be trained"),
         "nothing to measure": ({"epochs": 0, "validation": None}, "needs --validation"),
+        "no start": (
+            {"model": None, "init_vision": other, "start_share": 0.3},
+            "starts from nothing, of which",
+        ),
     }
 
 
@@ -286,6 +313,7 @@ def bad_inputs(photos: Path, base: Path, adapter: Path, tmp_path: Path) -> dict[
         "blocks",
         "int8 weights",
         "nothing to measure",
+        "no start",
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(photos, base, adapter, tmp_path, which):

@@ -205,6 +205,26 @@ def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, accumulation)
         torch.testing.assert_close(resumed.average[name], straight.average[name])
 
 
+def test_the_outcome_is_the_average_and_a_share_of_the_start(pairs, tmp_path):
+    training, features = training_of(pairs, tmp_path, start_share=0.25)
+    started = {name: weights.detach().clone() for name, weights in training.trained.items()}
+    training.run_epoch(features, tokens_of(training, pairs))
+    trained = {name: weights.detach().clone() for name, weights in training.trained.items()}
+    with training.outcome():
+        for name, weights in training.trained.items():
+            mean = 0.75 * training.average[name] + 0.25 * started[name]
+            torch.testing.assert_close(weights.detach(), mean)
+            assert weights.ndim < 2 or not torch.equal(mean, started[name])
+    for name, weights in training.trained.items():
+        assert torch.equal(weights, trained[name])
+    whole, _ = training_of(pairs, tmp_path)
+    whole.run_epoch(features, tokens_of(whole, pairs))
+    with whole.outcome():
+        for name, weights in whole.trained.items():
+            assert torch.equal(weights, whole.average[name])
+            torch.testing.assert_close(weights.detach(), training.average[name])
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
     plain = {"label_smoothing": 0.0, "word_dropout": 0.0, "epochs": 1}
     plain["instructions"] = PROMPTS[:1]
