@@ -100,7 +100,8 @@ class FusionChoice(_Frozen):
         weighted_sum: The best weighted sum, in words.
         tuned_on: The pictures and queries that decided.
         tuning_mrr: MRR there, by method in words.
-        beats_both: Whether ``fused`` is above both lenses in R@1, R@5, R@10 and MRR here.
+        beats_both: Whether ``fused`` is above both lenses in R@1, R@5, R@10 and MRR here, by more
+            than luck.
         verdict: One or two sentences: whether fusion helps, and why not if it does not.
     """
 

@@ -27,7 +27,18 @@ PICKS: tuple[Pick, ...] = get_args(Pick)
 # Comparing all settings takes about a microsecond a score: 100 million are a minute and a half.
 _TUNING_SCORES = 100_000_000
 _COMPARED: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
+_SURE = 0.05
+"""The p-value under which a difference is usually taken to be no luck."""
+
 _LENS_WORDS = {"captions": "the caption lens", "clip": "the CLIP lens"}
+
+
+def _in_words(comparisons: Sequence[tuple[LensName, MetricName]]) -> str:
+    return " and ".join(
+        f"{words} in {', '.join(metric for each, metric in comparisons if each == lens)}"
+        for lens, words in _LENS_WORDS.items()
+        if any(each == lens for each, _ in comparisons)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,28 +138,28 @@ class TunedFusions:
             for metric in _COMPARED
             if (figures["fused"].value(metric) or 0) <= (figures[lens].value(metric) or 0)
         ]
+        of_fusion = {(t.second, t.metric): t for t in tests if t.first == "fused"}
+        largest = max(test.p_value for test in of_fusion.values())
         if below:
             gap = abs(figures["captions"].mrr - figures["clip"].mrr)
-            named = " and ".join(
-                f"{_LENS_WORDS[lens]} in {', '.join(m for each, m in below if each == lens)}"
-                for lens in LENSES
-                if any(each == lens for each, _ in below)
-            )
             better = max(LENSES, key=lambda lens: figures[lens].mrr)
-            test = next(
-                t for t in tests if (t.first, t.second, t.metric) == ("fused", better, "MRR")
-            )
+            test = of_fusion[better, "MRR"]
             verdict = (
-                f"Fusion does not beat {named}. The two lenses are {gap:.3f} apart in MRR, so the "
-                "weaker one brings more wrong pictures to the first ranks than right ones. Against "
-                f"{_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
-                f"(p = {test.p_value:.2f})."
+                f"Fusion does not beat {_in_words(below)}. The two lenses are {gap:.3f} apart in "
+                "MRR, so the weaker one brings more wrong pictures to the first ranks than right "
+                f"ones. Against {_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
+                f"(p = {test.p_value:.4f})."
             )
-        else:
-            largest = max(test.p_value for test in tests if test.first == "fused")
+        elif largest < _SURE:
             verdict = (
                 "Fusion beats both lenses in R@1, R@5, R@10 and MRR; the largest p-value of these "
                 f"eight comparisons is {largest:.4f}."
+            )
+        else:
+            lucky = [key for key, test in of_fusion.items() if test.p_value >= _SURE]
+            verdict = (
+                "Fusion is ahead of both lenses in R@1, R@5, R@10 and MRR, but that may be luck "
+                f"against {_in_words(lucky)} (p up to {largest:.4f})."
             )
         return FusionChoice(
             method=str(self.chosen.best),
@@ -156,7 +167,7 @@ class TunedFusions:
             weighted_sum=str(self.chosen.weighted_sum),
             tuned_on=self.tuned_on,
             tuning_mrr={str(fusion): round(mrr, 4) for fusion, mrr in self.chosen.mrr.items()},
-            beats_both=not below,
+            beats_both=not below and largest < _SURE,
             verdict=verdict,
         )
 

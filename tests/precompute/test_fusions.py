@@ -7,12 +7,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from core.evaluation import LensFigures, PairedTest
 from core.fusion import rrf, weighted_sum
 from core.records import Hit
 from precompute import fusions, rankings
+from precompute.fusion_choice import TunedFusions
 from precompute.fusions import (
     BothLenses,
     Fusion,
+    Tuned,
     candidates,
     prepare,
     reciprocal_ranks,
@@ -97,6 +100,38 @@ def test_scores_that_are_all_equal_are_no_reason_for_nan():
     flat = np.ones((2, 5), dtype=np.float32)
     assert prepare(flat, "minmax").tolist() == flat.tolist()
     assert prepare(flat, "zscore").tolist() == np.zeros((2, 5)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "p_value", "beats", "said"),
+    [
+        (0.02, 0.001, True, "beats both lenses in R@1, R@5, R@10 and MRR; the largest p-value"),
+        (0.02, 0.3, False, "may be luck against the CLIP lens in R@5 (p up to 0.3000)"),
+        (-0.02, 0.001, False, "does not beat the CLIP lens in R@1, R@5, R@10, MRR."),
+    ],
+)
+def test_the_verdict_on_fusion_tells_luck_from_better(ahead, p_value, beats, said):
+    def figures(value: float) -> LensFigures:
+        names = ("R@1", "R@5", "R@10", "MRR", "nDCG@10")
+        rest = {"median_rank": 1.0, "ci95": {}, "images": 9, "queries": 9}
+        return LensFigures(**dict.fromkeys(names, value), **rest)
+
+    own = {"captions": figures(0.4), "clip": figures(0.6), "fused": figures(0.6 + ahead)}
+    tests = [
+        PairedTest(
+            first="fused",
+            second=lens,
+            metric=metric,
+            difference=own["fused"].mrr - own[lens].mrr,
+            p_value=p_value if (lens, metric) == ("clip", "R@5") else 0.0001,
+        )
+        for lens in ("captions", "clip")
+        for metric in ("R@1", "R@5", "R@10", "MRR")
+    ]
+    tuned = Tuned(Fusion("rrf"), Fusion("cosine"), {Fusion("rrf"): 0.5, Fusion("cosine"): 0.6})
+    found = TunedFusions((tuned,), np.zeros(9, dtype=int), tuned, "all").describe(own, tests)
+    assert found.beats_both == beats
+    assert said in found.verdict
 
 
 def planted_lenses(noise_of_captions: float, noise_of_clip: float):
