@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,10 +29,12 @@ class Publication:
     Attributes:
         files: From a name in the repository to where it lies.
         option: Of ``app.py`` and ``build``, which takes the id of such a model.
+        read: Patterns of all that a loader would read in the repository, published or not.
     """
 
     files: Mapping[str, Path]
     option: str
+    read: tuple[str, ...]
 
 
 def publication(folder: Path) -> Publication:
@@ -55,7 +57,7 @@ def publication(folder: Path) -> Publication:
             CONFIG_NAME: folder / CONFIG_NAME,
             HUB_WEIGHTS_NAME: folder / LOCAL_WEIGHTS_NAME,
         }
-        option = "--clip"
+        option, read = "--clip", tuple(files)
     elif (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
         files = {
             path.relative_to(folder).as_posix(): path
@@ -63,7 +65,7 @@ def publication(folder: Path) -> Publication:
             for path in sorted(folder.glob(pattern))
         }
         _check_captioner(folder)
-        option = "--captioner"
+        option, read = "--captioner", CHECKPOINT_FILES
     else:
         raise SourceError(
             f"{folder} is neither a captioner, nor an adapter or an open_clip model: it has no "
@@ -72,7 +74,14 @@ def publication(folder: Path) -> Publication:
     _check_weights(folder.name, [path for name, path in files.items() if _is_weights(name)])
     if (folder / _CARD).is_file():
         files[_CARD] = folder / _CARD
-    return Publication(files, option)
+    return Publication(files, option, read)
+
+
+def _is_read(name: str, patterns: tuple[str, ...]) -> bool:
+    path = PurePosixPath(name)
+    return any(
+        path.match(pattern) and path.parent == PurePosixPath(pattern).parent for pattern in patterns
+    )
 
 
 def _is_weights(name: str) -> bool:
@@ -133,13 +142,12 @@ def publish(
         HubError: The Hub cannot be reached, refuses, or has other bytes in the end.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
-    from huggingface_hub.utils import filter_repo_objects
 
     hub = HfApi()
     with _reaching_the_hub(repository):
         hub.create_repo(repository, private=private, exist_ok=True)
         there = set(hub.list_repo_files(repository)) - set(what.files)
-        stale = sorted(filter_repo_objects(there, allow_patterns=list(CHECKPOINT_FILES)))
+        stale = sorted(name for name in there if _is_read(name, what.read))
         commit = hub.create_commit(
             repository,
             [

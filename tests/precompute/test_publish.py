@@ -128,13 +128,15 @@ def test_publishing_again_changes_what_has_changed(run, hub, captioner):
     assert published(run("publish", captioner, "mine/tuned")) == (name, first)
     (captioner / "twolens.json").unlink()
     (captioner / "metrics.json").write_text("{}")
-    hub.repositories[name].files("main")[1]["pictures/cat.png"] = b"somebody's own"
+    held(hub, name).update({"pictures/cat.png": b"a cat", "data/cats.json": b"[]"})
+    held(hub, name)["model-00001-of-00002.safetensors"] = b"of before"
     _, second = published(run("publish", captioner, "mine/tuned"))
     assert second != first
     arrived = held(hub, name)
     assert "twolens.json" not in arrived
     assert arrived["metrics.json"] == b"{}"
-    assert arrived["pictures/cat.png"] == b"somebody's own"
+    assert "model-00001-of-00002.safetensors" not in arrived
+    assert (arrived["pictures/cat.png"], arrived["data/cats.json"]) == (b"a cat", b"[]")
 
 
 def test_what_the_hub_says_no_to_is_one_sentence(run, hub, captioner):
