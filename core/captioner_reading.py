@@ -171,12 +171,10 @@ def _one_sentence(spec: ModelSpec) -> Iterator[None]:
     except SafetensorError as error:
         raise ModelError(f"The weights of {spec.name} are damaged: {error}.") from error
     except (OSError, ValueError) as error:
-        remedy = (
-            "Its folder holds no complete checkpoint in safetensors."
-            if local_folder(spec)
-            else "Check the connection to the Hugging Face Hub, or choose the mini profile."
-        )
-        raise ModelNotFoundError(spec.name, remedy) from error
+        where = "folder" if local_folder(spec) else "repository"
+        raise ModelNotFoundError(
+            spec.name, f"Its {where} holds no complete checkpoint in safetensors."
+        ) from error
 
 
 def _check_complete(spec: ModelSpec, report: Any) -> None:  # noqa: ANN401 - transformers' own

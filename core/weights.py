@@ -64,7 +64,8 @@ def files_of(spec: ModelSpec, *names: str) -> Path:
         )
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         raise ModelNotFoundError(
-            spec.name, "Check its name and the connection to the Hugging Face Hub."
+            spec.name,
+            "Check its name and the connection to the Hugging Face Hub, or use the profile mini.",
         ) from error
 
 
