@@ -337,7 +337,10 @@ def test_on_a_phone(open_tab, uploads, folder):
     expect(state(visit)).to_contain_text("13 photos are ready")
     visit.page.click("#upload-describe")
     expect(state(visit)).to_contain_text("13 photos described")
-    visit.page.get_by_text("Captions and downloads").click()
+    downloads = visit.page.get_by_text("Captions and downloads")
+    row = visit.page.locator("#upload-results .tl-answer .tl-lens.plain").bounding_box()
+    assert 0 < downloads.bounding_box()["y"] - (row["y"] + row["height"]) < 160
+    downloads.click()
     expect(visit.page.locator("[data-caption]").first).to_be_visible()
     assert visit.overflow() <= 0
     box = visit.page.locator("[data-caption]").first.bounding_box()
