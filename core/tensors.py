@@ -35,7 +35,7 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     from safetensors import safe_open
 
     raw: dict[str, torch.Tensor] = {}
-    for path in _files(folder, prefix):
+    for path in weight_files(folder, prefix):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if name.startswith(prefix):
@@ -57,7 +57,16 @@ def _is(name: str, last: str) -> bool:
     return name.rpartition(".")[2] == last
 
 
-def _files(folder: Path, prefix: str) -> list[Path]:
+def weight_files(folder: Path, prefix: str = "") -> list[Path]:
+    """Return the files that hold a checkpoint's tensors, whether they are there or not.
+
+    Args:
+        folder: As for :func:`read_tensors`.
+        prefix: Only files with tensors whose names begin so.
+
+    Raises:
+        ValueError: The index is not JSON.
+    """
     index = folder / INDEX_NAME
     if not index.is_file():
         return [folder / WEIGHTS_NAME]

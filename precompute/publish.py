@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,9 +89,8 @@ def _is_weights(name: str) -> bool:
 
 def _check_captioner(folder: Path) -> None:
     """Refuse a checkpoint without all of its shards, and an adapter whose base nobody else has."""
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
-
     from core.captioner_choice import captioner_spec
+    from core.tensors import INDEX_NAME, weight_files
 
     spec = captioner_spec(str(folder))
     if spec.base is not None and spec.base.source.startswith("path:"):
@@ -100,12 +98,10 @@ def _check_captioner(folder: Path) -> None:
             f"The adapter {folder.name} belongs to a checkpoint in a folder of this machine, "
             f"{spec.base.name}, which nobody else has. Publish that one, and train on its id."
         )
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if missing:
-            raise ModelError(f"{folder.name} lacks {missing[0]}, a part of its weights.")
+    if (folder / INDEX_NAME).is_file():
+        for path in weight_files(folder):
+            if not path.is_file():
+                raise ModelError(f"{folder.name} lacks {path.name}, a part of its weights.")
 
 
 def _check_weights(name: str, files: list[Path]) -> None:
