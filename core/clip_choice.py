@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from core.clip_towers import find_clip_files, lender_of
+from core.clip_towers import find_clip_files, image_precision, lender_of
 from core.errors import ModelError
 from core.model_location import located
 from core.models import ModelSpec
@@ -28,11 +28,11 @@ def clip_spec(given: str) -> ModelSpec:
 
     Raises:
         ModelNotFoundError: There is no such folder or repository, or no configuration in it.
-        ModelError: The configuration names no dimension.
+        ModelError: The configuration names no dimension, or no known precision.
     """
     spec = located(given, [profile.clip for profile in PROFILES.values()])
     files = find_clip_files(spec)
     dim = files.model_cfg.get("embed_dim")
     if not isinstance(dim, int):
         raise ModelError(f"The configuration of {spec.name} has no embed_dim.")
-    return replace(spec, dim=dim, base=lender_of(files))
+    return replace(spec, dim=dim, precision=image_precision(files), base=lender_of(files))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ModelNotFoundError
-from core.models import ModelSpec
+from core.errors import ModelError, ModelNotFoundError
+from core.models import ModelSpec, Precision
 from core.weights import local_folder
 
 if TYPE_CHECKING:
@@ -254,6 +254,21 @@ def lender_of(files: ClipFiles) -> ModelSpec | None:
     if not isinstance(source, str):
         return None
     return ModelSpec(source.partition(":")[2], source, licence="")
+
+
+def image_precision(files: ClipFiles) -> Precision:
+    """Return in what precision a model's image tower runs on a CPU, as its configuration says.
+
+    Raises:
+        ModelError: It names one that is not known.
+    """
+    given = files.config.get("image_precision", "fp32")
+    if given == "fp32" or given == "int8":
+        return given
+    raise ModelError(
+        f"The configuration of {files.spec.name} has the image_precision {given!r}; fp32 and int8 "
+        "are known."
+    )
 
 
 def lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,13 +18,15 @@ from core.clip_towers import (
 )
 from core.devices import resolve_device
 from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec
+from core.models import ModelSpec, Precision
 from core.weights import local_folder
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
 
 _TEXT_BATCH = 128
 _MOST_TOKENS = 256
@@ -105,7 +108,7 @@ class MiniLmEncoder:
         return _texts_in_batches(embed, texts, model.config.hidden_size)
 
     def _load(self) -> tuple[Any, Any]:
-        _require_fp32(self.spec)
+        _require_precision(self.spec, "fp32")
         folder = local_folder(self.spec)
         from transformers import AutoModel, AutoTokenizer
 
@@ -133,7 +136,8 @@ class ClipEncoder:
     """An open_clip model as ``ImageEncoder`` and ``TextEncoder``; its towers load separately.
 
     Args:
-        spec: Which model; ``spec.dim`` is checked after the load.
+        spec: Which model; ``spec.dim`` is checked after the load. In ``int8`` its image tower
+            multiplies in 8 bits on a CPU that can (:mod:`core.int8_tower`); all else is float32.
         device: See :func:`core.devices.resolve_device`.
     """
 
@@ -151,6 +155,16 @@ class ClipEncoder:
         """Names of the towers in memory, from ``image`` and ``text``."""
         towers = {"image": self._image_tower.made, "text": self._text_tower.made}
         return tuple(name for name, made in towers.items() if made)
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """The image tower, loaded if it was not.
+
+        Raises:
+            ModelNotFoundError: The weights cannot be loaded.
+            ModelError: Their dimension is not the one of the specification.
+        """
+        return self._image_tower.get()
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``texts``.
@@ -182,7 +196,7 @@ class ClipEncoder:
             ModelNotFoundError: The weights cannot be loaded.
             ModelError: Their dimension is not the one of the specification.
         """
-        tower = self._image_tower.get()
+        tower = self.image_tower
 
         def embed(batch: Sequence[Image]) -> torch.Tensor:
             import torch
@@ -202,13 +216,20 @@ class ClipEncoder:
         return resolve_device(self._device)
 
     def _find_files(self) -> ClipFiles:
-        _require_fp32(self.spec)
+        _require_precision(self.spec, "fp32", "int8")
         files = find_clip_files(self.spec)
         _require_dim(self.spec, files.model_cfg["embed_dim"])
         return files
 
     def _load_image_tower(self) -> ImageTower:
+        from core.int8_tower import products_run_in_8_bits, to_8_bits
+
         tower = load_image_tower(self._files.get())
+        if self.spec.precision == "int8" and self._torch_device == "cpu":
+            if products_run_in_8_bits():
+                to_8_bits(tower.module, self.spec.name)
+            else:
+                _log.info("%s runs in fp32, for this CPU has no products in 8 bits", self.spec.name)
         tower.module.to(self._torch_device)
         return tower
 
@@ -250,6 +271,8 @@ def _require_dim(spec: ModelSpec, found: int) -> None:
         )
 
 
-def _require_fp32(spec: ModelSpec) -> None:
-    if spec.precision != "fp32":
-        raise ModelError(f"The encoder {spec.name} runs in fp32, not in {spec.precision}.")
+def _require_precision(spec: ModelSpec, *known: Precision) -> None:
+    if spec.precision not in known:
+        raise ModelError(
+            f"The encoder {spec.name} runs in {' or '.join(known)}, not in {spec.precision}."
+        )

@@ -27,7 +27,8 @@ class ModelSpec:
         revision: Commit of a Hub repository; None for the other kinds, whose revision is
             computed from their content (:func:`core.weights.revision_of`).
         dim: Length of the embedding; None for a captioner.
-        precision: Of the weights in memory.
+        precision: Of the weights in memory, where the device supports it; of a CLIP model, those
+            of its image tower, on a CPU.
         note: One sentence about the licence or the data that a reader should see, or "".
         base: The checkpoint that the files need beside them: what an adapter (LoRA) is put onto,
             or whose image tower a CLIP model uses.

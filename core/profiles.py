@@ -56,6 +56,7 @@ PROFILES: dict[ProfileName, Profile] = {
             source="asset:mini-clip",
             licence="research, non-commercial",
             dim=512,
+            precision="int8",
             note="Trained on Flickr8k, which is for research and non-commercial use.",
             base=_MINI_CAPTIONER,
         ),

@@ -247,6 +247,10 @@ def bench(
             "--evaluation", help="Measure instead the evaluation of a made-up gallery of this size."
         ),
     ] = False,
+    image_tower: Annotated[
+        bool,
+        typer.Option("--image-tower", help="Measure instead the image tower of the CLIP model."),
+    ] = False,
 ) -> None:
     """Measure speed and memory of the running app and of a build, each beside its floor."""
     from core.config import get_settings
@@ -266,6 +270,10 @@ def bench(
         from precompute.bench_evaluation import evaluation as measure_evaluation
 
         result = measure_evaluation(options, _say)
+    elif image_tower:
+        from precompute.bench_image_tower import image_tower as measure_tower
+
+        result = measure_tower(options, settings, _say)
     else:
         result = measure(options, settings, _say)
     typer.echo(table(result))

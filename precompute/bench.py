@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError, SourceError
 from core.files import write_atomically
-from core.images import DecodeLimits, decode
 from precompute.bench_material import (
     BenchOptions,
+    decoded_photos,
     packaged_photos,
     queries,
     searched_gallery,
@@ -314,7 +314,7 @@ def _build_figures(
     )
     if result is None:
         raise GalleryError(folder, "The build had nothing to do.")
-    images = _decoded(source, limit, settings)
+    images = decoded_photos(source, limit, settings)
     caption_s = embed_s = 0.0
     for at in range(0, len(images), BATCH_SIZE):
         batch = images[at : at + BATCH_SIZE]
@@ -339,21 +339,6 @@ def _build_figures(
         Figure("captioner alone", len(images) / caption_s, "images/s", len(images)),
         Figure("both encoders alone", len(images) / embed_s, "images/s", len(images)),
     ]
-
-
-def _decoded(source: str, limit: int, settings: Settings) -> list[Any]:
-    from core.errors import ImageError
-    from precompute.sources import SourceOptions, open_source
-
-    images = []
-    for row in open_source(SourceOptions(source, limit=limit)).read(0):
-        if isinstance(row.content, (bytes, Path)):
-            try:
-                decoded = decode(row.content, row.file_name, DecodeLimits.of(settings))
-            except ImageError:
-                continue
-            images.append(decoded.image)
-    return images
 
 
 def _timed_ms(call: Callable[[Any], object], argument: object) -> float:

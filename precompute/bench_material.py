@@ -17,8 +17,9 @@ from precompute.running_app import ROOT
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
-    from core.config import ProfileName
+    from core.config import ProfileName, Settings
     from core.profiles import Profile
 
 _SUBJECTS = ("a dog", "two children", "a man", "an old woman", "a red boat", "a cyclist", "a bird")
@@ -89,7 +90,7 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
         The gallery's folder.
     """
     import numpy as np
-    from PIL import Image
+    import PIL.Image
 
     from core.gallery_layout import thumbnail_path
     from core.gallery_writer import write_gallery
@@ -98,7 +99,7 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
     from core.records import ImageRecord
 
     out = folder / "searched"
-    thumbnail = thumbnail_webp(Image.new("RGB", (32, 32), "grey"))
+    thumbnail = thumbnail_webp(PIL.Image.new("RGB", (32, 32), "grey"))
     texts = queries(count + asked)
     captions, references = texts[:count], texts[count:]
     records = []
@@ -142,6 +143,26 @@ def packaged_photos(folder: Path) -> Path:
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
     return folder
+
+
+def decoded_photos(source: str, limit: int, settings: Settings) -> list[Image]:
+    """Return the first pictures of a source that can be used, decoded.
+
+    Raises:
+        SourceError: The source cannot be read.
+    """
+    from core.errors import ImageError
+    from core.images import DecodeLimits, decode
+    from precompute.sources import SourceOptions, open_source
+
+    images = []
+    for row in open_source(SourceOptions(source, limit=limit)).read(0):
+        if isinstance(row.content, (bytes, Path)):
+            try:
+                images.append(decode(row.content, row.file_name, DecodeLimits.of(settings)).image)
+            except ImageError:
+                continue
+    return images
 
 
 def queries(count: int) -> list[str]:

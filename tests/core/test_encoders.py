@@ -322,8 +322,11 @@ def test_a_missing_package_or_hub_model_says_what_to_do(monkeypatch):
 
 
 def test_an_encoder_refuses_a_precision_it_does_not_run(plain):
-    with pytest.raises(ModelError, match="int8"):
-        ClipEncoder(dataclasses.replace(plain, precision="int8")).encode_text(["a dog"])
+    with pytest.raises(ModelError, match=r"runs in fp32 or int8, not in bf16\.$"):
+        ClipEncoder(dataclasses.replace(plain, precision="bf16")).encode_text(["a dog"])
+    sentence = dataclasses.replace(PROFILES["mini"].sentence, precision="int8")
+    with pytest.raises(ModelError, match=r"runs in fp32, not in int8\.$"):
+        MiniLmEncoder(sentence).encode_text(["a dog"])
 
 
 def test_minilm_gives_unit_rows_whatever_the_batch(minilm):

@@ -103,7 +103,7 @@ def test_the_lent_tower_says_what_the_captioner_sees(in_8_bits: Path, tmp_path: 
     encoder = ClipEncoder(spec, device="cpu")
     found = encoder.encode_image(_images())
     model, _ = read_instructblip(_spec(in_8_bits), "cpu", "fp32")
-    tower = encoder._image_tower.get()
+    tower = encoder.image_tower
     pixels = torch.stack([tower.preprocess(image) for image in _images()])
     with torch.inference_mode():
         seen = model.vision_model(pixels).last_hidden_state[:, 0] @ tower.module.proj
