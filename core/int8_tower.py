@@ -45,7 +45,7 @@ def products_run_in_8_bits() -> bool:
 
 
 def to_8_bits(tower: torch.nn.Module, name: str) -> None:
-    """Let the blocks of an image tower multiply in 8 bits, in place; it cannot be trained after.
+    """Let an image tower multiply in 8 bits, in place; it cannot be trained after.
 
     Where only the class token is read of the last block, the others are not computed there.
 
@@ -68,6 +68,7 @@ def to_8_bits(tower: torch.nn.Module, name: str) -> None:
     only_class_token = tower.attn_pool is None and tower.pool_type == "tok"
     with torch.no_grad():
         ready = [_Block(block) for block in blocks]
+        tower.conv1.forward = _Patches(tower.conv1)
     ready[-1].first_token_only = only_class_token and not tower.output_tokens
     tower.transformer.resblocks = torch.nn.ModuleList()
     tower.transformer.forward = _in_turn(ready)
@@ -80,6 +81,20 @@ def _in_turn(blocks: list[_Block]) -> Any:  # noqa: ANN401 - what it replaces is
         return x
 
     return forward
+
+
+class _Patches:
+    """The convolution that embeds patches: float32 (n, 3, height, width) to (n, width, y, x)."""
+
+    def __init__(self, convolution: torch.nn.Conv2d) -> None:
+        self._size = convolution.kernel_size
+        weight = convolution.weight.flatten(1)
+        self._linear = _Linear(weight, weight.new_zeros(len(weight)))
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        height, width = self._size
+        patches = pixels.unfold(2, height, height).unfold(3, width, width)
+        return self._linear(patches.permute(0, 2, 3, 1, 4, 5).flatten(3)).permute(0, 3, 1, 2)
 
 
 class _Block:
@@ -115,9 +130,9 @@ class _Block:
         if self.first_token_only:
             x, query = x[:, :1], query[:, :, :1]
         seen = scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        x = x + self._layer_scales[0](self._out(seen.reshape(n, -1, width)))
+        x = self._layer_scales[0](self._out(seen.reshape(n, -1, width))).add_(x)
         hidden = self._activation(self._inner(self._norms[1](x)))
-        return x + self._layer_scales[1](self._outer(hidden))
+        return self._layer_scales[1](self._outer(hidden)).add_(x)
 
 
 class _Linear:
