@@ -283,13 +283,16 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         precision = self._precision or supported_precision(self.spec.precision, device)
         _log.info("loading %s in %s on %s", self.spec.name, precision, device)
         model, processor = read_instructblip(self.spec, device, precision)
+        sight = read_sight(self.spec, self._sentence.spec) if self._sentence else None
+        if sight is not None:
+            sight.require_width(model.config.vision_config.hidden_size)
         return _Loaded(
             model=model,
             processor=processor,
             device=device,
             decoding=self._decoding or decoding_of(self.spec),
             suppressed=model.generation_config.suppress_tokens,
-            sight=read_sight(self.spec, self._sentence.spec) if self._sentence else None,
+            sight=sight,
         )
 
     def _generate(

@@ -49,18 +49,18 @@ class Sight:
 
         Args:
             tokens: float32 (n, width): each picture's class token.
-
-        Raises:
-            ModelError: The tokens have another width.
         """
-        if tokens.shape[1] != len(self.centre):
-            raise ModelError(
-                f"{SIGHT_FILE} is for image towers {len(self.centre)} wide, this captioner's is "
-                f"{tokens.shape[1]} wide. Run the command sight again."
-            )
         seen = (tokens - self.centre) @ self.weight + self.bias
         norms = np.linalg.norm(seen, axis=1, keepdims=True)
         return np.asarray(seen / np.maximum(norms, 1e-12), dtype=np.float32)
+
+    def require_width(self, width: int) -> None:
+        """Raise ModelError if class tokens of another width are to be read."""
+        if width != len(self.centre):
+            raise ModelError(
+                f"{SIGHT_FILE} is for image towers {len(self.centre)} wide, this captioner's is "
+                f"{width} wide. Run the command sight again."
+            )
 
 
 @lru_cache(maxsize=32)

@@ -144,10 +144,10 @@ def test_class_tokens_are_what_the_image_tower_says_while_the_captioner_writes(c
     assert captioner._generate(loaded, images, SEARCH)[1] == pytest.approx(tokens, abs=1e-5)
 
 
-def test_a_sight_for_another_tower_is_one_sentence(checkpoint, images, sentence):
+def test_a_sight_for_another_tower_is_one_sentence_at_the_load(checkpoint, sentence):
     write_sight(checkpoint, toward("a dog", sentence, width=5), SENTENCE)
     with pytest.raises(ModelError, match="towers 5 wide.* Run the command sight again"):
-        captioner_of(checkpoint, sentence).caption(images)
+        captioner_of(checkpoint, sentence).load()
 
 
 def test_a_sight_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
