@@ -16,7 +16,7 @@ from core.clip_towers import (
     load_image_tower,
     load_text_tower,
 )
-from core.devices import resolve_device
+from core.devices import keep_freed_memory, resolve_device
 from core.errors import ModelError, ModelNotFoundError
 from core.models import ModelSpec, Precision
 from core.weights import local_folder
@@ -225,6 +225,7 @@ class ClipEncoder:
         from core.int8_tower import products_run_in_8_bits, to_8_bits
 
         tower = load_image_tower(self._files.get())
+        keep_freed_memory()
         if self.spec.precision == "int8" and self._torch_device == "cpu":
             if products_run_in_8_bits():
                 to_8_bits(tower.module, self.spec.name)
