@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,29 +88,33 @@ def test_an_empty_token_is_no_division_by_zero() -> None:
     torch.testing.assert_close(linear(torch.zeros(1, 3, 8)), bias.expand(1, 3, 2))
 
 
-def test_a_cpu_that_cannot_runs_in_floats(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def another_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Lets a test make this CPU another one, which is asked anew what it can do."""
+    products_run_in_8_bits.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    products_run_in_8_bits.cache_clear()
+
+
+def test_a_cpu_that_cannot_runs_in_floats(tiny: ModelSpec, another_cpu: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("could not create a primitive descriptor for the matmul primitive")
 
-    monkeypatch.setattr(int8_tower, "_product", refuse)
-    products_run_in_8_bits.cache_clear()
-    try:
-        found = _in_8_bits(tiny).encode_image(_images())
-    finally:
-        monkeypatch.undo()
-        products_run_in_8_bits.cache_clear()
+    another_cpu.setattr(int8_tower, "_product", refuse)
+    found = _in_8_bits(tiny).encode_image(_images())
     np.testing.assert_array_equal(found, ClipEncoder(tiny, device="cpu").encode_image(_images()))
 
 
-def test_a_cpu_that_cuts_sums_off_runs_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_that_cuts_sums_off_runs_in_floats(another_cpu: pytest.MonkeyPatch) -> None:
     exact = int8_tower._product
-    monkeypatch.setattr(int8_tower, "_product", lambda *args: exact(*args).clamp(max=32767))
-    products_run_in_8_bits.cache_clear()
-    try:
-        assert not products_run_in_8_bits()
-    finally:
-        monkeypatch.undo()
-        products_run_in_8_bits.cache_clear()
+    another_cpu.setattr(int8_tower, "_product", lambda *args: exact(*args).clamp(max=32767))
+    assert not products_run_in_8_bits()
+
+
+def test_a_cpu_that_may_be_slow_runs_in_floats(another_cpu: pytest.MonkeyPatch) -> None:
+    another_cpu.setattr("platform.machine", lambda: "arm64")
+    assert not products_run_in_8_bits()
 
 
 def test_texts_are_embedded_in_floats(tiny: ModelSpec) -> None:
