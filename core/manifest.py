@@ -82,7 +82,7 @@ class ModelRef(_Frozen):
         source: Where its files are.
         revision: What pins its weights (:func:`core.weights.revision_of`).
         dim: Length of the embedding; None for a captioner.
-        precision: Of the weights in memory.
+        precision: Of the weights in memory, where the device supported it.
         licence: Of the weights, as their authors state it.
         note: What a reader should know about licence or data, or "".
         base: What an adapter was put onto; None for a whole checkpoint.

@@ -249,7 +249,9 @@ def bench(
     ] = False,
     image_tower: Annotated[
         bool,
-        typer.Option("--image-tower", help="Measure instead the image tower of the CLIP model."),
+        typer.Option(
+            "--image-tower", help="Measure instead the CLIP model's image tower on the CPU."
+        ),
     ] = False,
 ) -> None:
     """Measure speed and memory of the running app and of a build, each beside its floor."""

@@ -7,9 +7,11 @@ from dataclasses import asdict
 
 import pytest
 
+from core.config import get_settings
 from core.errors import SourceError
 from core.gallery import Gallery
 from precompute.bench import Figure, table, write_json
+from precompute.bench_image_tower import image_tower
 from precompute.bench_material import (
     BenchOptions,
     packaged_photos,
@@ -75,3 +77,21 @@ def test_an_app_that_cannot_start_is_reported_in_its_own_words(tmp_path):
         running_app([tmp_path / "no-such-gallery"], "mini", "a dog", tmp_path),
     ):
         pytest.fail("it started")
+
+
+def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
+    options = BenchOptions(source=None, gallery=None, profile="mini")
+    result = image_tower(options, get_settings(), lambda _: None)
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    asked = [name for name, figure in figures.items() if figure["target"] is not None]
+    assert asked == ["image tower, int8, batch 16, an image, p50"]
+    whole = figures["image tower, fp32, batch 16, an image, p50"]["value"]
+    share = figures["image tower, int8 of fp32, p50"]["value"]
+    assert share == pytest.approx(figures[asked[0]]["value"] / whole, rel=0.5)
+
+
+def test_no_picture_to_time_is_one_sentence(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    options = BenchOptions(source=str(tmp_path), gallery=None, profile="mini")
+    with pytest.raises(SourceError, match=r"holds no picture that can be used\.$"):
+        image_tower(options, get_settings(), lambda _: None)
