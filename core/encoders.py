@@ -225,8 +225,9 @@ class ClipEncoder:
         from core.int8_tower import products_run_in_8_bits, to_8_bits
 
         tower = load_image_tower(self._files.get())
-        keep_freed_memory()
-        if self.spec.precision == "int8" and self._torch_device == "cpu":
+        if self._torch_device == "cpu":
+            keep_freed_memory()
+        if self._torch_device == "cpu" and self.spec.precision == "int8":
             if products_run_in_8_bits():
                 to_8_bits(tower.module, self.spec.name)
             else:

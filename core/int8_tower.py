@@ -13,8 +13,9 @@ in 16 bits, and cuts off what is more. With the steps below nothing is.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import ModelError
 
@@ -65,22 +66,23 @@ def to_8_bits(tower: torch.nn.Module, name: str) -> None:
     import torch
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
-    blocks: Any = tower.transformer.resblocks if isinstance(tower, VisionTransformer) else [None]
-    if not all(type(block) is ResidualAttentionBlock for block in blocks):
+    if not isinstance(tower, VisionTransformer) or not all(
+        type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks
+    ):
         raise ModelError(
             f"The image tower of {name} is no plain vision transformer and does not run in int8. "
             "Take image_precision out of its configuration."
         )
     only_class_token = tower.attn_pool is None and tower.pool_type == "tok"
     with torch.no_grad():
-        ready = [_Block(block) for block in blocks]
+        blocks = [_Block(block) for block in tower.transformer.resblocks]
         tower.conv1.forward = _Patches(tower.conv1)
-    ready[-1].first_token_only = only_class_token and not tower.output_tokens
+    blocks[-1].first_token_only = only_class_token and not tower.output_tokens
     tower.transformer.resblocks = torch.nn.ModuleList()
-    tower.transformer.forward = _in_turn(ready)
+    tower.transformer.forward = _in_turn(blocks)
 
 
-def _in_turn(blocks: list[_Block]) -> Any:  # noqa: ANN401 - what it replaces is open_clip's
+def _in_turn(blocks: Sequence[_Block]) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         for block in blocks:
             x = block(x)
