@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -17,6 +16,7 @@ from core.fusion import Agreement, agreement, rrf
 from core.index import Index, check_index_kind
 from core.picture_set import check_lens
 from core.records import LENSES, FusedHit, Hit, IndexKind, Lens
+from core.text import has_content, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -314,9 +314,7 @@ class SearchService:
 def normalise_query(query: str, max_chars: int = 1000) -> str:
     """Return the query as it is searched and cached, or raise one clear sentence.
 
-    Control characters and lone surrogates, which tokenizers refuse or read as words, become
-    spaces; runs of whitespace become one; the rest is composed (Unicode NFC), so that the same
-    letters typed on two keyboards are the same query. Joiners inside emoji stay.
+    It is cleaned by :func:`core.text.one_line`.
 
     Args:
         query: What the visitor typed.
@@ -328,14 +326,12 @@ def normalise_query(query: str, max_chars: int = 1000) -> str:
     if not isinstance(query, str):
         raise QueryError("The query must be a text.")
     stripped = query.strip()
-    # Before NFC, whose time can grow with the square of the length.
     if len(stripped) > max_chars:
         raise QueryError(
             f"The query has {len(stripped):,} characters; at most {max_chars:,} are searched."
         )
-    spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in stripped)
-    text = unicodedata.normalize("NFC", " ".join(spaced.split()))
-    if all(unicodedata.category(c) in ("Cf", "Zs") for c in text):
+    text = one_line(stripped)
+    if not has_content(text):
         raise QueryError("Type what you are looking for: the query is empty.")
     return text
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from core.errors import UploadError
 from core.images import DecodeLimits
+from core.text import has_content, one_line
 
 if TYPE_CHECKING:
     from core.config import Settings
@@ -59,14 +60,19 @@ class Notice:
 def checked_caption(text: str) -> str:
     """Return a caption that a person wrote as one line, or raise one clear sentence.
 
+    It is cleaned as queries are, by :func:`core.text.one_line`.
+
     Raises:
-        UploadError: Nothing in it, or too long.
+        UploadError: Not a text, nothing in it, or too long.
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    if not line:
-        raise UploadError("A caption needs at least one word.")
-    if len(line) > MAX_CAPTION_CHARS:
+    if not isinstance(text, str):
+        raise UploadError("A caption must be a text.")
+    stripped = text.strip()
+    if len(stripped) > MAX_CAPTION_CHARS:
         raise UploadError(
-            f"The caption has {len(line):,} characters; at most {MAX_CAPTION_CHARS} are kept."
+            f"The caption has {len(stripped):,} characters; at most {MAX_CAPTION_CHARS} are kept."
         )
+    line = one_line(stripped)
+    if not has_content(line):
+        raise UploadError("A caption needs at least one word.")
     return line

@@ -1,0 +1,41 @@
+"""Text from outside, made fit to search, to store and to show, in a time linear in its length."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_LONGEST_RUN = 30
+"""Combining marks on one letter, as in the Stream-Safe Text Format of Unicode (UAX #15)."""
+
+
+def composed(text: str) -> str:
+    """Return the NFC form of a text, of whose combining marks at most 30 follow each other.
+
+    Marks are sorted to be composed, in a time that grows with the square of how many there are in
+    a row; no script needs as many as are kept.
+    """
+    if text.isascii():
+        return text
+    kept, run = [], 0
+    for character in text:
+        letters = unicodedata.normalize("NFD", character)
+        bare = letters.rstrip("".join(filter(unicodedata.combining, letters)))
+        run = len(letters) - len(bare) + (0 if bare else run)
+        if bare or run <= _LONGEST_RUN:
+            kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that every tokenizer and encoding takes, composed (Unicode NFC).
+
+    Control characters and lone surrogates become spaces, and runs of whitespace one space, so that
+    the same letters typed on two keyboards are the same text. Joiners inside emoji stay.
+    """
+    spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return composed(" ".join(spaced.split()))
+
+
+def has_content(text: str) -> bool:
+    """Tell whether there is anything to see in a text."""
+    return any(unicodedata.category(c) not in ("Cf", "Zs") for c in text)
