@@ -54,17 +54,21 @@ class Commands(TyperGroup):
 class FinetuneCommands(TyperGroup):
     """The training commands, each imported when it is asked for."""
 
-    _names = ("distil", "contrastive", "captions")
+    _modules = {
+        "distil": "precompute.mini.distil_command",
+        "contrastive": "precompute.finetune.clip.command",
+        "captions": "precompute.finetune.captions.command",
+    }
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
         """Return the names without importing the modules."""
-        return list(self._names)
+        return list(self._modules)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - likewise
         """Import one training module and turn its ``run`` into a command."""
-        if cmd_name not in self._names:
+        if cmd_name not in self._modules:
             return None
-        module = importlib.import_module(f"precompute.finetune.{cmd_name}")
+        module = importlib.import_module(self._modules[cmd_name])
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         single.command(name=cmd_name)(module.run)
         return typer.main.get_command(single)

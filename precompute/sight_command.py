@@ -42,8 +42,8 @@ def run(
     from core.encoders import MiniLmEncoder
     from core.profiles import PROFILES
     from core.sight import write_sight
-    from precompute.finetune.data import load_pairs
-    from precompute.finetune.retrieval import owners_of, recall
+    from precompute.finetune.shared.data import load_pairs
+    from precompute.finetune.shared.recall import owners_of, recall
     from precompute.sight_fitting import class_tokens, fit_sight, write_choice
     from precompute.unsure_choice import writable_folder
 

@@ -17,7 +17,7 @@ from precompute.unsure_choice import write_settings
 
 if TYPE_CHECKING:
     from core.captioners import InstructBlipCaptioner
-    from precompute.finetune.data import Pairs
+    from precompute.finetune.shared.data import Pairs
 
 _EPOCHS = 40
 _BATCH = 32
@@ -52,7 +52,7 @@ def fit_sight(
     """
     import torch
 
-    from precompute.finetune.foretelling import learn_to_pick
+    from precompute.mini.foretelling import learn_to_pick
 
     if len(tokens) < 2:
         raise SourceError("A sight needs two images with captions or more.")

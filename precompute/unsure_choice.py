@@ -23,7 +23,7 @@ from precompute.unlike_pictures import made_pictures, sample_files
 if TYPE_CHECKING:
     from core.models import ModelSpec
     from core.profiles import Models
-    from precompute.finetune.data import Pairs
+    from precompute.finetune.shared.data import Pairs
 
 _BATCH = 8
 _USUAL = 200

@@ -46,7 +46,7 @@ def run(
     from core.config import get_settings
     from core.images import DecodeLimits
     from core.profiles import PROFILES, Models
-    from precompute.finetune.data import load_pairs
+    from precompute.finetune.shared.data import load_pairs
     from precompute.unsure_choice import (
         choose_rule,
         summary,

@@ -1,0 +1,1 @@
+"""What a user tunes: captioners and CLIP models."""

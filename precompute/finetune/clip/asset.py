@@ -1,0 +1,219 @@
+"""Reading what a CLIP model starts from, and writing what was trained in the layout it had."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
+from core.errors import SourceError
+from core.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+    from precompute.finetune.clip.student import Student
+
+_CLASSIFIER = ("classifier.", "_fc.", "fc.", "head.")
+_TOWER_PREFIXES = ("visual.", "module.visual.")
+_HEADS = ("head.", "proj")
+_LAST_NORM = "ln_post."
+
+
+def load_image_weights(module: torch.nn.Module, weights: Path, *, lent: bool = False) -> bool:
+    """Fill an image tower, or its trunk alone, with weights from a file.
+
+    A file that names the tensors of the tower (with or without ``visual.`` before) fills it by
+    name, its head included if the file has it. Else the tower has to be a timm model, and the file
+    weights published for its trunk: publishers name the same layers differently, so tensors are
+    matched by their order, which all of them share, and checked by their shapes. A classifier is
+    left out.
+
+    Args:
+        module: Filled in place.
+        weights: A ``.safetensors`` file, or a ``.pth`` that holds nothing but tensors.
+        lent: The blocks are a captioner's: only the last layer norm and the head are taken.
+
+    Returns:
+        Whether the head was in the file.
+
+    Raises:
+        SourceError: The file cannot be read, or holds another architecture.
+    """
+    tensors = _read(weights)
+    for prefix in _TOWER_PREFIXES:
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if prefix in n}
+    own = module.state_dict()
+    if lent:
+        tensors = {n: t for n, t in tensors.items() if n.startswith((*_HEADS, _LAST_NORM))}
+        own = {name: own[name] for name in own if name.startswith((*_HEADS, _LAST_NORM))}
+    body = {name for name in own if not name.startswith(_HEADS)}
+    if body <= set(tensors):
+        given = {name: tensors[name] for name in own if name in tensors}
+        _require_shapes(own, given, weights)
+        module.load_state_dict(given, strict=False)
+        return len(given) == len(own) and len(own) > len(body)
+    trunk = getattr(module, "trunk", None)
+    if trunk is None:
+        raise _other_architecture(weights)
+    load_trunk(trunk, weights)
+    return False
+
+
+def load_trunk(trunk: torch.nn.Module, weights: Path) -> None:
+    """Fill a timm model with weights published for it, matched by order; a classifier is left out.
+
+    Raises:
+        SourceError: The file cannot be read, or holds another architecture.
+    """
+    tensors = _read(weights)
+    own = trunk.state_dict()
+    if set(own) <= set(tensors):
+        found = [tensors[name] for name in own]
+    else:
+        found = [t for name, t in tensors.items() if not name.startswith(_CLASSIFIER)]
+    if len(found) != len(own):
+        raise _other_architecture(weights)
+    given = dict(zip(own, found, strict=True))
+    _require_shapes(own, given, weights)
+    trunk.load_state_dict(given)
+
+
+def reset_heads(seed: int, *heads: torch.nn.Module) -> None:
+    """Draw the weights of heads anew, by the rule of their layers."""
+    import torch
+
+    from precompute.finetune.clip.towers import MatrixHead
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for head in heads:
+            for module in head.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.reset_parameters()
+                elif isinstance(module, MatrixHead):
+                    module.weight.normal_(std=len(module.weight) ** -0.5)
+
+
+def start_of_logits(
+    start: ClipFiles, *, scale: float | None, siglip: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the logarithm of the inverse temperature, and the bias of the logits if there is one.
+
+    Args:
+        start: The model to start from; its file may be missing.
+        scale: Inverse temperature to start at; None takes the model's.
+        siglip: Whether a bias is needed; a model without one gets those that SigLIP started from
+            (https://arxiv.org/abs/2303.15343).
+    """
+    import torch
+    from safetensors import safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    if start.weights.is_file():
+        with safe_open(start.weights, framework="pt") as file:
+            names = set(file.keys())
+            for name in ("logit_scale", "logit_bias"):
+                if name in names:
+                    found[name] = file.get_tensor(name).float()
+    bias = found.get("logit_bias")
+    if siglip and bias is None:
+        bias = torch.full_like(found.get("logit_scale", torch.zeros(())), -10.0)
+        scale = scale or 10.0
+    if scale is None and "logit_scale" in found:
+        return found["logit_scale"], bias
+    shape = found.get("logit_scale", torch.zeros(()))
+    return torch.full_like(shape, math.log(scale or 14.0)), bias
+
+
+def write_clip_asset(
+    folder: Path, start: ClipFiles, student: Student, *, half: bool = False
+) -> None:
+    """Write a model that :class:`core.encoders.ClipEncoder` and open_clip load.
+
+    Every tensor has the precision that it has in the file the model started from, so what was
+    locked is bit by bit the same; what that file does not hold is in half precision. A text
+    transformer that comes with an installed package is left out, unless it was trained, and so is
+    what the image tower has in common with the captioner that lends it.
+
+    Args:
+        folder: Gets ``open_clip_config.json`` and ``model.safetensors``.
+        start: The model whose configuration it has.
+        student: The trained model.
+        half: Whether every tensor is written in half precision.
+    """
+    import torch
+    from safetensors.torch import save
+
+    config = dict(start.config)
+    text_cfg = start.model_cfg["text_cfg"]
+    is_custom = bool(start.model_cfg.get("custom_text")) or bool(text_cfg.get("hf_model_name"))
+    # open_clip keeps the text tensors of its plain CLIP at the top level.
+    prefix = "text." if is_custom else ""
+    packaged = (text_cfg.get("hf_model_name") or "").startswith("package:")
+    left_out = "transformer." if packaged and student.text.body_is_locked else None
+    with student.image.absorbed() as image, student.text.absorbed() as text:
+        lent = lent_tower(start)
+        own = {n: t for n, t in image.items() if n not in lent or not torch.equal(t.cpu(), lent[n])}
+        if len(own) == len(image):
+            config.pop("image_tower", None)
+        tensors = {f"visual.{name}": tensor for name, tensor in own.items()}
+        tensors |= {
+            f"{prefix}{name}": tensor
+            for name, tensor in text.items()
+            if left_out is None or not name.startswith(left_out)
+        }
+        tensors["logit_scale"] = student.logit_scale.detach()
+        if student.logit_bias is not None:
+            tensors["logit_bias"] = student.logit_bias.detach()
+            # open_clip makes room for a bias only where the configuration has one.
+            config["model_cfg"] = {"init_logit_bias": -10.0, **start.model_cfg}
+        kinds = {} if half else _precisions(start.weights)
+        written = {
+            name: tensor.to(
+                "cpu",
+                kinds.get(name, torch.float16) if tensor.is_floating_point() else tensor.dtype,
+            ).contiguous()
+            for name, tensor in tensors.items()
+        }
+        content = save(written, {"format": "pt"})
+    write_atomically(folder / LOCAL_WEIGHTS_NAME, content)
+    write_atomically(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _precisions(weights: Path) -> dict[str, torch.dtype]:
+    import torch
+    from safetensors import safe_open
+
+    if not weights.is_file():
+        return {}
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with safe_open(weights, framework="pt") as file:
+        found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {name: kinds[kind] for name, kind in found.items() if kind in kinds}
+
+
+def _read(weights: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if weights.suffix == ".safetensors":
+            return load_file(weights)
+        return dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # unpickling a foreign file raises anything
+        raise SourceError(f"{weights.name} cannot be read as weights.") from error
+
+
+def _require_shapes(
+    own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], weights: Path
+) -> None:
+    if any(own[name].shape != tensor.shape for name, tensor in given.items()):
+        raise _other_architecture(weights)
+
+
+def _other_architecture(weights: Path) -> SourceError:
+    return SourceError(f"{weights.name} holds another architecture than the image tower.")

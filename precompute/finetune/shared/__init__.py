@@ -1,0 +1,1 @@
+"""What every training needs: data, features, checkpoints, measures."""

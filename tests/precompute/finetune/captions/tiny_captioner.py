@@ -1,0 +1,106 @@
+"""A tiny InstructBLIP and plain coloured pictures, to train it on in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
+
+from core.decoding import Decoding
+from precompute.finetune.captions.batches import Features, cached_features, tokenise_captions
+from precompute.finetune.captions.files import CaptionerFiles
+from precompute.finetune.captions.objective import CaptionObjective
+from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
+from precompute.finetune.captions.start import Prepared, mark_trained
+from precompute.finetune.captions.training import CaptionTraining
+from precompute.finetune.shared.data import Pairs, load_pairs
+from precompute.mini.captioner_model import SmallSizes, new_model, new_tokenizer
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+SIZES = SmallSizes(
+    qformer_width=32,
+    qformer_feed_forward=64,
+    qformer_heads=2,
+    queries=4,
+    width=32,
+    feed_forward=64,
+    heads=2,
+    encoder_layers=1,
+    decoder_layers=1,
+    dropout=0.0,
+)
+GREEDY = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=10, repetition_penalty=1.0)
+
+
+def coloured_pairs(folder: Path) -> Pairs:
+    """Eighteen plain pictures whose captions tell their colour."""
+    with (folder / "metadata.jsonl").open("w") as file:
+        for number in range(18):
+            colour = COLOURS[number % 6]
+            name = f"{number:02}.png"
+            Image.new("RGB", (30 + number, 40), colour).save(folder / name)
+            captions = [f"A {colour} wall is painted {colour} .", f"The whole wall is {colour}"]
+            file.write(json.dumps({"file_name": name, "captions": captions}) + "\n")
+    return load_pairs(str(folder))
+
+
+def tiny_model(pairs: Pairs):
+    torch.manual_seed(1)
+    tokenizer = new_tokenizer(
+        (text for captions in pairs.captions for text in captions), min_count=2
+    )
+    config = InstructBlipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        initializer_range=0.2,
+    )
+    image_processor = BlipImageProcessor(size={"height": 28, "width": 28})
+    return new_model(tokenizer, InstructBlipVisionModel(config), image_processor, SIZES)
+
+
+PROMPTS = (
+    Instruction(GREEDY.prompt),
+    Instruction(GREEDY.retry_prompt, "shortest"),
+    Instruction("Describe the image in detail.", "longest"),
+)
+
+
+def recipe_of(**changes) -> CaptionRecipe:
+    values = {
+        "epochs": 3,
+        "batch_size": 6,
+        "frozen_layers": 1,
+        "learning_rate": 5e-3,
+        "instructions": PROMPTS,
+    }
+    return CaptionRecipe(**{**values, **changes})
+
+
+def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, Features]:
+    model, processor = tiny_model(pairs)
+    recipe = recipe_of(**changes)
+    features = cached_features(
+        model, processor, pairs, frozen_layers=recipe.frozen_layers, folder=folder / "features"
+    )
+    mark_trained(model, recipe)
+    return CaptionTraining(CaptionObjective(model, processor, recipe)), features
+
+
+def tokens_of(training: CaptionTraining, pairs: Pairs) -> list[list[list[int]]]:
+    return tokenise_captions(training.objective.processor.tokenizer, pairs.captions, 20)
+
+
+def prepared_in(pairs: Pairs, out: Path, **changes) -> Prepared:
+    model, processor = tiny_model(pairs)
+    recipe = recipe_of(**changes)
+    mark_trained(model, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    training = CaptionTraining(CaptionObjective(model, processor, recipe))
+    return Prepared(training, CaptionerFiles(out, GREEDY), GREEDY)
