@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -29,15 +30,23 @@ GALLERY_NAME = "my-photos"
 """Name of the gallery, and of the folder in the zip."""
 
 _COLUMNS = ("id", "file_name", "caption", "caption_flags", "confidence", "width", "height")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Signs in both widths: a spreadsheet set to Japanese or Chinese calculates the wide ones too.
+_SIGN = "[=+\\-@＝＋－＠]"
+_FORMULA = re.compile(
+    # At the start of a cell, or after what another locale's spreadsheet takes for a cell's end;
+    # blanks, invisible characters and quotation marks before the sign are passed over.
+    rf"(?P<before>(?:\A|[;|\t\r\n])[\s\u200b-\u200f\u2060\ufeff\"']{{0,99}})(?={_SIGN})"
+    r"|\A(?=[\t\r\n])"
+)
 
 
 def captions_csv(records: Iterable[ImageRecord]) -> str:
     """Return one row a picture: id, file_name, caption, caption_flags, confidence, width, height.
 
-    A text that a spreadsheet would take for a formula (it begins with ``=``, ``+``, ``-``, ``@``,
-    a tab or a carriage return) gets an apostrophe in front. :func:`captions_jsonl` has every text
-    as it is.
+    Where a spreadsheet would take a part of a text for a formula, the part gets an apostrophe in
+    front: it begins with ``=``, ``+``, ``-`` or ``@`` (of either width) after blanks or quotation
+    marks, at the start of the text or after a semicolon, bar, tab or line break, any of which may
+    end a cell elsewhere. :func:`captions_jsonl` has every text as it is.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
@@ -109,4 +118,4 @@ def _link_thumbnails(snapshot: Snapshot, gallery: Path) -> None:
 def _no_formula(value: object) -> object:
     if value is None:
         return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    return _FORMULA.sub(r"\g<before>'", value) if isinstance(value, str) else value

@@ -1,13 +1,16 @@
 """Command line: ``python -m precompute build | evaluate | sight | threshold | publish | ...``.
 
 Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
-stop by Ctrl-C in status 130, anything unforeseen in a traceback and status 1.
+stop by Ctrl-C or a signal in a sentence and the signal's status (130, or 143 for SIGTERM),
+anything unforeseen in a traceback and status 1.
 """
 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -47,7 +50,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context and result
         """Run the command that was asked for."""
-        with _one_sentence("Stopped."):
+        with _signals_interrupt(), _one_sentence("Stopped."):
             return super().invoke(ctx)
 
 
@@ -324,9 +327,38 @@ def _one_sentence(when_interrupted: str) -> Iterator[None]:
     except TwoLensError as error:
         _say(str(error))
         raise typer.Exit(_BAD_INPUT) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _say(when_interrupted)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(getattr(interrupt, "status", _INTERRUPTED)) from None
+
+
+class _SignalInterrupt(KeyboardInterrupt):
+    """A request to stop by another way than Ctrl-C: work ends as it does then."""
+
+    def __init__(self, number: int) -> None:
+        self.status = 128 + number
+        super().__init__()
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt, unless somebody else takes or ignores them."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise _SignalInterrupt(number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(each) is signal.SIG_DFL:
+                signal.signal(each, interrupt)
+                taken.append(each)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 app.command(name="evaluate")(evaluate_command.run)

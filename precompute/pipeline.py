@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -61,7 +62,7 @@ def build(
     """
     settings = settings or get_settings()
     check_sizes(options)
-    workspace = Workspace(options.out.expanduser().resolve())
+    workspace = Workspace(_resolved(options.out))
     check_apart(options.source.source, workspace.out)
     workspace.check_out(overwrite=options.overwrite)
     source = open_source(options.source)
@@ -83,6 +84,13 @@ def build(
             f"{options.out} cannot be written ({error.strerror or error}). Finished shards are "
             "kept: the same command goes on from there.",
         ) from error
+
+
+def _resolved(out: Path) -> Path:
+    try:
+        return out.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, an unknown ~user
+        raise GalleryError(out, f"{out} cannot be a gallery's folder ({error}).") from error
 
 
 class _Build:

@@ -35,6 +35,7 @@ from core.gallery_layout import (
     thumbnail_path,
 )
 from core.records import LENSES, ImageRecord, Lens, record_from
+from precompute.system_files import is_system_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +112,13 @@ class Workspace:
     """
 
     def __init__(self, out: Path) -> None:
-        """Name the folders; create nothing."""
+        """Name the folders; create nothing.
+
+        Raises:
+            GalleryError: ``out`` is the root folder, beside which no work can be done.
+        """
+        if not out.name:
+            raise GalleryError(out, f"{out} cannot be a gallery: name a folder below it.")
         self.out = out
         self.root = out.with_name(f".{out.name}.building")
         self.gallery = self.root / "gallery"
@@ -124,12 +131,17 @@ class Workspace:
         """Hold the workspace; on an error before the first finished shard, leave nothing behind.
 
         Raises:
-            GalleryError: Another build holds it.
+            GalleryError: Another build holds it, or it cannot be made.
         """
         import fcntl
 
-        created = [folder for folder in self.root.parents if not folder.exists()]
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            created = [folder for folder in self.root.parents if not folder.exists()]
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GalleryError(
+                self.out, f"{self.out} cannot be written ({error.strerror})."
+            ) from error
         handle = os.open(self.root, os.O_RDONLY)
         try:
             try:
@@ -167,8 +179,6 @@ class Workspace:
             GalleryError: Something else is there, which is never replaced.
         """
         out = self.out
-        if not out.name:
-            raise GalleryError(out, f"{out} cannot be a gallery: name a folder below it.")
         if not os.path.lexists(out) or self.is_published():
             return
         if not out.is_dir():
@@ -177,11 +187,11 @@ class Workspace:
             raise GalleryError(out, f"{out} is a mount point; name a folder inside it.")
         if not any(out.iterdir()):
             return
-        if not _is_a_gallery(out):
+        if (foreign := _not_of_a_gallery(out)) is not None:
             raise GalleryError(
                 out,
-                f"{out} holds files that are not a gallery's, so it is not replaced; "
-                "choose another --out.",
+                f"{out} holds files that are not a gallery's, such as {foreign}, so it is not "
+                "replaced; choose another --out.",
             )
         if not overwrite:
             raise GalleryExistsError(
@@ -349,14 +359,25 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _is_a_gallery(folder: Path) -> bool:
-    """Tell a gallery, whole or half-written, from a folder that somebody needs."""
+def _not_of_a_gallery(folder: Path) -> str | None:
+    """Return the name of something that a replaced gallery would take with it; None for nothing.
+
+    A folder whose manifest is lost or damaged is a gallery by the other names alone.
+    """
+    own = set(_OWN_NAMES)
     try:
-        if "thumbnails_sha256" in json.loads((folder / MANIFEST_FILE).read_bytes()):
-            return True
+        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+        is_gallery = "thumbnails_sha256" in manifest
+        if is_gallery:
+            own |= {str(name).partition("/")[0] for name in manifest.get("files", ())}
     except (OSError, ValueError, TypeError):
-        pass
-    return all(path.name in _OWN_NAMES or path.name.startswith(".") for path in folder.iterdir())
+        is_gallery = False
+    names = sorted(path.name for path in folder.iterdir())
+    partial = {f".{name}.partial" for name in own}
+    rest = [name for name in names if name not in own | partial and not is_system_file(name)]
+    if not rest and not is_gallery and not own.intersection(REQUIRED_FILES).intersection(names):
+        return names[0]
+    return rest[0] if rest else None
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

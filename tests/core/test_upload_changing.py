@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 import zipfile
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from core.errors import UnknownImageError, UploadError
 from core.exports import GALLERY_NAME, captions_csv, captions_jsonl, write_gallery_zip
 from core.gallery import Gallery
+from core.records import ImageRecord
 from core.search import SearchService
 from tests.tiny_uploads import (
     describe,
@@ -42,7 +44,8 @@ class TestChanging:
         assert uploads.search(session).by_text("colour 780", lens="clip", k=1).hits
 
     @pytest.mark.parametrize(
-        ("text", "reason"), [(" \n\t", "at least one word"), ("x" * 501, "at most 500")]
+        ("text", "reason"),
+        [(" \n\t", "at least one word"), ("x" * 501, "at most 500"), (None, "must be a text")],
     )
     def test_a_caption_that_cannot_be_kept(self, described, text, reason):
         uploads, session = described
@@ -90,6 +93,29 @@ class TestExports:
         assert row["file_name"] == "'=cmd.png"
         (line,) = captions_jsonl(session.snapshot.records).splitlines()
         assert json.loads(line)["caption"] == '=HYPERLINK("http://x","y")'
+
+    @pytest.mark.parametrize(
+        ("text", "cell"),
+        [
+            ("a dog;=1+1", "a dog;'=1+1"),
+            ('a dog; "=1+1"', 'a dog; "\'=1+1"'),
+            ("＝1+1", "'＝1+1"),
+            ("a dog\n＠SUM(1)", "a dog\n'＠SUM(1)"),
+            ("\ufeff =1", "\ufeff '=1"),
+            ("\tx", "'\tx"),
+            ("a well-known dog; two = three", "a well-known dog; two = three"),
+        ],
+    )
+    def test_formulas_behind_other_separators_and_in_wide_signs(self, text, cell):
+        record = ImageRecord("0" * 16, "a.png", "0" * 64, 1, 1, text)
+        (row,) = csv.DictReader(io.StringIO(captions_csv([record]), newline=""))
+        assert row["caption"] == cell
+
+    def test_a_long_text_is_searched_for_formulas_in_linear_time(self):
+        record = ImageRecord("0" * 16, "a.png", "0" * 64, 1, 1, "\n" * 200_000)
+        started = time.process_time()
+        captions_csv([record])
+        assert time.process_time() - started < 2
 
     def test_the_zip_is_a_gallery_with_the_same_answers(self, make_uploads, tmp_path):
         uploads = make_uploads()

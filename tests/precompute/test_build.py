@@ -253,6 +253,45 @@ def test_what_is_not_a_gallery_is_never_replaced(tiny, tmp_path):
     assert len(Gallery.open(empty, tiny)) == 2
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [".git"],
+        [".bashrc", ".ssh"],
+        ["manifest.json"],
+        ["manifest.json", ".git"],
+        ["thumbnails", ".DS_Store"],
+    ],
+)
+def test_a_folder_without_a_gallery_s_own_files_is_never_replaced(names, tiny, tmp_path):
+    out = tmp_path / "out"
+    for name in names:
+        (out / name).mkdir(parents=True)
+        (out / name / "precious").write_text("years of work")
+    with pytest.raises(GalleryError, match=f"not a gallery's, such as {min(names)}"):
+        build(options(photos(tmp_path / "in", 2), out, tiny, overwrite=True))
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+
+
+def test_a_gallery_with_files_of_its_owner_is_not_replaced(tiny, tmp_path):
+    source, out = photos(tmp_path / "in", 2), tmp_path / "g"
+    build(options(source, out, tiny))
+    (out / ".DS_Store").write_bytes(b"left by a system")
+    build(options(source, out, tiny, overwrite=True))
+    (out / ".git").mkdir()
+    with pytest.raises(GalleryError, match="such as .git"):
+        build(options(source, out, tiny, overwrite=True))
+    assert (out / ".git").is_dir()
+
+
+def test_places_that_can_be_no_gallery(tiny, tmp_path):
+    source = photos(tmp_path / "in", 2)
+    (tmp_path / "loop").symlink_to("loop")
+    for out in (Path("/"), Path("/proc/g"), tmp_path / "loop" / "g", Path("~no such user/g")):
+        with pytest.raises(GalleryError, match="cannot be"):
+            build(options(source, out, tiny, overwrite=True))
+
+
 @pytest.mark.parametrize("where", ["in", "in/g", "."])
 def test_source_and_gallery_lie_apart(tiny, tmp_path, where):
     source = photos(tmp_path / "in", 2)

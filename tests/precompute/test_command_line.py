@@ -57,7 +57,8 @@ def test_help(group):
     assert "Usage" in done.stdout
 
 
-def test_ctrl_c_is_status_130_and_the_work_is_kept(tiny, models_folder, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_build_says_so_by_sentence_and_status(stop, tiny, models_folder, tmp_path):
     """Interrupts a build by the tiny profile just after its first shard."""
     source = tmp_path / "photos"
     source.mkdir()
@@ -85,7 +86,7 @@ app()
         stderr=subprocess.PIPE,
         text=True,
         # A test run started in the background ignores the signal, and would pass that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(stop, signal.SIG_DFL),
     )
     shards = tmp_path / ".g.building" / "shards"
     deadline = time.monotonic() + 120
@@ -93,9 +94,9 @@ app()
         assert running.poll() is None, running.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(stop)
     said = running.communicate(timeout=60)[1]
-    assert running.returncode == 130, said
+    assert running.returncode == 128 + stop, said
     assert "Stopped. The same command goes on" in said
     assert "Traceback" not in said
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
