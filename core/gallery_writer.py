@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -180,7 +181,9 @@ def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
 
 
 def _write_array(path: Path, vectors: np.ndarray) -> None:
-    np.save(path, vectors, allow_pickle=False)
+    with path.open("wb") as file:
+        # By its write() alone: numpy's own way of writing to a file loses the number of an error.
+        np.save(SimpleNamespace(write=file.write), vectors, allow_pickle=False)
     fsync(path)
 
 

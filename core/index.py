@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,7 +192,8 @@ class Index:
         try:
             faiss.write_index(self._backend, str(path))
         except RuntimeError as error:
-            raise OSError(f"{path.name} could not be written: {error}") from error
+            reason = f"{path.name} could not be written: {error}"
+            raise OSError(errno.EIO, reason) from error
         fsync(path)
 
     def __len__(self) -> int:

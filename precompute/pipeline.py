@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 _WRITING_FAILED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.ENAMETOOLONG),
-    # numpy's short writes carry no number.
-    None,
+    *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG),
 }
 
 Say = Callable[[str], None]

@@ -3,6 +3,7 @@
 ::
 
     .NAME.building/
+      lock                 held by the process that builds
       plan.json            what is being built; another plan starts over
       shards/00000.captions.npy  00000.clip.npy
       shards/00000.json    records and report of the shard: the marker, written last
@@ -10,8 +11,8 @@
       publishing.json      hash of the finished manifest, just before the rename
     .NAME.finished/        the same, on its way out when the gallery is in place
 
-A process killed at any moment leaves shards that are whole or without a marker. The folder itself
-is locked, so that two builds of one gallery never meet.
+A process killed at any moment leaves shards that are whole or without a marker. The lock
+keeps two builds of one gallery from meeting.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from core.errors import GalleryError, GalleryExistsError
 from core.files import fsync, sha256_of, write_atomically
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 REPORT_FILE = "build_report.json"
+_LOCK_FILE = "lock"
 _PLAN_FILE = "plan.json"
 _PUBLISHING_FILE = "publishing.json"
 _OWN_NAMES = {MANIFEST_FILE, REPORT_FILE, THUMBNAILS_FOLDER, "metrics.json", *REQUIRED_FILES}
@@ -133,8 +137,6 @@ class Workspace:
         Raises:
             GalleryError: Another build holds it, or it cannot be made.
         """
-        import fcntl
-
         try:
             created = [folder for folder in self.root.parents if not folder.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
@@ -142,32 +144,28 @@ class Workspace:
             raise GalleryError(
                 self.out, f"{self.out} cannot be written ({error.strerror})."
             ) from error
-        handle = os.open(self.root, os.O_RDONLY)
+        lock = FileLock(self.root / _LOCK_FILE, blocking=False)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                busy = not self._is_root(handle)
-            except BlockingIOError:
-                busy = True
-            if busy:
-                raise GalleryError(
-                    self.out, f"Another build of {self.out} is running; wait for it to finish."
-                )
-            try:
-                yield
-            finally:
-                if self._is_root(handle) and not any(self._shards.glob("*.json")):
-                    shutil.rmtree(self.root, ignore_errors=True)
-                    for folder in created:
-                        with suppress(OSError):
-                            folder.rmdir()
+            lock.acquire()
+            held = os.stat(lock.lock_file)
+        except (Timeout, FileNotFoundError) as error:  # it may be on its way out at this moment
+            raise GalleryError(
+                self.out, f"Another build of {self.out} is running; wait for it to finish."
+            ) from error
+        try:
+            yield
         finally:
-            os.close(handle)
+            if self._is_held(held) and not any(self._shards.glob("*.json")):
+                shutil.rmtree(self.root, ignore_errors=True)
+                for folder in created:
+                    with suppress(OSError):
+                        folder.rmdir()
+            lock.release()
 
-    def _is_root(self, handle: int) -> bool:
-        """Tell whether an open folder is the one of that name now: it may have been replaced."""
+    def _is_held(self, held: os.stat_result) -> bool:
+        """Tell whether the lock that is held is the folder's of that name now."""
         try:
-            return os.path.samestat(os.fstat(handle), os.stat(self.root))
+            return os.path.samestat(held, os.stat(self.root / _LOCK_FILE))
         except FileNotFoundError:
             return False
 
@@ -311,7 +309,7 @@ class Workspace:
             shutil.rmtree(self._replaced)
         # A mark of being published stays until last: a restart then knows what is left to do.
         for path in self.root.iterdir():
-            if path.name != _PUBLISHING_FILE:
+            if path.name not in (_PUBLISHING_FILE, _LOCK_FILE):
                 _remove(path)
         if self._finished.exists():
             shutil.rmtree(self.root)
@@ -328,7 +326,8 @@ class Workspace:
 
     def _clear(self) -> None:
         for path in self.root.iterdir():
-            _remove(path)
+            if path.name != _LOCK_FILE:
+                _remove(path)
 
     def _read(self, number: int) -> Shard | None:
         try:

@@ -322,6 +322,23 @@ def test_a_place_that_cannot_be_written(tiny, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in"]
 
 
+def test_only_what_failed_in_writing_is_said_to_be_that(tiny, tmp_path):
+    """An error without a number, as image and model libraries raise them, says nothing of disks."""
+
+    class Torn:
+        spec = tiny.captioner
+
+        def caption(self, images):
+            raise OSError("the weights end early")
+
+    source = photos(tmp_path / "in", 2)
+    with pytest.raises(OSError, match="the weights end early"):
+        pipeline.build(
+            options(source, tmp_path / "g", tiny),
+            models=Models(tiny, device="cpu", captioner=Torn()),
+        )
+
+
 def test_names_that_are_not_utf8_or_not_a_name(tiny, tmp_path):
     source = photos(tmp_path / "in", 1)
     (source / "caf\udce9.png").write_bytes(noise_photo(5))
