@@ -36,6 +36,17 @@ def one_line(text: str) -> str:
     return composed(" ".join(spaced.split()))
 
 
+def whole_characters(text: str) -> str:
+    """Return a text, such as a file's name, of which every half of a character is U+FFFD.
+
+    Python keeps bytes of a file's name that are no text as such halves, which UTF-8 cannot write.
+    Two halves side by side become the character that they are.
+    """
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def has_content(text: str) -> bool:
     """Tell whether there is anything to see in a text."""
     return any(unicodedata.category(c) not in ("Cf", "Zs") for c in text)

@@ -297,6 +297,8 @@ def _show(result: BuildResult | None, out: Path) -> None:
     _list("Skipped", [f"{item.file_name} {item.reason}" for item in result.skipped])
     _list("Stored once", [f"{d.file_name} is {d.same_as} again" for d in result.duplicates])
     _list("Noted", [f"{item.file_name}: {item.note}" for item in result.notes])
+    if result.merged_rows:
+        _say(f"{result.merged_rows:,} rows gave captions to pictures that earlier rows had named.")
     typer.echo(
         f"{out}: {result.images:,} images, {len(result.duplicates):,} duplicates, "
         f"{len(result.skipped):,} skipped; {result.images_per_second:.1f} images/s."

@@ -63,7 +63,8 @@ def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> t
 
         column = open_source(SourceOptions(options.source, limit=1)).columns.references
         if column is not None:
-            return _built(options, column, folder), f"{options.source}, captions from {column}"
+            name = column.name
+            return _built(options, name, folder), f"{options.source}, captions from {name}"
     return planted_gallery(options.images, profile, folder), "random unit vectors"
 
 

@@ -23,6 +23,7 @@ class BuildResult:
         resumed_rows: Rows that an earlier, interrupted run had done.
         seconds: Time of this run.
         images_per_second: Of this run, over the rows it did itself.
+        merged_rows: Rows that gave captions to a picture that an earlier row had named.
     """
 
     images: int
@@ -32,6 +33,7 @@ class BuildResult:
     resumed_rows: int
     seconds: float
     images_per_second: float
+    merged_rows: int = 0
 
 
 def report_of(
@@ -54,11 +56,14 @@ def report_of(
             "duplicates": len(result.duplicates),
             "skipped": len(result.skipped),
         },
+        "merged_rows": result.merged_rows,
         "caption_flags": dict(sorted(flags.items())),
         "seconds": round(result.seconds, 2),
         "images_per_second": round(result.images_per_second, 2),
         "resumed_rows": result.resumed_rows,
         "skipped": [asdict(item) for item in result.skipped],
-        "duplicates": [asdict(item) for item in result.duplicates],
+        "duplicates": [
+            {"file_name": item.file_name, "same_as": item.same_as} for item in result.duplicates
+        ],
         "notes": [asdict(item) for item in result.notes],
     }

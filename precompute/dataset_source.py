@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from core.errors import ImageError, SourceError
+from precompute.caption_columns import check_column, holds_captions
 from precompute.sources import (
     IMAGE_COLUMNS,
+    Columns,
     Opener,
     SourceImage,
     SourceOptions,
-    check_column,
     find_columns,
     printable_name,
 )
@@ -28,10 +29,14 @@ _HUB_TIMEOUT_S = 15
 T = TypeVar("T")
 
 
-def open_hub_dataset(options: SourceOptions) -> DatasetSource:
+def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSource:
     """Open a dataset of the Hub as a stream, at a commit that is pinned now.
 
     With ``HF_HUB_OFFLINE`` set, a dataset that is in the local cache is read from there.
+
+    Args:
+        options: See :class:`~precompute.sources.SourceOptions`.
+        kept: Whether to fetch it whole, to be read in any order.
 
     Raises:
         SourceError: It does not exist, cannot be reached, or lacks a split or column.
@@ -52,17 +57,22 @@ def open_hub_dataset(options: SourceOptions) -> DatasetSource:
     loaded = _reaching(
         options.source,
         lambda: load_dataset(
-            options.source, options.subset, revision=revision, streaming=not offline
+            options.source, options.subset, revision=revision, streaming=not (offline or kept)
         ),
     )
-    dataset, split = _pick_split(loaded, options)
+    dataset, split = _pick_split(loaded, options, kept=kept)
     return DatasetSource(
         dataset, options, options.source, split, revision, str(revision), local_paths=offline
     )
 
 
-def open_local_dataset(path: Path, options: SourceOptions) -> DatasetSource:
+def open_local_dataset(path: Path, options: SourceOptions, *, kept: bool = False) -> DatasetSource:
     """Open a dataset saved by ``save_to_disk``, a parquet file, or a folder of them.
+
+    Args:
+        path: Where it lies.
+        options: See :class:`~precompute.sources.SourceOptions`.
+        kept: Whether it must be readable in any order.
 
     Raises:
         SourceError: It cannot be read, or lacks a split or column.
@@ -74,14 +84,14 @@ def open_local_dataset(path: Path, options: SourceOptions) -> DatasetSource:
     elif path.is_file():
         loaded = _reaching(
             options.source,
-            lambda: load_dataset("parquet", data_files=str(path), streaming=True),
+            lambda: load_dataset("parquet", data_files=str(path), streaming=not kept),
         )
     else:
         loaded = _reaching(
             options.source,
-            lambda: load_dataset(str(path.resolve()), options.subset, streaming=True),
+            lambda: load_dataset(str(path.resolve()), options.subset, streaming=not kept),
         )
-    dataset, split = _pick_split(loaded, options)
+    dataset, split = _pick_split(loaded, options, kept=kept)
     name = printable_name(path.resolve().name)
     return DatasetSource(dataset, options, name, split, None, _digest_of_files(path))
 
@@ -124,7 +134,7 @@ class DatasetSource:
             dataset = _reaching(name, dataset._resolve_features)
         features = dict(dataset.features or {})
         image = find_image_column(features, options)
-        self.columns = find_columns(list(features), options, image)
+        self.columns = _find_columns(features, options, image)
         if isinstance(features[image], datasets.Image):
             dataset = dataset.cast_column(image, datasets.Image(decode=False))
         self._dataset = dataset.select_columns(self.columns.used())
@@ -136,6 +146,7 @@ class DatasetSource:
         self.revision = revision
         self.fingerprint = fingerprint
         self.total = self._count(dataset)
+        self.remarks: list[str] = []
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the rows from number ``start`` on."""
@@ -147,7 +158,19 @@ class DatasetSource:
             file_name, content, problem = _image_of(row.get(self._image), number)
             if isinstance(content, Path) and not self._local_paths:
                 content, problem = None, "is named by a path, not contained in the dataset"
-            yield self.columns.describe(row, file_name, content, problem)
+            yield self.columns.describe((row,), file_name, content, problem)
+
+    def content(self, row: int) -> Path | bytes | Opener:
+        """Return the encoded picture of a row of a dataset that lies on this machine.
+
+        Raises:
+            SourceError: It has none, or can no longer be read.
+        """
+        cell = _reaching(self.name, lambda: self._dataset[row][self._image])
+        _, content, problem = _image_of(cell, row)
+        if content is None:
+            raise SourceError(f"Row {row} of {self.name} {problem}.")
+        return content
 
     def _rows(self, start: int) -> Iterator[Mapping[str, Any]]:
         if hasattr(self._dataset, "__len__"):
@@ -193,8 +216,13 @@ class RemoteFile:
             raise ImageError(self._file_name, "cannot be fetched") from error
 
 
-def _pick_split(loaded: Any, options: SourceOptions) -> tuple[AnyDataset, str]:  # noqa: ANN401
-    """Return the split asked for, or the only one."""
+def _pick_split(
+    loaded: Any,  # noqa: ANN401 - what datasets returns
+    options: SourceOptions,
+    *,
+    kept: bool,
+) -> tuple[AnyDataset, str]:
+    """Return the split asked for, or the only one; for training ``train`` of several."""
     if not isinstance(loaded, dict):
         split = str(loaded.split or "train")
         if options.split not in (None, split):
@@ -202,6 +230,8 @@ def _pick_split(loaded: Any, options: SourceOptions) -> tuple[AnyDataset, str]: 
         return loaded, split
     names = ", ".join(loaded)
     if options.split is None:
+        if kept and "train" in loaded:
+            return loaded["train"], "train"
         if len(loaded) != 1:
             raise SourceError(f"{options.source} has several splits; choose by --split: {names}.")
         return next(iter(loaded.values())), next(iter(loaded))
@@ -234,6 +264,31 @@ def find_image_column(features: Mapping[str, Any], options: SourceOptions) -> st
         f"{options.source} has no column of images; name it by --image-column. "
         f"It has: {', '.join(names)}."
     )
+
+
+def _find_columns(features: Mapping[str, Any], options: SourceOptions, image: str) -> Columns:
+    """Return which column is what; what a user named for captions must be text."""
+    samples = {name: _sample(feature) for name, feature in features.items()}
+    columns = find_columns(
+        list(features), options, image, lambda name: holds_captions([samples[name]])
+    )
+    for captions in (columns.given, columns.references):
+        if captions is not None:
+            captions.check([samples])
+    return columns
+
+
+def _sample(feature: Any) -> Any:  # noqa: ANN401 - any kind of datasets feature
+    """Return a value such as a column of a kind may hold, to ask whether captions may be there."""
+    if isinstance(feature, Mapping):
+        return {name: _sample(part) for name, part in feature.items()}
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    if inner is not None:
+        return [_sample(inner)]
+    kind = str(getattr(feature, "dtype", ""))
+    if kind in ("string", "large_string", "string_view"):
+        return "text"
+    return b"" if "binary" in kind or kind == "dict" else 0
 
 
 def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datasets feature

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from core.errors import SourceError
+from precompute.caption_columns import holds_captions, shown_columns
+from precompute.metadata_tables import FileNames, Row, read_table
 from precompute.sources import (
     METADATA_FILES,
+    Columns,
     SourceImage,
     SourceOptions,
     find_columns,
@@ -20,9 +25,7 @@ from precompute.sources import (
 )
 
 _IMAGE_COLUMN = "image"
-_FILE_COLUMN = "file_name"
-_MAX_CSV_FIELD = 1 << 24
-Row = dict[str, Any]
+_OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
 
 
 class FolderSource:
@@ -50,16 +53,15 @@ class FolderSource:
         self.name = printable_name(folder.resolve().name) or "folder"
         self._problems: dict[str, str] = {}
         files = self._walk()
-        rows = self._metadata(files)
-        self.kind = "folder" if rows is None else "imagefolder"
-        self._rows = rows or {}
-        column_names = list(dict.fromkeys(name for row in self._rows.values() for name in row))
-        if options.image_column not in (None, _IMAGE_COLUMN):
-            raise SourceError(
-                f"The images of a folder are the column {_IMAGE_COLUMN!r}, "
-                f"not {options.image_column!r}."
-            )
-        self.columns = find_columns(column_names, options, None)
+        self.remarks: list[str] = []
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        tables = self._tables(folder, files)
+        self.kind = "imagefolder" if tables else "folder"
+        self._column_names: dict[str, None] = {}
+        names_of_files = FileNames(files, self._root)
+        for table in tables:
+            self._add(table, folder, names_of_files, options)
+        self.columns = self._find_columns(options)
         names = sorted({*files, *self._rows, *self._problems})
         if not names:
             raise SourceError(f"{options.source} holds no image: it has no file at all.")
@@ -70,14 +72,17 @@ class FolderSource:
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the files from number ``start`` on."""
         for name in self._names[start:]:
-            path = self._root / name
             problem = self._problems.get(name, "")
-            row = self._rows.get(name, {})
-            if not problem and name in self._rows and not os.path.lexists(path):
-                problem = "is named in the metadata but does not exist"
             yield self.columns.describe(
-                row, printable_name(name), None if problem else path, problem
+                self._rows.get(name, ()),
+                printable_name(name),
+                None if problem else self._root / name,
+                problem,
             )
+
+    def content(self, row: int) -> Path:
+        """Return the file of a row."""
+        return self._root / self._names[row]
 
     def _walk(self) -> list[str]:
         def refuse(error: OSError) -> None:
@@ -97,31 +102,60 @@ class FolderSource:
             ]
         return found
 
-    def _metadata(self, files: list[str]) -> dict[str, Row] | None:
-        """Return the metadata rows by relative name, or None if there is no metadata file."""
-        folders = {PurePosixPath(name).parent for name in files} | {PurePosixPath()}
-        rows: dict[str, Row] | None = None
-        for folder in sorted(folders):
-            for file_name in METADATA_FILES:
-                path = self._root / folder / file_name
-                if path.is_file():
-                    rows = {} if rows is None else rows
-                    for row in _read_table(path):
-                        self._add(rows, folder, row, path)
-                    break
-        return rows
+    def _tables(self, folder: Path, files: Iterable[str]) -> list[Path]:
+        """Return the metadata files above the split, at its top and in its folders."""
+        inside = {posixpath.dirname(name) for name in files} | {""}
+        folders = [self._root / name for name in sorted(inside)]
+        if self._root != folder:
+            folders.insert(0, folder)
+        paths = [folder / file_name for folder in folders for file_name in METADATA_FILES]
+        return [path for path in paths if path.is_file()]
 
-    def _add(self, rows: dict[str, Row], folder: PurePosixPath, row: Row, path: Path) -> None:
-        name = row.get(_FILE_COLUMN)
-        if not isinstance(name, str) or not name.strip():
+    def _add(self, path: Path, folder: Path, names: FileNames, options: SourceOptions) -> None:
+        """Give the rows of a table to the files that they name."""
+        chosen = options.image_column if options.image_column != _IMAGE_COLUMN else None
+        table = read_table(path, chosen)
+        self.remarks += table.remarks
+        self._column_names |= dict.fromkeys(name for row in table.rows for name in row)
+        above = path.parent == folder != self._root
+        where = "" if above else path.parent.relative_to(self._root).as_posix().removeprefix(".")
+        for row in table.rows:
+            name = row[table.file_column]
+            if above and (name := self._in_split(name, row)) is None:
+                continue
+            found, problem = names.find(where, name)
+            if problem:
+                self._problems[found] = problem
+            self._rows[found].append(row)
+
+    def _in_split(self, name: Any, row: Row) -> str | None:  # noqa: ANN401 - a cell
+        """Return a name in a table above the splits as it is in this split; None if in another."""
+        first, slash, rest = str(name).replace("\\", "/").removeprefix("./").partition("/")
+        if slash:
+            return rest if first == self.split else None
+        return first if row.get("split") == self.split else None
+
+    def _find_columns(self, options: SourceOptions) -> Columns:
+        """Return which column is what, once it is known to hold text."""
+        names = list(self._column_names)
+        if options.image_column not in (None, _IMAGE_COLUMN, *names):
             raise SourceError(
-                f"{path.name} has a row without {_FILE_COLUMN}: every row names its image by it."
+                f"The images of a folder are the column {_IMAGE_COLUMN!r}, "
+                f"not {options.image_column!r}."
             )
-        inside = os.path.normpath(folder / name)
-        if os.path.isabs(name) or inside.startswith(".."):
-            self._problems[name] = "is named in the metadata but lies outside the source"
-            return
-        rows[Path(inside).as_posix()] = row
+        rows = [row for of_file in self._rows.values() for row in of_file]
+        columns = find_columns(
+            names, options, None, lambda name: holds_captions(row.get(name) for row in rows)
+        )
+        for captions in (columns.given, columns.references):
+            if captions is not None:
+                captions.check(rows)
+        if names and columns.given is None and columns.references is None:
+            self.remarks.append(
+                f"No column of the metadata is known to hold captions; it has: "
+                f"{shown_columns(names)}. Name it with --caption-column."
+            )
+        return columns
 
     def _fingerprint(self, files: list[str]) -> str:
         present = set(files)
@@ -139,6 +173,17 @@ class FolderSource:
         return digest.hexdigest()
 
 
+def with_train_split(folder: Path, options: SourceOptions) -> SourceOptions:
+    """Ask for the sub-folder ``train`` if no split is asked for and others lie beside it.
+
+    Whoever trains on all of a folder would train on what is kept for the test.
+    """
+    beside = {path.name.lower() for path in folder.iterdir() if path.is_dir()} & _OTHER_SPLITS
+    if options.split is None and beside and (folder / "train").is_dir():
+        return replace(options, split="train")
+    return options
+
+
 def _split_folder(folder: Path, options: SourceOptions) -> Path:
     if options.split is None:
         return folder
@@ -146,38 +191,3 @@ def _split_folder(folder: Path, options: SourceOptions) -> Path:
     if options.split not in splits:
         raise SourceError(f"{options.source} has no split {options.split!r}: no such sub-folder.")
     return folder / options.split
-
-
-def _read_table(path: Path) -> Iterator[Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                csv.field_size_limit(_MAX_CSV_FIELD)
-                for row in csv.DictReader(file):
-                    yield {name: _cell(value) for name, value in row.items() if name is not None}
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parse(line, path.name, number)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path.name} cannot be read ({error}).") from error
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401 - csv gives text, None or a list of surplus cells
-    """Return a list where a cell holds one as JSON: CSV has no other way to hold five captions."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
-def _parse(line: str, file_name: str, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"Line {number} of {file_name} is not valid JSON.") from error
-    if not isinstance(row, dict):
-        raise SourceError(f"Line {number} of {file_name} is not a JSON object.")
-    return row

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import ImageError
 from core.images import DecodedImage, DecodeLimits, decode, thumbnail_webp
-from core.records import Caption
-from precompute.shards import Skipped
+from core.records import Caption, ImageRecord
+from precompute.caption_columns import merged
+from precompute.shards import Duplicate, Skipped
 from precompute.sources import SourceImage
 
 _MAX_DECODERS = 4
@@ -65,3 +66,28 @@ def given_caption(row: SourceImage) -> Caption:
     """Return the source's own caption, flagged if there is none."""
     text = row.given_caption or ""
     return Caption(text, () if text else ("empty",))
+
+
+def with_references(
+    records: Sequence[ImageRecord], duplicates: Iterable[Duplicate]
+) -> list[ImageRecord]:
+    """Return the records with the references of files and rows of the same bytes added.
+
+    A text that is searched as the picture's caption is no reference to it.
+    """
+    more: dict[str, list[str]] = defaultdict(list)
+    for duplicate in duplicates:
+        more[duplicate.id] += duplicate.references
+    return [
+        replace(
+            record,
+            references=tuple(
+                text
+                for text in merged(record.references, more[record.id])
+                if text in record.references or text != record.caption
+            ),
+        )
+        if record.id in more
+        else record
+        for record in records
+    ]

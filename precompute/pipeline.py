@@ -17,10 +17,10 @@ from core.describing import Describer, record_of
 from core.errors import GalleryError, ModelError, SourceError
 from core.images import DecodeLimits
 from core.profiles import Models
-from core.records import Caption
+from core.records import Caption, ImageRecord
 from precompute.build_plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
 from precompute.build_report import BuildResult, report_of
-from precompute.pictures import Picture, ahead, given_caption, prepare
+from precompute.pictures import Picture, ahead, given_caption, prepare, with_references
 from precompute.shards import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
 from precompute.sources import Source, SourceImage, open_source
 
@@ -126,6 +126,8 @@ class _Build:
                 f"{', '.join(differs)}: starting over."
             )
         shards = self._workspace.finished()
+        for remark in self._source.remarks:
+            self._say(remark)
         resumed = sum(shard.rows for shard in shards)
         if resumed:
             self._say(f"Going on after {resumed:,} rows of an interrupted build.")
@@ -135,18 +137,24 @@ class _Build:
         shards += self._new_shards(len(shards), resumed)
         done = sum(shard.rows for shard in shards) - resumed
         speed = done / max(time.perf_counter() - started, 1e-9)
+        duplicates = [item for shard in shards for item in shard.duplicates]
         result = BuildResult(
             images=sum(len(shard.records) for shard in shards),
             skipped=tuple(item for shard in shards for item in shard.skipped),
-            duplicates=tuple(item for shard in shards for item in shard.duplicates),
+            duplicates=tuple(item for item in duplicates if not item.is_row),
             notes=tuple(item for shard in shards for item in shard.notes),
             resumed_rows=resumed,
             seconds=time.perf_counter() - started,
             images_per_second=speed,
+            merged_rows=sum(item.is_row for item in duplicates),
         )
         if not result.images:
             self._refuse_empty(result)
-        self._assemble(shards, result)
+        records = with_references(
+            [record for shard in shards for record in shard.records], duplicates
+        )
+        self._check_captions(records)
+        self._assemble(len(shards), records, result)
         self._workspace.publish()
         return result
 
@@ -205,7 +213,7 @@ class _Build:
             if isinstance(row, Skipped):
                 shard.skipped.append(row)
             elif (first := self._names_by_sha.get(row.decoded.sha256)) is not None:
-                shard.duplicates.append(Duplicate(row.row.file_name, first))
+                shard.duplicates.append(self._duplicate(row, first))
             else:
                 self._names_by_sha[row.decoded.sha256] = row.row.file_name
                 batch.append(row)
@@ -220,6 +228,21 @@ class _Build:
             self._keep(number, shard, parts)
         advance(waiting)
         return shard
+
+    def _duplicate(self, picture: Picture, first: str) -> Duplicate:
+        """Return what an earlier picture gets of a row with the same bytes: its captions."""
+        row, columns = picture.row, self._source.columns
+        references = row.references
+        if row.given_caption and columns.given == columns.references:
+            references = (row.given_caption, *references)
+        another_row = self._source.kind == "dataset" and bool(references)
+        return Duplicate(
+            row.file_name,
+            first,
+            picture.decoded.id,
+            references,
+            is_row=another_row or row.file_name == first,
+        )
 
     def _batch(self, batch: list[Picture], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
         given = None
@@ -251,22 +274,51 @@ class _Build:
             raise ModelError("A model gave embeddings that are not numbers.")
         self._workspace.write_shard(number, shard, {"captions": captions, "clip": clip})
 
-    def _assemble(self, shards: list[Shard], result: BuildResult) -> None:
+    def _check_captions(self, records: list[ImageRecord]) -> None:
+        """Say how many pictures got no caption from a column that was named.
+
+        Raises:
+            SourceError: The captions that are searched were to come from it, and there is none.
+        """
+        columns, asked = self._source.columns, self._options.source
+        given = sum(bool(record.caption) for record in records)
+        if columns.given is not None and not given:
+            self._workspace.discard()
+            raise SourceError(
+                f"No caption came out of the column {columns.given.name!r}: it is blank for all "
+                f"{len(records):,} pictures that could be read. Name another with --captions-from."
+            )
+        referred = sum(bool(record.references) for record in records)
+        for named, column, count in (
+            (asked.captions_from, columns.given, given),
+            (asked.caption_column, columns.references, referred),
+        ):
+            if named is None or column is None or count == len(records):
+                continue
+            few = f"{len(records) - count:,} of {len(records):,} pictures have no caption in it"
+            self._say(
+                f"The column {column.name!r} gave no caption at all."
+                if not count
+                else f"The column {column.name!r}: {few}."
+            )
+
+    def _assemble(self, shards: int, records: list[ImageRecord], result: BuildResult) -> None:
         from core.gallery_writer import write_gallery
         from core.manifest import Counts, SourceRef
 
         options, profile = self._options, self._options.profile
-        records = [record for shard in shards for record in shard.records]
-        self._workspace.write_report(report_of(self._source.name, profile.name, result, records))
+        report = report_of(self._source.name, profile.name, result, records)
+        self._workspace.write_report({**report, "remarks": list(self._source.remarks)})
         columns = self._source.columns
+        captions = columns.given or columns.references
         write_gallery(
             self._workspace.gallery,
             name=gallery_name(self._workspace.out),
             records=records,
             caption_embeddings=self._workspace.embeddings(
-                "captions", len(shards), profile.sentence.dim or 0
+                "captions", shards, profile.sentence.dim or 0
             ),
-            clip_embeddings=self._workspace.embeddings("clip", len(shards), profile.clip.dim or 0),
+            clip_embeddings=self._workspace.embeddings("clip", shards, profile.clip.dim or 0),
             profile=profile,
             source=SourceRef(
                 kind=self._source.kind,
@@ -274,10 +326,10 @@ class _Build:
                 split=self._source.split,
                 revision=self._source.revision,
                 image_column=columns.image,
-                caption_column=columns.given or columns.references,
+                caption_column=captions.name if captions else None,
                 limit=options.source.limit,
             ),
-            caption_origin=f"column:{columns.given}" if columns.given else "generated",
+            caption_origin=f"column:{columns.given.name}" if columns.given else "generated",
             captions_per_image=options.captions_per_image,
             caption_pooling=options.caption_pooling,
             counts=Counts(

@@ -60,10 +60,21 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A file whose bytes are those of an earlier one."""
+    """A file, or a row of a dataset, whose bytes are those of an earlier one.
+
+    Attributes:
+        file_name: Its name.
+        same_as: The name of the earlier one.
+        id: Of the picture that is stored.
+        references: Captions it came with; the picture gets them too.
+        is_row: Whether it is but one more row of the picture, with another caption.
+    """
 
     file_name: str
     same_as: str
+    id: str = ""
+    references: tuple[str, ...] = ()
+    is_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,10 @@ class Shard:
             rows=content["rows"],
             records=[record_from(record) for record in content["records"]],
             skipped=[Skipped(**item) for item in content["skipped"]],
-            duplicates=[Duplicate(**item) for item in content["duplicates"]],
+            duplicates=[
+                Duplicate(**{**item, "references": tuple(item["references"])})
+                for item in content["duplicates"]
+            ],
             notes=[Note(**item) for item in content["notes"]],
         )
 

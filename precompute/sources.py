@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import SourceError
-
-CAPTION_COLUMNS = ("captions", "caption", "sentences", "text")
-"""Names under which reference captions are found by themselves, in this order."""
+from core.text import whole_characters
+from precompute.caption_columns import (
+    CaptionColumn,
+    find_captions,
+    merged,
+    named_captions,
+    text_of,
+)
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 """Names under which images are looked for where no column is declared to hold images."""
 
 LICENSE_COLUMNS = ("license", "licence")
 URL_COLUMNS = ("source_url",)
-METADATA_FILES = ("metadata.jsonl", "metadata.csv")
-"""Beside the images of an imagefolder: one row a file, named by ``file_name``."""
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
+"""Beside or above the images of an imagefolder: one row or more a file, which it names."""
 
 _DATASET_ID = re.compile(r"\A[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
-_SHOWN_COLUMNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class Source(Protocol):
         columns: Which column is what.
         total: Rows that will be read, if that is known beforehand.
         fingerprint: Changes when the content does, as far as can be told without reading it all.
+        remarks: Sentences for the operator about what was found and how it was read.
     """
 
     kind: str
@@ -103,6 +108,7 @@ class Source(Protocol):
     columns: Columns
     total: int | None
     fingerprint: str
+    remarks: list[str]
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the rows from number ``start`` (from 0) up to the limit.
@@ -113,42 +119,55 @@ class Source(Protocol):
         ...
 
 
+class KeptSource(Source, Protocol):
+    """A source whose pictures lie on this machine and can be read again, in any order."""
+
+    def content(self, row: int) -> Path | bytes | Opener:
+        """Return the encoded picture of a row, which has one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a source is what; None where it has none."""
+    """Which column of a source is what; None where it has none.
+
+    Attributes:
+        names: All columns there are.
+    """
 
     image: str | None = None
-    references: str | None = None
-    given: str | None = None
+    references: CaptionColumn | None = None
+    given: CaptionColumn | None = None
     license: str | None = None
     source_url: str | None = None
     lines: bool = False
+    names: tuple[str, ...] = ()
 
     def used(self) -> list[str]:
         """Return the distinct names, for reading no other columns."""
-        names = (self.image, self.references, self.given, self.license, self.source_url)
+        names = [self.image, self.license, self.source_url]
+        for captions in (self.references, self.given):
+            names += captions.columns if captions is not None else ()
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def describe(
         self,
-        row: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
         file_name: str,
         content: Path | bytes | Opener | None,
         problem: str = "",
     ) -> SourceImage:
-        """Make a :class:`SourceImage` of a row's other columns.
+        """Make a :class:`SourceImage` of the other columns of a picture's rows.
 
-        A caption that is given, and so searched, is not a reference too: an evaluation that asks
-        for the very text that is indexed measures nothing.
-
-        Raises:
-            SourceError: A column of captions holds numbers or bytes.
+        A picture may have a row for each of its captions: it gets them all, and the first licence
+        and address. A caption that is given, and so searched, is not a reference too: an
+        evaluation that asks for the very text that is indexed measures nothing.
         """
-        references = self._captions(row, self.references)
+        references = self._captions(rows, self.references)
         given: str | None = None
         if self.given is not None:
-            first, *_ = self._captions(row, self.given) or ("",)
-            given = first
+            found = self._captions(rows, self.given)
+            given = found[0] if found else ""
             if self.given == self.references:
                 references = references[1:]
         return SourceImage(
@@ -157,78 +176,61 @@ class Columns:
             problem=problem,
             given_caption=given,
             references=references,
-            license=_text(row.get(self.license)) if self.license else None,
-            source_url=_text(row.get(self.source_url)) if self.source_url else None,
+            license=_first_text(rows, self.license),
+            source_url=_first_text(rows, self.source_url),
         )
 
-    def _captions(self, row: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
-        value = row.get(column) if column is not None else None
-        reject_numbers(value, column)
-        if self.lines and isinstance(value, str):
-            return captions_of(value.splitlines())
-        return captions_of(value)
+    def _captions(
+        self, rows: Sequence[Mapping[str, Any]], column: CaptionColumn | None
+    ) -> tuple[str, ...]:
+        if column is None:
+            return ()
+        found = [column.captions(row, lines=self.lines) for row in rows]
+        return found[0] if len(found) == 1 else merged(*found)
 
 
-def find_columns(names: Sequence[str], options: SourceOptions, image: str | None) -> Columns:
+def find_columns(
+    names: Sequence[str],
+    options: SourceOptions,
+    image: str | None,
+    holds_captions: Callable[[str], bool | None],
+) -> Columns:
     """Return which of a source's columns is what.
 
     Args:
         names: All columns.
         options: Names that were asked for.
         image: Column of the images, already found.
+        holds_captions: Whether a column that nobody named holds text; None if it is blank.
 
     Raises:
         SourceError: A column that was asked for does not exist.
     """
-    for wanted in (options.caption_column, options.captions_from):
-        if wanted is not None:
-            check_column(wanted, names, options.source)
+    given, references = (
+        named_captions(wanted, names, options.source) if wanted is not None else None
+        for wanted in (options.captions_from, options.caption_column)
+    )
+    if references is None:
+        found = {name: holds_captions(name) for name in names if name != image}
+        references = find_captions([name for name in found if found[name]])
+        references = references or find_captions([n for n in found if found[n] is not False])
+        if given is not None and references is not None and given.columns == references.columns:
+            # One text of several by name: those of the others are not references to it.
+            references = given
     return Columns(
         image=image,
-        references=options.caption_column or _first(CAPTION_COLUMNS, names),
-        given=options.captions_from,
+        references=references,
+        given=given,
         license=_first(LICENSE_COLUMNS, names),
         source_url=_first(URL_COLUMNS, names),
         lines=options.caption_lines,
+        names=tuple(names),
     )
-
-
-def check_column(wanted: str, names: Sequence[str], source: str) -> None:
-    """Raise SourceError, naming the columns there are, unless ``wanted`` is one of them."""
-    if wanted in names:
-        return
-    if not names:
-        raise SourceError(
-            f"{source} has no column {wanted!r}: it is a plain folder, without a "
-            f"{' or '.join(METADATA_FILES)}."
-        )
-    shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")
-    raise SourceError(f"{source} has no column {wanted!r}; it has: {shown}.")
-
-
-def reject_numbers(value: Any, column: str | None) -> None:  # noqa: ANN401 - whatever a row holds
-    """Raise SourceError if a value of a column of captions is a number or bytes."""
-    first = value[0] if isinstance(value, list) and value else value
-    if isinstance(first, (int, float, bytes)):
-        raise SourceError(f"The column {column!r} holds {type(first).__name__}, not text.")
-
-
-def captions_of(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a row holds
-    """Return the captions in a value: a string, a list of them, or rows with a ``raw`` text."""
-    if isinstance(value, str):
-        text = " ".join(value.split())
-        return (text,) if text else ()
-    if isinstance(value, Mapping):
-        key = _first(("raw", "caption", "text", "sentence"), list(value))
-        return captions_of(value[key]) if key else ()
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return tuple(text for item in value for text in captions_of(item))
-    return ()
 
 
 def printable_name(name: str) -> str:
     """Return a file's name as text that can be written as UTF-8, whatever its bytes are."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return whole_characters(name)
 
 
 def open_source(options: SourceOptions) -> Source:
@@ -237,28 +239,43 @@ def open_source(options: SourceOptions) -> Source:
     Raises:
         SourceError: It does not exist, is empty, cannot be reached, or lacks a column.
     """
+    return _open(options, kept=False)
+
+
+def open_kept_source(options: SourceOptions) -> KeptSource:
+    """Open a source for training: a dataset is fetched whole, not streamed.
+
+    Of several splits ``train`` is taken if none is asked for.
+
+    Raises:
+        SourceError: As :func:`open_source`.
+    """
+    return _open(options, kept=True)
+
+
+def _open(options: SourceOptions, *, kept: bool) -> KeptSource:
     if options.limit is not None and options.limit < 1:
         raise SourceError(f"--limit must be 1 or more, not {options.limit}.")
     path = Path(options.source).expanduser()
     if path.exists():
-        return _open_local(path, options)
+        return _open_local(path, options, kept=kept)
     if options.source.count("/") > 1 or not _DATASET_ID.match(options.source):
         raise SourceError(f"There is no folder {options.source}.")
     from precompute.dataset_source import open_hub_dataset
 
-    return open_hub_dataset(options)
+    return open_hub_dataset(options, kept=kept)
 
 
-def _open_local(path: Path, options: SourceOptions) -> Source:
-    from precompute.folder_source import FolderSource
+def _open_local(path: Path, options: SourceOptions, *, kept: bool) -> KeptSource:
+    from precompute.folder_source import FolderSource, with_train_split
 
     if path.is_dir() and not _is_dataset_folder(path):
-        return FolderSource(path, options)
+        return FolderSource(path, with_train_split(path, options) if kept else options)
     if path.is_file() and path.suffix != ".parquet":
         raise SourceError(f"{options.source} is a file; a source is a folder or a dataset.")
     from precompute.dataset_source import open_local_dataset
 
-    return open_local_dataset(path, options)
+    return open_local_dataset(path, options, kept=kept)
 
 
 def _is_dataset_folder(path: Path) -> bool:
@@ -274,5 +291,7 @@ def _first(candidates: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in candidates if name in names), None)
 
 
-def _text(value: Any) -> str | None:  # noqa: ANN401 - whatever a row holds
-    return (" ".join(str(value).split()) or None) if value is not None else None
+def _first_text(rows: Sequence[Mapping[str, Any]], column: str | None) -> str | None:
+    if column is None:
+        return None
+    return next((text for row in rows if (text := text_of(row.get(column))) is not None), None)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -171,6 +172,75 @@ def test_given_captions_are_used_and_no_captioner_is_loaded(tiny, tmp_path):
         )
     )
     assert [row["references"] for row in rows(tmp_path / "out2")] == [["t0"], ["t1"], ["t2"]]
+
+
+def one_row_a_caption(path: Path, pictures: int, captions: int) -> Path:
+    """A parquet file that holds each picture once for each of its captions."""
+    cells = [
+        {
+            "image": {"bytes": noise_photo(i), "path": f"{i}.png"},
+            "caption": f"caption {j} of picture {i}",
+        }
+        for j in range(captions)
+        for i in range(pictures)
+    ]
+    pq.write_table(pa.Table.from_pylist(cells), path)
+    return path
+
+
+def test_one_row_a_caption_is_one_picture_with_all_its_captions(tiny, tmp_path):
+    source = one_row_a_caption(tmp_path / "rows.parquet", pictures=4, captions=3)
+    result = build(options(source, tmp_path / "out", tiny, shard_size=2))
+    assert [row["references"] for row in rows(tmp_path / "out")] == [
+        [f"caption {j} of picture {i}" for j in range(3)] for i in range(4)
+    ]
+    assert (result.images, result.merged_rows, result.duplicates) == (4, 8, ())
+    assert Gallery.open(tmp_path / "out", tiny).manifest.counts.duplicates == 0
+    build(options(source, tmp_path / "given", tiny, captions_from="caption"))
+    for i, row in enumerate(rows(tmp_path / "given")):
+        assert row["caption"] == f"caption 0 of picture {i}"
+        assert row["references"] == [f"caption {j} of picture {i}" for j in (1, 2)]
+
+
+def test_the_captions_of_a_duplicate_file_are_kept(tiny, tmp_path):
+    source = photos(tmp_path / "in", 2)
+    shutil.copy(source / "000.png", source / "copy.png")
+    lines = [{"file_name": name, "text": f"of {name}"} for name in ("000.png", "copy.png")]
+    (source / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    result = build(options(source, tmp_path / "out", tiny))
+    assert [row["references"] for row in rows(tmp_path / "out")] == [
+        ["of 000.png", "of copy.png"],
+        [],
+    ]
+    assert (len(result.duplicates), result.merged_rows) == (1, 0)
+
+
+def test_a_column_that_was_named_and_gave_no_caption_is_told(tiny, tmp_path):
+    cells = [{"bytes": noise_photo(i), "path": f"{i}.png"} for i in range(2)]
+    blank = pa.table({"image": cells, "alt": ["", None], "text": ["a dog", " "]})
+    source = tmp_path / "blank.parquet"
+    pq.write_table(blank, source)
+    with pytest.raises(SourceError, match=r"No caption came out of the column 'alt'.* 2 pictures"):
+        build(options(source, tmp_path / "out", tiny, captions_from="alt"))
+    assert not (tmp_path / "out").exists()
+    assert litter(tmp_path) == []
+    said: list[str] = []
+    build(options(source, tmp_path / "some", tiny, captions_from="text"), say=said.append)
+    assert "The column 'text': 1 of 2 pictures have no caption in it." in said
+    build(options(source, tmp_path / "none", tiny, caption_column="alt"), say=said.append)
+    assert "The column 'alt' gave no caption at all." in said
+
+
+def test_half_an_emoji_ends_no_build(tiny, tmp_path):
+    source = photos(tmp_path / "in", 1)
+    (source / "metadata.jsonl").write_text(
+        '{"file_name": "000.png", "text": "so cute \\ud83d", "license": "x\\udc00"}\n'
+        '{"file_name": "gone\\ud83d.png", "text": "x"}\n'
+    )
+    result = build(options(source, tmp_path / "out", tiny, captions_from="text"))
+    (row,) = rows(tmp_path / "out")
+    assert (row["caption"], row["license"]) == ("so cute", "x")
+    assert [item.file_name for item in result.skipped] == ["gone\N{REPLACEMENT CHARACTER}.png"]
 
 
 def test_batches_and_shards_do_not_change_what_is_stored(tiny, tmp_path):

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import SourceError
+from precompute.caption_columns import captions_of
 from precompute.dataset_source import DatasetSource
-from precompute.sources import SourceOptions, captions_of, open_source
+from precompute.sources import SourceOptions, open_source
 from tests.precompute.conftest import noise_photo
 
 
@@ -51,7 +52,7 @@ class TestFolder:
         source = opened(photos)
         assert source.kind == "imagefolder"
         assert [row.references for row in source.read(0)] == [(), ("t",), ()]
-        assert source.columns.references == "text"
+        assert source.columns.references.name == "text"
 
     def test_references_are_found_in_order_of_their_names(self, photos):
         row = {"file_name": "a.png", "text": "t", "caption": "c", "sentences": ["s"]}
@@ -86,7 +87,10 @@ class TestFolder:
         [
             ('{"file_name": "a.png"}\n{oops', "Line 2 of metadata.jsonl is not valid JSON"),
             ("[1]", "Line 1 of metadata.jsonl is not a JSON object"),
-            ('{"text": "x"}', "a row without file_name"),
+            (
+                '{"text": "x"}',
+                "has no column that names the images, such as file_name; it has: text",
+            ),
             (b"\xff\xfe\x00", "metadata.jsonl cannot be read"),
         ],
     )

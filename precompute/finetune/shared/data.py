@@ -1,30 +1,46 @@
-"""Images with their captions, from a Hugging Face dataset or an imagefolder."""
+"""Images with their captions, from whatever ``build`` reads too."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.config import get_settings
 from core.errors import SourceError
+from core.files import sha256_of
 from core.images import DecodeLimits, decode
-from precompute.dataset_source import find_image_column
+from precompute.caption_columns import CAPTION_COLUMNS, merged, shown_columns
 from precompute.metrics import normalise_caption
-from precompute.sources import (
-    CAPTION_COLUMNS,
-    SourceOptions,
-    captions_of,
-    find_columns,
-    reject_numbers,
-)
+from precompute.sources import KeptSource, SourceOptions, open_kept_source
 
 if TYPE_CHECKING:
-    import datasets
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+_NAMED_SKIPPED = 10
+
+
+class Photo(NamedTuple):
+    """An image of a source, still encoded.
+
+    Attributes:
+        file_name: What the source calls it.
+        size: In bytes; 0 where it is known only once it is fetched.
+        place: Its file, or its row in the source.
+        sha256: Hex digest of its bytes where it was needed to tell it from others; else empty.
+    """
+
+    file_name: str
+    size: int
+    place: Path | int
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +48,16 @@ class Pairs:
     """A sequence of (RGB image, its captions); images are decoded when asked for.
 
     Attributes:
-        dataset: The rows, images still encoded.
-        image_column: Which column holds the image.
-        captions: The captions of every row, at least one each, stripped.
-        name: What the rows are, for a report: the source, and its split if one was asked for.
-        whole: What these rows were chosen from, if they were chosen.
+        source: What the images are read from.
+        photos: The images.
+        captions: The captions of every image, at least one each, cleaned.
+        name: What the images are, for a report: the source, and its split if one was asked for.
+        whole: What these images were chosen from, if they were chosen.
         rows: Which rows of ``whole`` they are.
     """
 
-    dataset: datasets.Dataset
-    image_column: str
+    source: KeptSource
+    photos: tuple[Photo, ...]
     captions: tuple[tuple[str, ...], ...]
     name: str
     whole: Pairs | None = None
@@ -67,17 +83,16 @@ class Pairs:
         gives them, which follows the spelling of the path.
         """
         digest = hashlib.sha256()
-        for encoded, captions in zip(self.dataset[self.image_column], self.captions, strict=True):
-            path, content = encoded.get("path") or "", encoded.get("bytes")
-            size = len(content) if content else Path(path).stat().st_size
-            digest.update(json.dumps([Path(path).name, size, captions]).encode())
+        for photo, captions in zip(self.photos, self.captions, strict=True):
+            name = Path(photo.file_name).name
+            digest.update(json.dumps([name, photo.size, captions]).encode())
         return digest.hexdigest()[:16]
 
     def select(self, rows: Sequence[int], name: str) -> Pairs:
         """Return some rows, in the order given, under another name."""
         return Pairs(
-            self.dataset.select(rows),
-            self.image_column,
+            self.source,
+            tuple(self.photos[row] for row in rows),
             tuple(self.captions[row] for row in rows),
             name,
             self,
@@ -118,18 +133,20 @@ class Pairs:
 
     def file_name(self, row: int) -> str:
         """Return what the source calls an image, or its row number."""
-        path = self.dataset[row][self.image_column].get("path")
-        return Path(path).name if path else f"row {row}"
+        return self.photos[row].file_name
 
     def image(self, row: int) -> Image:
         """Decode one image.
 
         Raises:
             ImageError: It cannot be decoded.
+            SourceError: The source stopped answering.
         """
-        encoded = self.dataset[row][self.image_column]
-        source = encoded["bytes"] if encoded.get("bytes") else Path(encoded["path"])
-        return decode(source, self.file_name(row), DecodeLimits.of(get_settings())).image
+        photo, limits = self.photos[row], DecodeLimits.of(get_settings())
+        content = self.source.content(photo.place) if isinstance(photo.place, int) else photo.place
+        if not isinstance(content, (bytes, Path)):
+            content = content(limits.max_bytes)
+        return decode(content, photo.file_name, limits).image
 
 
 def load_pairs(
@@ -141,63 +158,105 @@ def load_pairs(
     *,
     revision: str | None = None,
 ) -> Pairs:
-    """Load images with captions.
+    """Load images with captions, as ``build`` reads them.
+
+    Images with the same bytes are one, with the captions of all. An image that is listed but is
+    not there is named in the log and left out.
 
     Args:
-        source: An imagefolder (``metadata.jsonl`` or ``metadata.csv`` holds the captions), or
+        source: A folder with metadata beside or above its photos, a saved or parquet dataset, or
             the id of a dataset on the Hub.
-        split: Which split; if None, the only one, or ``train``.
+        split: A split of the dataset, or a sub-folder; if None, all there is, or ``train`` where
+            other splits lie beside it.
         image_column: If None, found as :mod:`precompute.sources` finds it.
-        caption_column: A string or a list of strings a row; None likewise.
-        limit: Keep the first rows only.
+        caption_column: One or several captions a row; None likewise.
+        limit: Keep the first images only.
         revision: Commit, branch or tag of a Hub dataset.
 
     Raises:
         SourceError: The source cannot be read, or lacks the split, the columns, or any caption.
     """
-    import datasets
-
-    rows = _load(source, split, revision)
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
-    options = SourceOptions(source, image_column=image_column, caption_column=caption_column)
-    image_column = find_image_column(rows.features, options)
-    caption_column = find_columns(list(rows.features), options, image_column).references
-    if caption_column is None:
+    opened = open_kept_source(
+        SourceOptions(
+            source,
+            split,
+            revision=revision,
+            image_column=image_column,
+            caption_column=caption_column,
+        )
+    )
+    column = opened.columns.references
+    if column is None:
         raise SourceError(
             f"{source} has no column of captions (such as {', '.join(CAPTION_COLUMNS)}), only "
-            f"{', '.join(rows.features)}. Name it with --caption-column."
+            f"{shown_columns(opened.columns.names)}. Name it with --caption-column."
         )
-    values = rows[caption_column]
-    reject_numbers(next((value for value in values if value), None), caption_column)
-    captions = tuple(captions_of(value) for value in values)
-    kept = [row for row, texts in enumerate(captions) if texts]
-    if not kept:
-        raise SourceError(f"The column {caption_column} of {source} holds no captions.")
-    if len(kept) < len(captions):
-        rows, captions = rows.select(kept), tuple(captions[row] for row in kept)
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return Pairs(rows, image_column, captions, _name(source, split))
+    if opened.kind != "dataset" and opened.split != split:
+        logger.warning("%s: of its splits only %s is read; see --split.", source, opened.split)
+    for remark in opened.remarks:
+        logger.warning("%s: %s", source, remark)
+    photos, captions, problems = _captioned(opened)
+    if problems:
+        named = "; ".join(problems[:_NAMED_SKIPPED])
+        more = f"; and {len(problems) - _NAMED_SKIPPED:,} more"
+        logger.warning(
+            "%s: %s listed photos are left out: %s%s.",
+            source,
+            f"{len(problems):,}",
+            named,
+            more if len(problems) > _NAMED_SKIPPED else "",
+        )
+    photos, captions = _one_of_each(photos, captions)
+    if not photos:
+        raise SourceError(f"The column {column.name} of {source} holds no captions.")
+    name = f"{opened.name}:{opened.split}" if opened.split and split else opened.name
+    return Pairs(opened, tuple(photos[:limit]), tuple(captions[:limit]), name)
 
 
-def _name(source: str, split: str | None) -> str:
-    folder = Path(source)
-    name = folder.resolve().name if folder.is_dir() else source
-    return f"{name}:{split}" if split else name
+def _captioned(source: KeptSource) -> tuple[list[Photo], list[tuple[str, ...]], list[str]]:
+    """Return the images that have captions, their captions, and why others are left out."""
+    photos: list[Photo] = []
+    captions: list[tuple[str, ...]] = []
+    problems: list[str] = []
+    for number, row in enumerate(source.read(0)):
+        content = row.content
+        problem = row.problem
+        if content is None or not row.references:
+            problems += [f"{row.file_name} {problem}"] if problem else []
+            continue
+        photo = Photo(row.file_name, 0, number)
+        if isinstance(content, bytes):
+            digest = hashlib.sha256(content).hexdigest()
+            photo = Photo(row.file_name, len(content), number, digest)
+        elif isinstance(content, Path):
+            try:
+                photo = Photo(row.file_name, content.stat().st_size, content)
+            except OSError as error:
+                problems.append(f"{row.file_name} cannot be read ({error.strerror})")
+                continue
+        photos.append(photo)
+        captions.append(row.references)
+    return photos, captions, problems
 
 
-def _load(source: str, split: str | None, revision: str | None) -> datasets.Dataset:
-    import datasets
+def _one_of_each(
+    photos: Sequence[Photo], captions: Sequence[tuple[str, ...]]
+) -> tuple[list[Photo], list[tuple[str, ...]]]:
+    """Return images of which no two have the same bytes, each with the captions of all of them.
 
-    try:
-        if Path(source).is_dir():
-            splits = datasets.load_dataset("imagefolder", data_dir=source)
-        else:
-            splits = datasets.load_dataset(source, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        what = "folder or dataset" if not Path(source).exists() else "imagefolder"
-        raise SourceError(f"{source} cannot be read as a {what} of images.") from error
-    wanted = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
-    if wanted not in splits:
-        raise SourceError(f"{source} has no split {wanted!r}, only {', '.join(splits)}.")
-    return splits[wanted]
+    As each other's negatives they would teach that a picture is unlike itself.
+    """
+    sizes = Counter(photo.size for photo in photos)
+    place: dict[str, int] = {}
+    kept: list[Photo] = []
+    said: list[tuple[str, ...]] = []
+    for photo, texts in zip(photos, captions, strict=True):
+        if isinstance(photo.place, Path) and sizes[photo.size] > 1:
+            photo = photo._replace(sha256=sha256_of(photo.place))
+        first = place.setdefault(photo.sha256, len(kept)) if photo.sha256 else len(kept)
+        if first < len(kept):
+            said[first] = merged(said[first], texts)
+            continue
+        kept.append(photo)
+        said.append(texts)
+    return kept, said
