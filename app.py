@@ -19,9 +19,9 @@ from core.errors import SourceError, TwoLensError
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from core.profiles import Models
-    from core.ui.shelf import Shelf
-    from core.uploads import Uploads
+    from core.models.profiles import Models
+    from core.ui.parts.shelf import Shelf
+    from core.uploads.registry import Uploads
 
 logger = logging.getLogger("twolens")
 
@@ -65,8 +65,8 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         GalleryError: A gallery cannot be served.
         ModelError: The profile's models are not there.
     """
-    from core.default_gallery import default_gallery
-    from core.ui.shelf import Shelf
+    from core.ui.parts.shelf import Shelf
+    from precompute.build.sample_gallery import default_gallery
 
     models = models or open_models(settings)
     profile = models.profile
@@ -91,9 +91,9 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
 
 def open_models(settings: Settings) -> Models:
     """Return the models of the profile, none of them loaded."""
-    from core.captioner_choice import with_captioner
-    from core.clip_choice import with_clip
-    from core.profiles import PROFILES, Models
+    from core.models.choose_captioner import with_captioner
+    from core.models.choose_clip import with_clip
+    from core.models.profiles import PROFILES, Models
 
     # A GPU that is rented by the second is for captions; a query is quicker on the CPU.
     device = "cpu" if settings.zero_gpu else settings.device
@@ -112,8 +112,8 @@ def open_uploads(settings: Settings, models: Models) -> Uploads:
         UploadError: Its folder belongs to someone else.
         ModelError: A GPU is rented, and the captioner for it cannot be loaded.
     """
-    from core.upload_captioner import first_guess_s, upload_captioner
-    from core.uploads import Uploads
+    from core.uploads.captioner import first_guess_s, upload_captioner
+    from core.uploads.registry import Uploads
 
     captioner = upload_captioner(models.profile, settings, models.captioner, models.sentence)
     guess = first_guess_s(captioner, settings.device)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from core.decoding import DECODING_FILE
 from core.errors import MissingDependencyError, ModelError
-from core.models import ModelSpec
-from core.weights import files_of, revision_of
+from core.models.captioner.settings import DECODING_FILE
+from core.models.spec import ModelSpec
+from core.models.weights import files_of, revision_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from core.adapters import ADAPTER_CONFIG, adapter_folder, base_of
 from core.errors import ModelError, ModelNotFoundError
-from core.model_location import HUB_ID, located
-from core.models import ModelSpec, Precision
-from core.profiles import PROFILES, Profile
-from core.weights import files_of, local_folder
+from core.models.captioner.adapters import ADAPTER_CONFIG, adapter_folder, base_of
+from core.models.locate import HUB_ID, located
+from core.models.profiles import PROFILES, Profile
+from core.models.spec import ModelSpec, Precision
+from core.models.weights import files_of, local_folder
 
 _LARGE_BYTES = 2_000_000_000
 """Weights of a checkpoint from which on 8 bits are worth their loss."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from core.decoding import DECODING_FILE, Decoding, read_decoding
 from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
-from core.models import ModelSpec, Precision
-from core.weights import files_of, local_folder
+from core.models.captioner.settings import DECODING_FILE, Decoding, read_decoding
+from core.models.spec import ModelSpec, Precision
+from core.models.weights import files_of, local_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def read_instructblip(
     from transformers.utils import GENERATION_CONFIG_NAME
 
     if spec.base is not None:
-        from core.adapters import add_adapter
+        from core.models.captioner.adapters import add_adapter
 
         model, processor = read_instructblip(spec.base, device, precision, dtype=dtype)
         return add_adapter(model, spec, merge=precision != "int8"), processor
@@ -152,7 +152,7 @@ def _multiplied_out(folder: Path) -> dict[str, Any]:
     """
     from transformers import InstructBlipConfig
 
-    from core.tensors import is_8_bit, read_tensors
+    from core.models.tensors import is_8_bit, read_tensors
 
     config = InstructBlipConfig.from_pretrained(folder)
     if not is_8_bit(config):

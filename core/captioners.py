@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.captioner_reading import (
+from core.models.captioner.generation import Written, better, judged, search_arguments, unlike
+from core.models.captioner.loading import (
     decoding_of,
     read_blip,
     read_instructblip,
     supported_precision,
 )
-from core.decoding import Decoding, read_decoding
-from core.generation import Written, better, judged, search_arguments, unlike
-from core.models import ModelSpec, Precision, TextEncoder
+from core.models.captioner.rerank import Sight, best_said, read_sight, said_together
+from core.models.captioner.sampling import sampling_arguments
+from core.models.captioner.settings import Decoding, read_decoding
+from core.models.spec import ModelSpec, Precision, TextEncoder
 from core.records import Caption
-from core.sampling import sampling_arguments
-from core.sight import Sight, best_said, read_sight, said_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +114,7 @@ class _GeneratingCaptioner(ABC):
 
         Returns:
             For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
-            (:class:`core.decoding.FurtherCaptions`), the surest ones first; with a sight, those
+            (:class:`core.models.captioner.settings.FurtherCaptions`), the surest ones first; with a sight, those
             alone that bring the mean of all nearer to what was seen, by how much they do. None of
             them is doubtful, and no two of an image have the same words. They may be fewer, or
             more.
@@ -245,7 +245,7 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
         precision: Exactly this precision, on any device, instead of the above.
-        sentence: Embeds captions, so that a checkpoint with a sight (:mod:`core.sight`) can choose
+        sentence: Embeds captions, so that a checkpoint with a sight (:mod:`core.models.captioner.rerank`) can choose
             among its own; None takes the likeliest one.
     """
 
@@ -277,7 +277,7 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         return np.concatenate(tokens)
 
     def _load(self) -> _Loaded:
-        from core.devices import resolve_device
+        from core.models.devices import resolve_device
 
         device = resolve_device(self._device)
         precision = self._precision or supported_precision(self.spec.precision, device)
@@ -315,7 +315,7 @@ class BlipCaptioner(_GeneratingCaptioner):
     """
 
     def _load(self) -> _Loaded:
-        from core.devices import resolve_device
+        from core.models.devices import resolve_device
 
         device = resolve_device(self._device)
         model, processor, folder = read_blip(self.spec)

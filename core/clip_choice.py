@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from core.clip_towers import find_clip_files, image_precision, lender_of
 from core.errors import ModelError
-from core.model_location import located
-from core.models import ModelSpec
-from core.profiles import PROFILES, Profile
+from core.models.clip.towers import find_clip_files, image_precision, lender_of
+from core.models.locate import located
+from core.models.profiles import PROFILES, Profile
+from core.models.spec import ModelSpec
 
 
 def with_clip(profile: Profile, given: str | None) -> Profile:
@@ -24,7 +24,7 @@ def clip_spec(given: str) -> ModelSpec:
     """Describe the open_clip model that is meant, at a pinned revision; loads no weights.
 
     Args:
-        given: See :func:`core.model_location.located`.
+        given: See :func:`core.models.locate.located`.
 
     Raises:
         ModelNotFoundError: There is no such folder or repository, or no configuration in it.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec, Precision
-from core.weights import local_folder
+from core.models.spec import ModelSpec, Precision
+from core.models.weights import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -279,8 +279,8 @@ def lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
     """
     from safetensors import SafetensorError
 
-    from core.instructblip_tower import VISION_PREFIX, as_open_clip
-    from core.tensors import read_tensors
+    from core.models.clip.lent_tower import VISION_PREFIX, as_open_clip
+    from core.models.tensors import read_tensors
 
     lender = lender_of(files)
     folder = local_folder(lender) if lender else None

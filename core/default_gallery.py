@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
-from core.manifest import Manifest
-from core.profiles import PROFILES, Profile
+from core.gallery.manifest import Manifest
+from core.models.profiles import PROFILES, Profile
 
 logger = logging.getLogger("twolens")
 

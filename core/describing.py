@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.caption_rows import distinct
+from core.gallery.caption_rows import distinct
+from core.models.captioner.fit import read_unsure_rule, with_doubts
 from core.records import Caption, ImageRecord
-from core.unsure import read_unsure_rule, with_doubts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.images import DecodedImage
-    from core.models import Captioner, ImageTextEncoder, TextEncoder
+    from core.images.decode import DecodedImage
+    from core.models.spec import Captioner, ImageTextEncoder, TextEncoder
 
 
 @dataclass(frozen=True, slots=True)

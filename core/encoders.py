@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from core.clip_towers import (
+from core.errors import ModelError, ModelNotFoundError
+from core.models.clip.towers import (
     ClipFiles,
     ImageTower,
     TextTower,
@@ -16,10 +17,9 @@ from core.clip_towers import (
     load_image_tower,
     load_text_tower,
 )
-from core.devices import keep_freed_memory, resolve_device
-from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec, Precision
-from core.weights import local_folder
+from core.models.devices import keep_freed_memory, resolve_device
+from core.models.spec import ModelSpec, Precision
+from core.models.weights import local_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class MiniLmEncoder:
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load.
-        device: See :func:`core.devices.resolve_device`.
+        device: See :func:`core.models.devices.resolve_device`.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str = "auto") -> None:
@@ -137,8 +137,8 @@ class ClipEncoder:
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load. In ``int8`` its image tower
-            multiplies in 8 bits on a CPU that can (:mod:`core.int8_tower`); all else is float32.
-        device: See :func:`core.devices.resolve_device`.
+            multiplies in 8 bits on a CPU that can (:mod:`core.models.clip.int8`); all else is float32.
+        device: See :func:`core.models.devices.resolve_device`.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str = "auto") -> None:
@@ -222,7 +222,7 @@ class ClipEncoder:
         return files
 
     def _load_image_tower(self) -> ImageTower:
-        from core.int8_tower import products_run_in_8_bits, to_8_bits
+        from core.models.clip.int8 import products_run_in_8_bits, to_8_bits
 
         tower = load_image_tower(self._files.get())
         if self._torch_device == "cpu":

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UploadError
-from core.gallery_layout import thumbnail_path
-from core.gallery_writer import write_gallery
-from core.manifest import SourceRef
+from core.gallery.layout import thumbnail_path
+from core.gallery.manifest import SourceRef
+from core.gallery.writer import write_gallery
 
 if TYPE_CHECKING:
-    from core.growing import Snapshot
-    from core.models import ModelSpec
-    from core.profiles import Profile
+    from core.models.profiles import Profile
+    from core.models.spec import ModelSpec
     from core.records import ImageRecord
+    from core.uploads.snapshot import Snapshot
 
 GALLERY_NAME = "my-photos"
 """Name of the gallery, and of the folder in the zip."""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.caption_rows import CaptionRows
-from core.gallery_layout import RECORDS_FILE, embeddings_file, index_file
-from core.gallery_writer import check_ids, records_schema, write_gallery
-from core.index import Index
-from core.manifest import Manifest, damaged
-from core.picture_set import PictureSet
+from core.gallery.caption_rows import CaptionRows
+from core.gallery.layout import RECORDS_FILE, embeddings_file, index_file
+from core.gallery.manifest import Manifest, damaged
+from core.gallery.picture_set import PictureSet
+from core.gallery.writer import check_ids, records_schema, write_gallery
 from core.records import ImageRecord, IndexKind, Lens, record_from
+from core.search.index import Index
 
 if TYPE_CHECKING:
-    from core.profiles import Profile
+    from core.models.profiles import Profile
 
 __all__ = ["Gallery", "write_gallery"]
 

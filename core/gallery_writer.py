@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.caption_rows import CaptionRows
 from core.errors import EmbeddingError, IncompleteGalleryError
 from core.files import fsync, sha256_of
-from core.gallery_layout import (
+from core.gallery.caption_rows import CaptionRows
+from core.gallery.layout import (
     MANIFEST_FILE,
     RECORDS_FILE,
     REQUIRED_FILES,
@@ -22,14 +22,14 @@ from core.gallery_layout import (
     index_file,
     thumbnail_path,
 )
-from core.index import Index, check_embeddings
-from core.manifest import Counts, Manifest, ModelRef, SourceRef, now, thumbnails_digest
+from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now, thumbnails_digest
 from core.records import INDEX_KINDS, CaptionPooling, ImageRecord, Lens
+from core.search.index import Index, check_embeddings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from core.profiles import Profile
+    from core.models.profiles import Profile
 
 
 def write_gallery(
@@ -55,11 +55,11 @@ def write_gallery(
 
     Args:
         folder: An existing folder with a thumbnail for each record
-            (:func:`core.gallery_layout.thumbnail_path`). A manifest in it is removed first.
+            (:func:`core.gallery.layout.thumbnail_path`). A manifest in it is removed first.
         name: Of the gallery: printable, no slash, at most 100 characters.
         records: n pictures; each id is the first 16 digits of its sha256, none comes twice.
         caption_embeddings: float32 (captions, profile.sentence.dim), rows of unit norm, in the
-            order of :class:`core.caption_rows.CaptionRows`: (n, dim) for one caption each.
+            order of :class:`core.gallery.caption_rows.CaptionRows`: (n, dim) for one caption each.
         clip_embeddings: float32 (n, profile.clip.dim), likewise.
         profile: The models that made captions and embeddings.
         source: Where the pictures came from.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.decoding import Decoding, caption_flags, clean_caption, words_of
+from core.models.captioner.settings import Decoding, caption_flags, clean_caption, words_of
 from core.records import Caption
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import QueryError
-from core.index import Index
-from core.picture_set import PictureSet
+from core.gallery.picture_set import PictureSet
 from core.records import ImageRecord, IndexKind, Lens
+from core.search.index import Index
 
 _FIRST_CAPACITY = 64
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import ImageError
-from core.images import DecodedImage, decode, thumbnail_webp
+from core.images.decode import DecodedImage, decode, thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.describing import Described
-    from core.session import UploadSession, WaitingFile
+    from core.uploads.session import UploadSession, WaitingFile
 
 _NICENESS = 10
 _PACE_S = 0.25

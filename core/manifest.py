@@ -18,13 +18,13 @@ from core.errors import (
     ModelNotFoundError,
 )
 from core.files import sha256_of, write_atomically
-from core.gallery_layout import MANIFEST_FILE, REQUIRED_FILES, THUMBNAILS_FOLDER
-from core.models import ModelSpec
+from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES, THUMBNAILS_FOLDER
+from core.models.spec import ModelSpec
+from core.models.weights import revision_of
 from core.records import CaptionPooling
-from core.weights import revision_of
 
 if TYPE_CHECKING:
-    from core.profiles import Profile
+    from core.models.profiles import Profile
 
 FORMAT: Literal[1] = 1
 """Version of the layout on disk; a program reads its own version only."""
@@ -75,12 +75,12 @@ class SourceRef(_Frozen):
 
 
 class ModelRef(_Frozen):
-    """Which model, exactly, made a part of the gallery; see :class:`core.models.ModelSpec`.
+    """Which model, exactly, made a part of the gallery; see :class:`core.models.spec.ModelSpec`.
 
     Attributes:
         name: What the page calls it.
         source: Where its files are.
-        revision: What pins its weights (:func:`core.weights.revision_of`).
+        revision: What pins its weights (:func:`core.models.weights.revision_of`).
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory, where the device supported it.
         licence: Of the weights, as their authors state it.

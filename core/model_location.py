@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import ModelNotFoundError
-from core.models import ModelSpec
-from core.weights import local_folder
+from core.models.spec import ModelSpec
+from core.models.weights import local_folder
 
 HUB_ID = re.compile(r"\A(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
 

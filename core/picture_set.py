@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import QueryError, UnknownImageError
-from core.gallery_layout import thumbnail_path
-from core.index import Index, check_index_kind
+from core.gallery.layout import thumbnail_path
 from core.records import LENSES, ImageRecord, IndexKind, Lens
+from core.search.index import Index, check_index_kind
 
 
 class PictureSet(ABC):

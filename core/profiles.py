@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from core.models import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
+from core.models.spec import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +145,7 @@ class Models:
         """The captioner of the profile."""
         with self._lock:
             if self._captioner is None:
-                from core.captioners import InstructBlipCaptioner
+                from core.models.captioner.instructblip import InstructBlipCaptioner
 
                 self._captioner = InstructBlipCaptioner(
                     self.profile.captioner, device=self.device, sentence=self.sentence
@@ -157,7 +157,7 @@ class Models:
         """The sentence encoder of the caption lens."""
         with self._lock:
             if self._sentence is None:
-                from core.encoders import MiniLmEncoder
+                from core.models.clip.encoder import MiniLmEncoder
 
                 self._sentence = MiniLmEncoder(self.profile.sentence, device=self.device)
             return self._sentence
@@ -167,7 +167,7 @@ class Models:
         """The CLIP model, whose two towers load separately."""
         with self._lock:
             if self._clip is None:
-                from core.encoders import ClipEncoder
+                from core.models.clip.encoder import ClipEncoder
 
                 self._clip = ClipEncoder(self.profile.clip, device=self.device)
             return self._clip

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from core.decoding import FurtherCaptions
+    from core.models.captioner.settings import FurtherCaptions
 
 
 class SeededSampling:

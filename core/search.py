@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from core.errors import QueryError, TwoLensError
-from core.fusion import Agreement, agreement, rrf
-from core.index import Index, check_index_kind
-from core.picture_set import check_lens
+from core.gallery.picture_set import check_lens
 from core.records import LENSES, FusedHit, Hit, IndexKind, Lens
+from core.search.fusion import Agreement, agreement, rrf
+from core.search.index import Index, check_index_kind
 from core.text import has_content, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.profiles import Models
+    from core.models.profiles import Models
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from core.describing import Described, record_of
 from core.errors import UnknownImageError, UploadError
-from core.file_names import shown_name
-from core.gallery_layout import thumbnail_path
-from core.growing import GrowingEmbeddings, Snapshot
-from core.images import DecodedImage
+from core.gallery.layout import thumbnail_path
+from core.images.decode import DecodedImage
+from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
-from core.upload_limits import Notice, UploadLimits
+from core.uploads.limits import Notice, UploadLimits
+from core.uploads.snapshot import GrowingEmbeddings, Snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,7 +185,7 @@ class UploadSession:
             return f"is beyond the limit of {limits.bytes / 1e6:,.0f} MB in one upload"
         return ""
 
-    # -- describing; see core.intake
+    # -- describing; see core.uploads.intake
 
     def begin(self) -> None:
         """Reserve the upload for one run over its waiting files; :meth:`done` must follow.
@@ -297,7 +297,7 @@ class UploadSession:
 
         Args:
             image_id: A described picture.
-            caption: As :func:`core.upload_limits.checked_caption` returned it.
+            caption: As :func:`core.uploads.limits.checked_caption` returned it.
             embedding: Of the caption: float32 (dim,), unit norm.
 
         Raises:

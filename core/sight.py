@@ -19,10 +19,10 @@ import numpy as np
 
 from core.errors import ModelError
 from core.files import write_atomically
-from core.weights import files_of, revision_of
+from core.models.weights import files_of, revision_of
 
 if TYPE_CHECKING:
-    from core.models import ModelSpec
+    from core.models.spec import ModelSpec
 
 SIGHT_FILE = "sight.safetensors"
 """Beside a captioner: the map, and what sentence encoder it is for."""

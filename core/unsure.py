@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from core.decoding import DECODING_FILE
 from core.errors import ModelError
+from core.models.captioner.settings import DECODING_FILE
+from core.models.weights import files_of, revision_of
 from core.records import UNSURE, Caption
-from core.weights import files_of, revision_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from core.models import ModelSpec, TextEncoder
+    from core.models.spec import ModelSpec, TextEncoder
 
 
 @dataclass(frozen=True, slots=True)

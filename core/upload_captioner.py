@@ -6,20 +6,20 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.captioner_reading import require_safetensors
-from core.captioners import BlipCaptioner, InstructBlipCaptioner
-from core.devices import resolve_device
 from core.errors import ModelNotFoundError
-from core.model_location import located
-from core.models import Captioner, ModelSpec, TextEncoder
-from core.profiles import PROFILES
-from core.weights import local_folder
+from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.loading import require_safetensors
+from core.models.devices import resolve_device
+from core.models.locate import located
+from core.models.profiles import PROFILES
+from core.models.spec import Captioner, ModelSpec, TextEncoder
+from core.models.weights import local_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.config import Settings
-    from core.profiles import Profile
+    from core.models.profiles import Profile
     from core.records import Caption
 
 _MINI = PROFILES["mini"].captioner

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from core.errors import UploadError
-from core.images import DecodeLimits
+from core.images.decode import DecodeLimits
 from core.text import has_content, one_line
 
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from core.describing import Describer
 from core.errors import UploadError
-from core.intake import Intake, Progress, run_intake
-from core.run_folder import RunFolder, sweep_older
-from core.search import SearchService
-from core.session import UploadSession
-from core.upload_captioner import RENTED_BATCH, RentedCaptioner
-from core.upload_limits import UploadLimits, checked_caption
+from core.search.service import SearchService
+from core.uploads.captioner import RENTED_BATCH, RentedCaptioner
+from core.uploads.intake import Intake, Progress, run_intake
+from core.uploads.limits import UploadLimits, checked_caption
+from core.uploads.run_folder import RunFolder, sweep_older
+from core.uploads.session import UploadSession
 
 if TYPE_CHECKING:
     from core.config import Settings
-    from core.models import Captioner
-    from core.profiles import Models
+    from core.models.profiles import Models
+    from core.models.spec import Captioner
     from core.records import ImageRecord
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class Uploads:
     # -- using one
 
     def describe(self, session: UploadSession) -> Iterator[Progress]:
-        """Describe an upload's waiting files; see :func:`core.intake.run_intake`."""
+        """Describe an upload's waiting files; see :func:`core.uploads.intake.run_intake`."""
         intake = Intake(
             self._describer.describe,
             batch_size=self.batch_size,

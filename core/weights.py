@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import ModelNotFoundError
 from core.files import sha256_of
-from core.models import ModelSpec
+from core.models.spec import ModelSpec
 
 _WEIGHTS = "*.safetensors"
 _LENT_WEIGHTS = "model*.safetensors"

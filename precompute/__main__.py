@@ -24,7 +24,7 @@ from core.quiet import quiet_libraries
 from precompute import evaluate_command, publish, sight_command, unsure_command
 
 if TYPE_CHECKING:
-    from precompute.pipeline import BuildResult
+    from precompute.build.pipeline import BuildResult
 
 _LISTED = 20
 _BAD_INPUT = 2
@@ -178,14 +178,15 @@ def build(
     A build that was stopped, by whatever, goes on where it was: give the same command again.
     """
     with _one_sentence("Stopped. The same command goes on from the last finished shard."):
-        from core.captioner_choice import with_captioner
-        from core.clip_choice import with_clip
+        from core.models.choose_captioner import with_captioner
+        from core.models.choose_clip import with_clip
+        from core.models.profiles import PROFILES
+
         from core.config import get_settings
-        from core.profiles import PROFILES
-        from precompute.benchmarks import expand
-        from precompute.pipeline import BuildOptions
-        from precompute.pipeline import build as build_gallery
-        from precompute.sources import SourceOptions
+        from precompute.build.pipeline import BuildOptions
+        from precompute.build.pipeline import build as build_gallery
+        from precompute.sources.open import SourceOptions
+        from precompute.sources.presets import expand
 
         settings = get_settings()
         named = PROFILES[profile.value if profile else settings.profile]
@@ -263,24 +264,24 @@ def bench(
 ) -> None:
     """Measure speed and memory of the running app and of a build, each beside its floor."""
     from core.config import get_settings
-    from precompute.bench import bench as measure
-    from precompute.bench import table, write_json
-    from precompute.bench_material import BenchOptions
+    from precompute.bench.app import bench as measure
+    from precompute.bench.app import table, write_json
+    from precompute.bench.material import BenchOptions
 
     settings = get_settings()
     name = profile.value if profile else settings.profile
     quiet_libraries(downloads=name == "full")
     options = BenchOptions(source, gallery, name, images, queries, build_images)
     if under_load:
-        from precompute.load import load
+        from precompute.bench.load import load
 
         result = load(options, _say)
     elif evaluation:
-        from precompute.bench_evaluation import evaluation as measure_evaluation
+        from precompute.bench.evaluation import evaluation as measure_evaluation
 
         result = measure_evaluation(options, _say)
     elif image_tower:
-        from precompute.bench_image_tower import image_tower as measure_tower
+        from precompute.bench.image_tower import image_tower as measure_tower
 
         result = measure_tower(options, settings, _say)
     else:

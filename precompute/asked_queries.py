@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from core.gallery.reader import Gallery
 
-from core.gallery import Gallery
 from core.records import CaptionPooling, Lens
-from precompute.qrels import QuerySet
-from precompute.rankings import Relevant, Scorer, best_scorer, dense_scorer
+from precompute.evaluate.qrels import QuerySet
+from precompute.evaluate.rankings import Relevant, Scorer, best_scorer, dense_scorer
 
 if TYPE_CHECKING:
-    from core.profiles import Models
+    from core.models.profiles import Models
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError, SourceError
 from core.files import write_atomically
-from precompute.bench_material import (
+from precompute.bench.material import (
     BenchOptions,
     decoded_photos,
     packaged_photos,
     queries,
     searched_gallery,
 )
-from precompute.running_app import ROOT, running_app
+from precompute.bench.running_app import ROOT, running_app
 
 if TYPE_CHECKING:
+    from core.gallery.reader import Gallery
+    from core.models.profiles import Models, Profile
+
     from core.config import Settings
-    from core.gallery import Gallery
-    from core.profiles import Models, Profile
 
 _REPEATED = 50
 _IMPORT_RUNS = 3
@@ -87,8 +88,8 @@ def bench(options: BenchOptions, settings: Settings, say: Say) -> dict[str, Any]
         GalleryError: The gallery cannot be made or served.
         SourceError: The source cannot be read.
     """
-    from core.gallery import Gallery
-    from core.profiles import PROFILES, Models
+    from core.gallery.reader import Gallery
+    from core.models.profiles import PROFILES, Models
 
     profile = PROFILES[options.profile]
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:
@@ -295,9 +296,9 @@ def _cpu_s(arguments: Sequence[str]) -> float:
 def _build_figures(
     options: BenchOptions, settings: Settings, profile: Profile, models: Models, folder: Path
 ) -> list[Figure]:
-    from precompute.build_plan import BATCH_SIZE, BuildOptions
-    from precompute.pipeline import build
-    from precompute.sources import SourceOptions
+    from precompute.build.pipeline import build
+    from precompute.build.plan import BATCH_SIZE, BuildOptions
+    from precompute.sources.open import SourceOptions
 
     source = options.source or str(packaged_photos(folder / "photos"))
     limit = options.build_images

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import GalleryError
-from precompute.bench import Figure, Say, machine
-from precompute.bench_material import BenchOptions, planted_gallery
-from precompute.running_app import ROOT
+from precompute.bench.app import Figure, Say, machine
+from precompute.bench.material import BenchOptions, planted_gallery
+from precompute.bench.running_app import ROOT
 
 # A process of its own between the two: a child's peak counts from the moment that it still is a
 # copy of its parent, and the one that has just made the gallery is large.
@@ -35,7 +35,7 @@ def evaluation(options: BenchOptions, say: Say) -> dict[str, Any]:
     Raises:
         GalleryError: The gallery cannot be made, or the evaluation failed.
     """
-    from core.profiles import PROFILES
+    from core.models.profiles import PROFILES
 
     profile = PROFILES[options.profile]
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:

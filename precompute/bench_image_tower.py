@@ -10,8 +10,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.errors import SourceError
-from precompute.bench import Figure, Say, machine
-from precompute.bench_material import BenchOptions, decoded_photos, packaged_photos
+from precompute.bench.app import Figure, Say, machine
+from precompute.bench.material import BenchOptions, decoded_photos, packaged_photos
 
 if TYPE_CHECKING:
     from core.config import Settings
@@ -32,9 +32,8 @@ def image_tower(options: BenchOptions, settings: Settings, say: Say) -> dict[str
         ModelNotFoundError: The model's weights cannot be loaded.
     """
     import torch
-
-    from core.encoders import ClipEncoder
-    from core.profiles import PROFILES
+    from core.models.clip.encoder import ClipEncoder
+    from core.models.profiles import PROFILES
 
     spec = PROFILES[options.profile].clip
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:

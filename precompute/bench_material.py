@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import GalleryError
-from precompute.running_app import ROOT
+from precompute.bench.running_app import ROOT
 
 if TYPE_CHECKING:
     import numpy as np
+    from core.models.profiles import Profile
     from PIL.Image import Image
 
     from core.config import ProfileName, Settings
-    from core.profiles import Profile
 
 _SUBJECTS = ("a dog", "two children", "a man", "an old woman", "a red boat", "a cyclist", "a bird")
 _DOINGS = ("running", "waiting", "jumping", "in the snow", "near the water", "at night", "at play")
@@ -59,7 +59,7 @@ def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> t
     if options.gallery is not None:
         return options.gallery, f"the gallery {options.gallery.name}"
     if options.source is not None:
-        from precompute.sources import SourceOptions, open_source
+        from precompute.sources.open import SourceOptions, open_source
 
         column = open_source(SourceOptions(options.source, limit=1)).columns.references
         if column is not None:
@@ -92,11 +92,11 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
     """
     import numpy as np
     import PIL.Image
+    from core.gallery.layout import thumbnail_path
+    from core.gallery.manifest import SourceRef
+    from core.gallery.writer import write_gallery
+    from core.images.decode import thumbnail_webp
 
-    from core.gallery_layout import thumbnail_path
-    from core.gallery_writer import write_gallery
-    from core.images import thumbnail_webp
-    from core.manifest import SourceRef
     from core.records import ImageRecord
 
     out = folder / "searched"
@@ -134,7 +134,7 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
 
 def packaged_photos(folder: Path) -> Path:
     """Copy the photos that ship inside installed packages into a new folder; return it."""
-    from core.default_gallery import PHOTOS
+    from precompute.build.sample_gallery import PHOTOS
 
     folder.mkdir()
     for photo in PHOTOS:
@@ -152,9 +152,10 @@ def decoded_photos(source: str, limit: int, settings: Settings) -> list[Image]:
     Raises:
         SourceError: The source cannot be read.
     """
+    from core.images.decode import DecodeLimits, decode
+
     from core.errors import ImageError
-    from core.images import DecodeLimits, decode
-    from precompute.sources import SourceOptions, open_source
+    from precompute.sources.open import SourceOptions, open_source
 
     images = []
     for row in open_source(SourceOptions(source, limit=limit)).read(0):

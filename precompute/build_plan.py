@@ -7,14 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from core.images.decode import WORKING_PX, DecodeLimits
+from core.models.devices import resolve_device
+from core.models.profiles import Profile
+from core.models.weights import revision_of
+
 from core.config import Settings
-from core.devices import resolve_device
 from core.errors import GalleryError, SourceError
-from core.images import WORKING_PX, DecodeLimits
-from core.profiles import Profile
 from core.records import CaptionPooling
-from core.weights import revision_of
-from precompute.sources import Source, SourceOptions
+from precompute.sources.open import Source, SourceOptions
 
 BATCH_SIZE = 8
 SHARD_SIZE = 64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from core.errors import ImageError, SourceError
 from precompute.caption_columns import check_column, holds_captions
-from precompute.sources import (
+from precompute.sources.open import (
     IMAGE_COLUMNS,
     Columns,
     Opener,
@@ -35,7 +35,7 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
     With ``HF_HUB_OFFLINE`` set, a dataset that is in the local cache is read from there.
 
     Args:
-        options: See :class:`~precompute.sources.SourceOptions`.
+        options: See :class:`~precompute.sources.open.SourceOptions`.
         kept: Whether to fetch it whole, to be read in any order.
 
     Raises:
@@ -71,7 +71,7 @@ def open_local_dataset(path: Path, options: SourceOptions, *, kept: bool = False
 
     Args:
         path: Where it lies.
-        options: See :class:`~precompute.sources.SourceOptions`.
+        options: See :class:`~precompute.sources.open.SourceOptions`.
         kept: Whether it must be readable in any order.
 
     Raises:
@@ -101,11 +101,11 @@ class DatasetSource:
 
     Args:
         dataset: One split, streamed or on disk.
-        options: See :class:`~precompute.sources.SourceOptions`.
+        options: See :class:`~precompute.sources.open.SourceOptions`.
         name: Shown to visitors.
         split: Name of the split.
         revision: Commit of a Hub dataset.
-        fingerprint: See :class:`~precompute.sources.Source`.
+        fingerprint: See :class:`~precompute.sources.open.Source`.
         local_paths: Whether a row may name a file of this machine. Not for what comes from
             elsewhere: it could name a private one.
 

@@ -12,11 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-
-from core.clip_choice import with_clip
-from core.config import ProfileName
-from core.errors import SourceError
-from core.evaluation import (
+from core.gallery.layout import RECORDS_FILE, index_file
+from core.gallery.manifest import Manifest
+from core.gallery.metrics_file import (
     CaptionQuality,
     IndexCurve,
     LensName,
@@ -25,17 +23,19 @@ from core.evaluation import (
     Provenance,
     manifest_sha256,
 )
-from core.gallery import Gallery
-from core.gallery_layout import RECORDS_FILE, index_file
-from core.manifest import Manifest
-from core.profiles import PROFILES, Models, Profile
+from core.gallery.reader import Gallery
+from core.models.choose_clip import with_clip
+from core.models.profiles import PROFILES, Models, Profile
+
+from core.config import ProfileName
+from core.errors import SourceError
 from core.records import INDEX_KINDS, LENSES, UNSURE
 from precompute import index_curve, lens_results, metrics
-from precompute.asked_queries import AskedQueries
-from precompute.fusion_choice import TunedFusions
-from precompute.lens_differences import Outcome, groups, histogram, solved_by_one
-from precompute.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
-from precompute.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
+from precompute.evaluate.fusion_choice import TunedFusions
+from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
+from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
+from precompute.evaluate.queries import AskedQueries
+from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
 
 RESAMPLES = 2000
 FLIPS = 10_000
@@ -51,7 +51,7 @@ class Plan:
     Attributes:
         folder: The gallery.
         profile: The models that embed the queries; None takes the one that built the gallery.
-        clip: CLIP model in place of the profile's, see :func:`core.clip_choice.clip_spec`.
+        clip: CLIP model in place of the profile's, see :func:`core.models.choose_clip.clip_spec`.
         device: Where they run.
         tune_on: Another gallery, with references, on which fusion is tuned; None tunes on each
             half of the pictures for the other half.

@@ -12,8 +12,8 @@ import typer
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from core.evaluation import Metrics
-    from core.gallery import Gallery
+    from core.gallery.metrics_file import Metrics
+    from core.gallery.reader import Gallery
 
 _SHOWN = ("R@1", "R@5", "R@10", "MRR", "nDCG@10", "median_rank")
 
@@ -70,15 +70,16 @@ def run(
 
     The figures go into the gallery's metrics.json, where the app reads them.
     """
+    from core.gallery.metrics_file import METRICS_FILE
+    from core.gallery.reader import Gallery
+    from core.models.profiles import PROFILES
+
     from core.config import get_settings
     from core.errors import SourceError
-    from core.evaluation import METRICS_FILE
     from core.files import write_atomically
-    from core.gallery import Gallery
-    from core.profiles import PROFILES
-    from precompute.evaluate import Plan, evaluate, profile_of
-    from precompute.plots import require_plots
-    from precompute.report import write_report
+    from precompute.evaluate.evaluation import Plan, evaluate, profile_of
+    from precompute.evaluate.plots import require_plots
+    from precompute.evaluate.report import write_report
 
     if profile is not None and profile not in PROFILES:
         raise SourceError(f"There is no profile {profile[:40]!r}; there are mini and full.")

@@ -15,7 +15,7 @@ from typing import Any
 from core.errors import SourceError
 from precompute.caption_columns import holds_captions, shown_columns
 from precompute.metadata_tables import FileNames, Row, read_table
-from precompute.sources import (
+from precompute.sources.open import (
     METADATA_FILES,
     Columns,
     SourceImage,
@@ -36,7 +36,7 @@ class FolderSource:
 
     Args:
         folder: Where to look, recursively; links to folders are not followed.
-        options: See :class:`~precompute.sources.SourceOptions`.
+        options: See :class:`~precompute.sources.open.SourceOptions`.
 
     Raises:
         SourceError: No file, no such split or column, or metadata that cannot be read.

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from core.gallery.metrics_file import FusionChoice, LensFigures, LensName, MetricName, PairedTest
 
-from core.evaluation import FusionChoice, LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES
-from precompute.asked_queries import AskedQueries
-from precompute.fusions import (
+from precompute.evaluate.fusions import (
     PLAIN_RRF,
     BothLenses,
     Fusion,
@@ -20,6 +19,7 @@ from precompute.fusions import (
     reciprocal_ranks,
     tune,
 )
+from precompute.evaluate.queries import AskedQueries
 
 Pick = Literal["fused", "fused_rrf", "fused_sum", "rrf_60"]
 PICKS: tuple[Pick, ...] = get_args(Pick)

@@ -1,6 +1,6 @@
 """Fusion of the two lenses over many queries at once, and the choice of the best one.
 
-The arithmetic is that of :mod:`core.fusion`, which fuses one query's hits; here it runs on arrays
+The arithmetic is that of :mod:`core.search.fusion`, which fuses one query's hits; here it runs on arrays
 that all settings share, so that hundreds of them can be compared.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from core.records import LENSES, Lens
-from precompute.rankings import DEPTH, Relevant, Scorer, order, ranks_of, scored
+from precompute.evaluate.rankings import DEPTH, Relevant, Scorer, order, ranks_of, scored
 
 # Finer near the ends: cosines of the two lenses have different spreads.
 _ENDS = (0.01, 0.02, 0.03)

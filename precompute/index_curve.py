@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from core.gallery.metrics_file import IndexCurve, IndexPoint
+from core.search.index import Index
 
-from core.evaluation import IndexCurve, IndexPoint
-from core.index import Index
 from core.records import IndexKind
 
 RECALL_DEPTH = 10

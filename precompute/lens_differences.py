@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from core.gallery.metrics_file import Histogram, QueryGroup, SolvedByOne
 
-from core.evaluation import Histogram, QueryGroup, SolvedByOne
 from core.records import ImageRecord
-from precompute.qrels import Query
+from precompute.evaluate.qrels import Query
 
 SOLVED_RANK = 5
 """A query is solved by a lens that has a right picture among its first five."""

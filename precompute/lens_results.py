@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from core.gallery.metrics_file import LensFigures, LensName, MetricName, PairedTest
 
-from core.evaluation import LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES, Lens
 from precompute import metrics, statistics
-from precompute.asked_queries import AskedQueries
-from precompute.fusion_choice import PICKS, TunedFusions
-from precompute.fusions import BothLenses
-from precompute.rankings import Scorer, ranks_of, scored
+from precompute.evaluate.fusion_choice import PICKS, TunedFusions
+from precompute.evaluate.fusions import BothLenses
+from precompute.evaluate.queries import AskedQueries
+from precompute.evaluate.rankings import Scorer, ranks_of, scored
 
 SHOWN = 10
 """How many pictures of each query are kept after its figures are."""

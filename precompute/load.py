@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from precompute.bench import Figure, Say, machine
-from precompute.bench_material import BenchOptions, packaged_photos, queries, searched_gallery
-from precompute.load_visitors import Described, Ranking, Searches, UploadVisitor, search_until
-from precompute.running_app import RunningApp, running_app
+from precompute.bench.app import Figure, Say, machine
+from precompute.bench.material import BenchOptions, packaged_photos, queries, searched_gallery
+from precompute.bench.running_app import RunningApp, running_app
+from precompute.bench.visitors import Described, Ranking, Searches, UploadVisitor, search_until
 
 if TYPE_CHECKING:
-    from core.gallery import Gallery
-    from core.profiles import Profile
+    from core.gallery.reader import Gallery
+    from core.models.profiles import Profile
 
 SEARCHERS = 20
 UPLOADS = 3
@@ -42,8 +42,8 @@ def load(options: BenchOptions, say: Say) -> dict[str, Any]:
         AppError: The app did not start or answer.
         GalleryError: The gallery cannot be made or served.
     """
-    from core.gallery import Gallery
-    from core.profiles import PROFILES
+    from core.gallery.reader import Gallery
+    from core.models.profiles import PROFILES
 
     profile = PROFILES[options.profile]
     with tempfile.TemporaryDirectory(prefix="twolens-load-") as name:
@@ -96,9 +96,10 @@ def right_answers(
     gallery: Gallery, profile: Profile, asked: Sequence[str]
 ) -> dict[str, dict[str, Ranking]]:
     """Return, for each query and lens, the ranking of a quiet service."""
-    from core.profiles import Models
+    from core.models.profiles import Models
+    from core.search.service import FUSION_DEPTH
+
     from core.records import LENSES
-    from core.search import FUSION_DEPTH
 
     models = Models(profile, query_cache_size=0)
     answers: dict[str, dict[str, Ranking]] = {query: {} for query in asked}

@@ -9,12 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.images.decode import DecodedImage, DecodeLimits, decode, thumbnail_webp
+
 from core.errors import ImageError
-from core.images import DecodedImage, DecodeLimits, decode, thumbnail_webp
 from core.records import Caption, ImageRecord
+from precompute.build.workspace import Duplicate, Skipped
 from precompute.caption_columns import merged
-from precompute.shards import Duplicate, Skipped
-from precompute.sources import SourceImage
+from precompute.sources.open import SourceImage
 
 _MAX_DECODERS = 4
 

@@ -10,19 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.images.decode import DecodeLimits
+from core.models.profiles import Models
 from PIL import Image
 
 from core.config import Settings, get_settings
 from core.describing import Describer, record_of
 from core.errors import GalleryError, ModelError, SourceError
-from core.images import DecodeLimits
-from core.profiles import Models
 from core.records import Caption, ImageRecord
-from precompute.build_plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
-from precompute.build_report import BuildResult, report_of
-from precompute.pictures import Picture, ahead, given_caption, prepare, with_references
-from precompute.shards import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
-from precompute.sources import Source, SourceImage, open_source
+from precompute.build.pictures import Picture, ahead, given_caption, prepare, with_references
+from precompute.build.plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
+from precompute.build.report import BuildResult, report_of
+from precompute.build.workspace import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
+from precompute.sources.open import Source, SourceImage, open_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,8 +303,8 @@ class _Build:
             )
 
     def _assemble(self, shards: int, records: list[ImageRecord], result: BuildResult) -> None:
-        from core.gallery_writer import write_gallery
-        from core.manifest import Counts, SourceRef
+        from core.gallery.manifest import Counts, SourceRef
+        from core.gallery.writer import write_gallery
 
         options, profile = self._options, self._options.profile
         report = report_of(self._source.name, profile.name, result, records)

@@ -6,8 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.gallery.metrics_file import LensName, MetricName, Metrics
+
 from core.errors import MissingDependencyError
-from core.evaluation import LensName, MetricName, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

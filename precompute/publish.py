@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from core.models.captioner.loading import CHECKPOINT_FILES
 
-from core.captioner_reading import CHECKPOINT_FILES
 from core.errors import HubError, ModelError, SourceError
 from core.quiet import quiet_libraries
 
@@ -46,8 +46,8 @@ def publication(folder: Path) -> Publication:
         SourceError: It is no such folder.
         ModelError: Weights are missing or damaged, or an adapter's base is a folder.
     """
-    from core.adapters import ADAPTER_CONFIG
-    from core.clip_towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
+    from core.models.captioner.adapters import ADAPTER_CONFIG
+    from core.models.clip.towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
 
     if not folder.is_dir():
         raise SourceError(f"There is no folder {folder}.")
@@ -89,8 +89,8 @@ def _is_weights(name: str) -> bool:
 
 def _check_captioner(folder: Path) -> None:
     """Refuse a checkpoint without all of its shards, and an adapter whose base nobody else has."""
-    from core.captioner_choice import captioner_spec
-    from core.tensors import INDEX_NAME, weight_files
+    from core.models.choose_captioner import captioner_spec
+    from core.models.tensors import INDEX_NAME, weight_files
 
     spec = captioner_spec(str(folder))
     if spec.base is not None and spec.base.source.startswith("path:"):

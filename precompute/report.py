@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.evaluation import LensName, MetricName, Metrics, SolvedByOne
+from core.gallery.metrics_file import LensName, MetricName, Metrics, SolvedByOne
+
 from core.files import fsync
-from precompute.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
-from precompute.plots import draw_plots
+from precompute.evaluate.plots import draw_plots
+from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of
 
 REPORT_FILE = "report.md"
 LENS_TITLES: dict[LensName, str] = {

@@ -27,16 +27,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from core.errors import GalleryError, GalleryExistsError
-from core.files import fsync, sha256_of, write_atomically
-from core.gallery_layout import (
+from core.gallery.layout import (
     MANIFEST_FILE,
     REQUIRED_FILES,
     THUMBNAILS_FOLDER,
     thumbnail_path,
 )
+from filelock import FileLock, Timeout
+
+from core.errors import GalleryError, GalleryExistsError
+from core.files import fsync, sha256_of, write_atomically
 from core.records import LENSES, ImageRecord, Lens, record_from
 from precompute.system_files import is_system_file
 

@@ -36,16 +36,17 @@ def run(
     A captioner's likeliest caption says what is usual. From what its image tower says of a
     photo a linear map can tell better what the photo's captions would mean.
     """
-    from core.captioner_choice import captioner_spec
-    from core.captioner_reading import decoding_of
-    from core.captioners import InstructBlipCaptioner
-    from core.encoders import MiniLmEncoder
-    from core.profiles import PROFILES
-    from core.sight import write_sight
+    from core.models.captioner.instructblip import InstructBlipCaptioner
+    from core.models.captioner.loading import decoding_of
+    from core.models.captioner.rerank import write_sight
+    from core.models.choose_captioner import captioner_spec
+    from core.models.clip.encoder import MiniLmEncoder
+    from core.models.profiles import PROFILES
+
+    from precompute.calibrate.rerank import class_tokens, fit_sight, write_choice
+    from precompute.calibrate.threshold import writable_folder
     from precompute.finetune.shared.data import load_pairs
     from precompute.finetune.shared.recall import owners_of, recall
-    from precompute.sight_fitting import class_tokens, fit_sight, write_choice
-    from precompute.unsure_choice import writable_folder
 
     quiet_libraries(downloads=False)
     spec = captioner_spec(model)

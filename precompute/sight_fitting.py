@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from core.models.captioner.rerank import Sight
+from core.models.captioner.settings import Decoding
 from tqdm import tqdm
 
-from core.decoding import Decoding
 from core.errors import SourceError
-from core.sight import Sight
-from precompute.unsure_choice import write_settings
+from precompute.calibrate.threshold import write_settings
 
 if TYPE_CHECKING:
-    from core.captioners import InstructBlipCaptioner
+    from core.models.captioner.instructblip import InstructBlipCaptioner
+
     from precompute.finetune.shared.data import Pairs
 
 _EPOCHS = 40

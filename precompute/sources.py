@@ -261,19 +261,19 @@ def _open(options: SourceOptions, *, kept: bool) -> KeptSource:
         return _open_local(path, options, kept=kept)
     if options.source.count("/") > 1 or not _DATASET_ID.match(options.source):
         raise SourceError(f"There is no folder {options.source}.")
-    from precompute.dataset_source import open_hub_dataset
+    from precompute.sources.dataset import open_hub_dataset
 
     return open_hub_dataset(options, kept=kept)
 
 
 def _open_local(path: Path, options: SourceOptions, *, kept: bool) -> KeptSource:
-    from precompute.folder_source import FolderSource, with_train_split
+    from precompute.sources.folder import FolderSource, with_train_split
 
     if path.is_dir() and not _is_dataset_folder(path):
         return FolderSource(path, with_train_split(path, options) if kept else options)
     if path.is_file() and path.suffix != ".parquet":
         raise SourceError(f"{options.source} is a file; a source is a folder or a dataset.")
-    from precompute.dataset_source import open_local_dataset
+    from precompute.sources.dataset import open_local_dataset
 
     return open_local_dataset(path, options, kept=kept)
 

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from core.images.decode import DecodeLimits, decode
+from core.models.captioner.fit import UnsureRule, fits
+from core.models.captioner.settings import DECODING_FILE
+from core.models.weights import local_folder, revision_of
 from PIL import Image
 from tqdm import tqdm
 
-from core.decoding import DECODING_FILE
 from core.errors import ImageError, ModelError, SourceError
 from core.files import write_atomically
-from core.images import DecodeLimits, decode
-from core.unsure import UnsureRule, fits
-from core.weights import local_folder, revision_of
-from precompute.unlike_pictures import made_pictures, sample_files
+from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 
 if TYPE_CHECKING:
-    from core.models import ModelSpec
-    from core.profiles import Models
+    from core.models.profiles import Models
+    from core.models.spec import ModelSpec
+
     from precompute.finetune.shared.data import Pairs
 
 _BATCH = 8

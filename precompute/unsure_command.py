@@ -41,19 +41,20 @@ def run(
     A tenth of the photos' captions is called unsure, those that fit their photos least. Pictures
     unlike the photos do not enter the choice; the share of theirs that is caught is reported.
     """
-    from core.captioner_choice import captioner_spec
-    from core.clip_choice import with_clip
+    from core.images.decode import DecodeLimits
+    from core.models.choose_captioner import captioner_spec
+    from core.models.choose_clip import with_clip
+    from core.models.profiles import PROFILES, Models
+
     from core.config import get_settings
-    from core.images import DecodeLimits
-    from core.profiles import PROFILES, Models
-    from precompute.finetune.shared.data import load_pairs
-    from precompute.unsure_choice import (
+    from precompute.calibrate.threshold import (
         choose_rule,
         summary,
         unlike_pictures,
         writable_folder,
         write_rule,
     )
+    from precompute.finetune.shared.data import load_pairs
 
     quiet_libraries(downloads=False)
     profile = with_clip(replace(PROFILES["mini"], captioner=captioner_spec(model)), clip)

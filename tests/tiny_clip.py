@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME
-from core.models import ModelSpec
+from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME
+from core.models.spec import ModelSpec
 
 TINY_DIM = 16
 TINY_CFG = {
@@ -51,7 +51,7 @@ def build_tiny_clip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "hf_model_name" in model_cfg["text_cfg"]:
-            from core.clip_towers import build_image_tower, build_text_tower
+            from core.models.clip.towers import build_image_tower, build_text_tower
 
             state = {f"visual.{k}": v for k, v in build_image_tower(model_cfg).state_dict().items()}
             text = build_text_tower(model_cfg).state_dict()

@@ -6,12 +6,12 @@ import json
 
 import gradio as gr
 
-from core.manifest import ModelRef
-from core.models import ModelSpec
-from core.profiles import Profile
+from core.gallery.manifest import ModelRef
+from core.models.profiles import Profile
+from core.models.spec import ModelSpec
 from core.records import CaptionPooling
-from core.ui.markup import LENS_WORDS, escape
-from core.ui.shelf import Shelf
+from core.ui.parts.markup import LENS_WORDS, escape
+from core.ui.parts.shelf import Shelf
 
 _NUMBERS = (
     (

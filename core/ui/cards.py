@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from core.records import CORRECTED, LENSES, UNSURE, Caption, FusedHit, Hit, ImageRecord, Lens
-from core.ui.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
-from core.ui.shelf import ShelvedGallery
-from core.ui.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
+from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
+from core.ui.parts.shelf import ShelvedGallery
+from core.ui.parts.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
 
 RANKS_LOOKED_AT = 50
 """How far down each lens's ranking the detail view can say where a picture stands."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import gradio as gr
 
 from core.records import LENSES, Lens
-from core.search import Comparison, SearchResult
-from core.ui.cards import Standing, fused_row, hit_row
-from core.ui.events import SEARCH_EVENT, event_value
-from core.ui.markup import BOTH_MARK, LENS_WORDS, explained, stage
-from core.ui.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
-from core.ui.shelf import Shelf, ShelvedGallery
-from core.ui.similar import similar_answer
-from core.ui.standing import standing_of
-from core.ui.states import (
+from core.search.service import Comparison, SearchResult
+from core.ui.parts.cards import Standing, fused_row, hit_row
+from core.ui.parts.events import SEARCH_EVENT, event_value
+from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, explained, stage
+from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.similar import similar_answer
+from core.ui.parts.standing import standing_of
+from core.ui.parts.states import (
     answered,
     examples_line,
     fewer_note,

@@ -8,9 +8,9 @@ import gradio as gr
 
 from core.errors import QueryError
 from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
-from core.search import SearchResult
-from core.ui.events import for_endpoint
-from core.ui.shelf import Shelf, ShelvedGallery
+from core.search.service import SearchResult
+from core.ui.parts.events import for_endpoint
+from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 _ENDPOINT: dict[str, Any] = {
     "queue": False,

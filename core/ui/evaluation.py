@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import gradio as gr
 
-from core.evaluation import IndexCurve, LensFigures, MetricName, Metrics, SolvedByOne, read_metrics
+from core.gallery.metrics_file import (
+    IndexCurve,
+    LensFigures,
+    MetricName,
+    Metrics,
+    SolvedByOne,
+    read_metrics,
+)
 from core.records import Lens
-from core.ui.cards import Standing, card
-from core.ui.evaluation_charts import (
+from core.ui.parts.cards import Standing, card
+from core.ui.parts.charts import (
     LENS_NAMES,
     group_table,
     index_plot,
@@ -15,9 +22,9 @@ from core.ui.evaluation_charts import (
     recall_bars,
     score_plot,
 )
-from core.ui.events import PAGE_EVENT, sentence_for
-from core.ui.markup import LENS_WORDS, escape, explained, milliseconds, ordinal
-from core.ui.shelf import Shelf, ShelvedGallery
+from core.ui.parts.events import PAGE_EVENT, sentence_for
+from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, ordinal
+from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 _IN_A_SENTENCE: dict[Lens, str] = {"captions": "caption lens", "clip": "CLIP lens"}
 _CASES_EACH = 6

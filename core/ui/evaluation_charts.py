@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from core.evaluation import Histogram, IndexCurve, LensName, MetricName, Metrics, QueryGroup
-from core.ui.markup import escape
+from core.gallery.metrics_file import (
+    Histogram,
+    IndexCurve,
+    LensName,
+    MetricName,
+    Metrics,
+    QueryGroup,
+)
+from core.ui.parts.markup import escape
 
 BAR_METRICS: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
 BAR_LENSES: tuple[LensName, ...] = ("captions", "clip", "fused", "bm25", "random")

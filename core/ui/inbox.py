@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.upload_limits import UploadLimits
+from core.uploads.limits import UploadLimits
 
 UPLOAD_PATH = "/gradio_api/upload"
 _FILES_A_REQUEST = 2_000

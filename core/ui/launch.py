@@ -9,13 +9,13 @@ from functools import partial
 
 import gradio as gr
 
-from core.ui.inbox import Inbox
 from core.ui.page import build_page, head, theme
-from core.ui.shelf import Shelf
-from core.ui.thumbnails import thumbnail_route
-from core.ui.upload_desk import UploadDesk
-from core.ui.upload_routes import upload_routes
-from core.uploads import Uploads
+from core.ui.parts.shelf import Shelf
+from core.ui.parts.thumbnails import thumbnail_route
+from core.ui.uploads.desk import UploadDesk
+from core.ui.uploads.inbox import Inbox
+from core.ui.uploads.routes import upload_routes
+from core.uploads.registry import Uploads
 
 logger = logging.getLogger("twolens")
 

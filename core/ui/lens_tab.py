@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import gradio as gr
 
 from core.records import LENSES, Lens
-from core.search import IndexComparison
-from core.ui.cards import hit_row
-from core.ui.events import SEARCH_EVENT, event_value
-from core.ui.markup import LENS_WORDS, escape, explained, milliseconds, stage
-from core.ui.picture_query import connect_picture_query, picture_query
-from core.ui.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
-from core.ui.shelf import Shelf, ShelvedGallery
-from core.ui.similar import similar_answer
-from core.ui.standing import standing_of
-from core.ui.states import (
+from core.search.service import IndexComparison
+from core.ui.parts.cards import hit_row
+from core.ui.parts.events import SEARCH_EVENT, event_value
+from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
+from core.ui.parts.picture_query import connect_picture_query, picture_query
+from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.similar import similar_answer
+from core.ui.parts.standing import standing_of
+from core.ui.parts.states import (
     answered,
     examples_line,
     fewer_note,
@@ -26,7 +26,7 @@ from core.ui.states import (
     top_pictures,
     weak_note,
 )
-from core.ui.upload_desk import UploadDesk
+from core.ui.uploads.desk import UploadDesk
 
 FLAT_HELP = "The flat index compares your words with every picture: exact."
 IVF_HELP = (

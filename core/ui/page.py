@@ -7,20 +7,20 @@ from pathlib import Path
 
 import gradio as gr
 
-from core.profiles import Profile
+from core.models.profiles import Profile
 from core.records import LENSES
-from core.ui.about_tab import about_tab, gallery_description
-from core.ui.compare_tab import compare_tab
-from core.ui.endpoints import add_endpoints
-from core.ui.evaluation import evaluation_tab
-from core.ui.events import PAGE_EVENT
-from core.ui.lens_tab import cluster_count, lens_tab
-from core.ui.markup import escape
-from core.ui.shelf import Shelf
-from core.ui.states import start_state
-from core.ui.upload_desk import UploadDesk
-from core.ui.upload_endpoints import add_upload_endpoints
-from core.ui.upload_tab import upload_tab, visitor_state
+from core.ui.api import add_endpoints
+from core.ui.parts.events import PAGE_EVENT
+from core.ui.parts.markup import escape
+from core.ui.parts.shelf import Shelf
+from core.ui.parts.states import start_state
+from core.ui.tabs.about import about_tab, gallery_description
+from core.ui.tabs.compare import compare_tab
+from core.ui.tabs.evaluation import evaluation_tab
+from core.ui.tabs.lens import cluster_count, lens_tab
+from core.ui.uploads.desk import UploadDesk
+from core.ui.uploads.endpoints import add_upload_endpoints
+from core.ui.uploads.tab import upload_tab, visitor_state
 
 TITLE = "TwoLens: two ways to find a picture by words"
 _STATIC = Path(__file__).parent

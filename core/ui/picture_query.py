@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.errors import QueryError
-from core.images import thumbnail_webp
-from core.ui.cards import Standing, hit_row
-from core.ui.events import SEARCH_EVENT
-from core.ui.markup import stage
-from core.ui.search_box import picture_count
-from core.ui.shelf import Shelf, ShelvedGallery
-from core.ui.states import answered, examples_line, lens_heading, one_lens_skeleton
+from core.images.decode import thumbnail_webp
+from core.ui.parts.cards import Standing, hit_row
+from core.ui.parts.events import SEARCH_EVENT
+from core.ui.parts.markup import stage
+from core.ui.parts.search_box import picture_count
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.states import answered, examples_line, lens_heading, one_lens_skeleton
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.ui.upload_desk import UploadDesk
+    from core.ui.uploads.desk import UploadDesk
 
 
 def picture_query(name: str) -> gr.Image:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from core.errors import QueryError
-from core.search import MAX_K
+from core.search.service import MAX_K
 
 PLACEHOLDER = "a dog catching a frisbee in the snow"
 

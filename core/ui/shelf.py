@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import QueryError
-from core.gallery import Gallery
-from core.models import ModelSpec
-from core.profiles import Models, Profile
+from core.gallery.reader import Gallery
+from core.models.profiles import Models, Profile
+from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord
-from core.search import SearchService
+from core.search.service import SearchService
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
-from core.search import SearchResult
-from core.ui.cards import Standing, alt_text, hit_row
-from core.ui.events import event_value
-from core.ui.markup import LENS_WORDS, escape, stage
-from core.ui.search_box import picture_count
-from core.ui.shelf import Shelf, ShelvedGallery
-from core.ui.states import lens_heading, one_lens_skeleton
+from core.search.service import SearchResult
+from core.ui.parts.cards import Standing, alt_text, hit_row
+from core.ui.parts.events import event_value
+from core.ui.parts.markup import LENS_WORDS, escape, stage
+from core.ui.parts.search_box import picture_count
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.states import lens_heading, one_lens_skeleton
 
 
 def similar_answer(shelf: Shelf, event: gr.EventData, k: object, gallery_name: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from core.errors import ModelError
 from core.records import Hit, Lens
-from core.ui.cards import RANKS_LOOKED_AT, Standing
-from core.ui.shelf import ShelvedGallery
+from core.ui.parts.cards import RANKS_LOOKED_AT, Standing
+from core.ui.parts.shelf import ShelvedGallery
 
 
 def standing_of(entry: ShelvedGallery, query: str, lenses: Sequence[Lens]) -> Standing:

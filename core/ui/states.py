@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.default_gallery import SAMPLE_NAME
+from precompute.build.sample_gallery import SAMPLE_NAME
+
 from core.errors import QueryError
 from core.records import Lens
-from core.search import SearchResult
-from core.ui.cards import alt_text, plain_row, skeleton_row
-from core.ui.events import sentence_for
-from core.ui.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
-from core.ui.shelf import Shelf, ShelvedGallery
+from core.search.service import SearchResult
+from core.ui.parts.cards import alt_text, plain_row, skeleton_row
+from core.ui.parts.events import sentence_for
+from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
+from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 EXAMPLES = (
     "two children on a beach",

@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.errors import TwoLensError
-from core.ui.shelf import Shelf
+from core.ui.parts.shelf import Shelf
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 _FOR_GOOD = "public, max-age=31536000, immutable"

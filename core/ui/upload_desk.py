@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from core.errors import ImageError, UploadError
-from core.growing import Snapshot
-from core.images import decode
-from core.intake import Progress
+from core.images.decode import decode
 from core.records import CORRECTED, ImageRecord
-from core.session import UploadSession
-from core.ui.shelf import Shelf, ShelvedGallery
-from core.ui.upload_routes import thumbnail_address
-from core.uploads import Uploads
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.uploads.routes import thumbnail_address
+from core.uploads.intake import Progress
+from core.uploads.registry import Uploads
+from core.uploads.session import UploadSession
+from core.uploads.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.gallery import Gallery
-    from core.ui.inbox import Inbox
+    from core.gallery.reader import Gallery
+    from core.ui.uploads.inbox import Inbox
 
 _NOT_ARRIVED = "did not arrive; please send it again"
 

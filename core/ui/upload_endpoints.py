@@ -12,14 +12,14 @@ from typing import Any
 import gradio as gr
 
 from core.errors import UploadError
-from core.intake import Progress
-from core.session import UploadSession
-from core.ui.endpoints import compare_json, similar_json
-from core.ui.events import for_endpoint, sentence_for
-from core.ui.shelf import ShelvedGallery
-from core.ui.upload_desk import UploadDesk
-from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
-from core.ui.upload_tab import DESCRIBE_EVENT
+from core.ui.api import compare_json, similar_json
+from core.ui.parts.events import for_endpoint, sentence_for
+from core.ui.parts.shelf import ShelvedGallery
+from core.ui.uploads.desk import UploadDesk
+from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
+from core.ui.uploads.tab import DESCRIBE_EVENT
+from core.uploads.intake import Progress
+from core.uploads.session import UploadSession
 
 _ENDPOINT: dict[str, Any] = {
     "queue": False,

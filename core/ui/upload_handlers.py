@@ -8,17 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from core.session import UploadSession
-from core.ui.compare_tab import answer
-from core.ui.events import event_value, sentence_for
-from core.ui.markup import escape, stage
-from core.ui.picture_query import picture_state
-from core.ui.search_box import picture_count
-from core.ui.shelf import Shelf
-from core.ui.similar import similar_answer
-from core.ui.states import answered, start_state
-from core.ui.upload_desk import UploadDesk
-from core.ui.upload_views import (
+from core.ui.parts.events import event_value, sentence_for
+from core.ui.parts.markup import escape, stage
+from core.ui.parts.picture_query import picture_state
+from core.ui.parts.search_box import picture_count
+from core.ui.parts.shelf import Shelf
+from core.ui.parts.similar import similar_answer
+from core.ui.parts.states import answered, start_state
+from core.ui.tabs.compare import answer
+from core.ui.uploads.desk import UploadDesk
+from core.ui.uploads.views import (
     FORGOTTEN,
     captions_table,
     downloads_view,
@@ -29,12 +28,13 @@ from core.ui.upload_views import (
     running_view,
     trouble_view,
 )
+from core.uploads.session import UploadSession
 
 
 class UploadHandlers:
     """The tab's events. Each takes the secret id of the visitor's upload, or None.
 
-    A method returns values for the components that :mod:`core.ui.upload_tab` connects it to; an
+    A method returns values for the components that :mod:`core.ui.uploads.tab` connects it to; an
     error becomes a sentence in one of them.
 
     Args:

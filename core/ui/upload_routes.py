@@ -13,9 +13,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.errors import TwoLensError
-from core.exports import captions_csv, captions_jsonl, write_gallery_zip
-from core.session import UploadSession
-from core.uploads import Uploads
+from core.uploads.exports import captions_csv, captions_jsonl, write_gallery_zip
+from core.uploads.registry import Uploads
+from core.uploads.session import UploadSession
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 _CHUNK_BYTES = 1 << 18

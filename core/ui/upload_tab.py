@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from core.ui.events import PAGE_EVENT, SEARCH_EVENT
-from core.ui.picture_query import picture_query
-from core.ui.search_box import RESULTS_BRIDGE, search_box
-from core.ui.upload_desk import UploadDesk
-from core.ui.upload_handlers import UploadHandlers, no_photos
-from core.ui.upload_views import captions_table, introduction, nothing_view
+from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT
+from core.ui.parts.picture_query import picture_query
+from core.ui.parts.search_box import RESULTS_BRIDGE, search_box
+from core.ui.uploads.desk import UploadDesk
+from core.ui.uploads.handlers import UploadHandlers, no_photos
+from core.ui.uploads.views import captions_table, introduction, nothing_view
 
 DESCRIBE_EVENT: dict[str, Any] = {
     "concurrency_id": "describe",

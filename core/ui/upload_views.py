@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.intake import Progress
 from core.records import Caption
-from core.session import UploadSession
-from core.ui.markup import escape
-from core.ui.sureness import sureness
-from core.ui.upload_routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
-from core.upload_captioner import RentedCaptioner, rented_seconds
-from core.upload_limits import MAX_CAPTION_CHARS, Notice
-from core.uploads import Uploads
+from core.ui.parts.markup import escape
+from core.ui.parts.sureness import sureness
+from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
+from core.uploads.captioner import RentedCaptioner, rented_seconds
+from core.uploads.intake import Progress
+from core.uploads.limits import MAX_CAPTION_CHARS, Notice
+from core.uploads.registry import Uploads
+from core.uploads.session import UploadSession
 
 PICTURES_WATCHED = 24
 """Pictures shown while a run is under way; the next ones begin a new page."""

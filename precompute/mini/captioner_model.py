@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.decoding import Decoding
+from core.models.captioner.settings import Decoding
+
+from precompute.evaluate.metrics import normalise_caption
 from precompute.finetune.captions.recipe import DETAIL_PROMPT
-from precompute.metrics import normalise_caption
 
 if TYPE_CHECKING:
     from transformers import (

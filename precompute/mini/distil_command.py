@@ -54,7 +54,8 @@ def run(
     from core.quiet import quiet_libraries
 
     quiet_libraries(downloads=True)
-    from core.devices import resolve_device
+    from core.models.devices import resolve_device
+
     from precompute.finetune.shared.images import FolderImages, Joined
     from precompute.mini.distillation import distil
 

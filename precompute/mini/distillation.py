@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from core.models.clip.lent_tower import as_open_clip
 from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional
@@ -23,7 +24,6 @@ from tqdm import tqdm
 from transformers import BlipImageProcessor
 
 from core.files import sha256_of, write_atomically
-from core.instructblip_tower import as_open_clip
 from precompute.finetune.shared.checkpoints import load_checkpoint, save_checkpoint
 from precompute.finetune.shared.progress import RunLog, memory_gb
 from precompute.mini.clip_onnx import outputs, read_weights

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.evaluation import Metrics, manifest_sha256
+from core.gallery.metrics_file import Metrics, manifest_sha256
+
 from tests.core.planted import image_ids
 
 BASE = {

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core.gallery.caption_rows import NEAR_DUPLICATE, CaptionRows, distinct
+from core.gallery.manifest import SourceRef
+from core.gallery.reader import Gallery, write_gallery
+from core.models.profiles import Models
+from core.search.index import Index
+from core.search.service import SearchService
 
-from core.caption_rows import NEAR_DUPLICATE, CaptionRows, distinct
 from core.errors import CorruptGalleryError, EmbeddingError
-from core.gallery import Gallery, write_gallery
-from core.index import Index
-from core.manifest import SourceRef
-from core.profiles import Models
 from core.records import Caption, ImageRecord
-from core.search import SearchService
 from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,

@@ -9,19 +9,19 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.loading import decoding_of
+from core.models.captioner.settings import DECODING_FILE
+from core.models.choose_captioner import captioner_spec, with_captioner
+from core.models.profiles import PROFILES
+from core.models.weights import revision_of
+from core.uploads.captioner import upload_captioner
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import InstructBlipForConditionalGeneration
 
-from core.captioner_choice import captioner_spec, with_captioner
-from core.captioner_reading import decoding_of
-from core.captioners import InstructBlipCaptioner
 from core.config import Settings
-from core.decoding import DECODING_FILE
 from core.errors import ModelNotFoundError
-from core.profiles import PROFILES
-from core.upload_captioner import upload_captioner
-from core.weights import revision_of
 from tests.tiny_models import save_tiny_instructblip
 
 COMMITS = ("0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef")

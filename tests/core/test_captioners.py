@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.settings import DECODING_FILE, Decoding, caption_flags
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
 from PIL import Image
 
-from core.captioners import InstructBlipCaptioner
-from core.decoding import DECODING_FILE, Decoding, caption_flags
 from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec
-from core.profiles import PROFILES
 from tests.tiny_models import QUERY_TOKENS, WORDS, save_tiny_instructblip
 
 QUICK = Decoding(num_beams=2, min_new_tokens=3, max_new_tokens=8, repetition_penalty=1.0)
@@ -263,7 +263,7 @@ def test_the_shipped_checkpoint_describes_each_photo_in_its_own_words(mini, shar
 def test_the_shipped_checkpoint_reaches_its_floor(mini, shared_data):
     """On 100 of the validation images; the figure of all 1,000 is in the model card."""
     pytest.importorskip("sacrebleu")
-    from precompute.metrics import bleu4
+    from precompute.evaluate.metrics import bleu4
 
     folder = shared_data / "flickr8k" / "validation"
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:10]

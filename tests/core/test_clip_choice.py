@@ -6,18 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from core.gallery.reader import Gallery
+from core.models.choose_clip import clip_spec, with_clip
+from core.models.clip.encoder import ClipEncoder
+from core.models.profiles import PROFILES, Models
 from PIL import Image
+from precompute.evaluate.evaluation import Plan, profile_of
 from typer.testing import CliRunner
 
 from app import open_models
-from core.clip_choice import clip_spec, with_clip
 from core.config import Settings
-from core.encoders import ClipEncoder
 from core.errors import ManifestMismatchError, ModelError
-from core.gallery import Gallery
-from core.profiles import PROFILES, Models
 from precompute.__main__ import app
-from precompute.evaluate import Plan, profile_of
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from core.models.captioner.settings import (
+    DECODING_FILE,
+    Decoding,
+    caption_flags,
+    clean_caption,
+    read_decoding,
+)
 
-from core.decoding import DECODING_FILE, Decoding, caption_flags, clean_caption, read_decoding
 from core.errors import ModelError
 
 PROMPT = "A short image caption."

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
+from core.models.profiles import PROFILES
 from PIL import Image
 
 from core import default_gallery as subject
 from core.errors import SourceError
 from core.files import sha256_of
-from core.profiles import PROFILES
 from tests.planted_app import planted_profile, write_planted_gallery
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from core.models.devices import resolve_device
 
-from core.devices import resolve_device
 from core.errors import ModelError
 
 
@@ -36,7 +36,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_model_loads():
 ROOT = Path(__file__).resolve().parents[2]
 COUNT_FAULTS = """
 import resource, sys, torch
-from core.devices import keep_freed_memory
+from core.models.devices import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def batches(count):

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.models.clip.encoder import ClipEncoder, MiniLmEncoder
+from core.models.clip.towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
+from core.models.weights import local_folder
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from core import clip_towers
-from core.clip_towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
-from core.encoders import ClipEncoder, MiniLmEncoder
 from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec
-from core.profiles import PROFILES
-from core.weights import local_folder
 from tests.tiny_clip import TINY_CFG, TINY_DIM, TINY_MINILM_CFG, build_tiny_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,8 +171,8 @@ def test_a_tower_works_where_the_other_is_neither_buildable_nor_in_the_file(
 
 RESIDENT = """
 import gc, json, sys
-from core.encoders import ClipEncoder
-from core.models import ModelSpec
+from core.models.clip.encoder import ClipEncoder
+from core.models.spec import ModelSpec
 spec = ModelSpec("tiny", sys.argv[1], licence="none", revision=sys.argv[2] or None, dim=16)
 encoder = ClipEncoder(spec, device="cpu")
 before = "torch" in sys.modules

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from core.gallery.metrics_file import METRICS_FILE, Metrics, manifest_sha256, read_metrics
 
-from core.evaluation import METRICS_FILE, Metrics, manifest_sha256, read_metrics
 from tests.core.measured import planted_metrics
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from core.gallery_writer import _write_array
-from core.index import Index
+from core.gallery.writer import _write_array
+from core.search.index import Index
 
 FULL = Path("/dev/full")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from core.search.fusion import agreement, rank_biased_overlap, rrf, weighted_sum
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.fusion import agreement, rank_biased_overlap, rrf, weighted_sum
 from core.records import Hit
 
 

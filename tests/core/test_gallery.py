@@ -9,6 +9,9 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
+from core.gallery.layout import thumbnail_path
+from core.gallery.manifest import Counts, Manifest, SourceRef
+from core.gallery.reader import Gallery, write_gallery
 
 from core.errors import (
     CorruptGalleryError,
@@ -18,9 +21,6 @@ from core.errors import (
     UnknownImageError,
 )
 from core.files import sha256_of
-from core.gallery import Gallery, write_gallery
-from core.gallery_layout import thumbnail_path
-from core.manifest import Counts, Manifest, SourceRef
 from core.records import INDEX_KINDS, LENSES
 from tests.core.planted import (
     CREATED_AT,

@@ -11,12 +11,12 @@ import zlib
 
 import numpy as np
 import pytest
+from core.images.decode import WORKING_PX, DecodeLimits, decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import ImageError
-from core.images import WORKING_PX, DecodeLimits, decode
 from tests.core.encoded_pictures import LIMITS, encoded, refusal, two_halves
 
 
@@ -106,7 +106,7 @@ def test_bombs_take_no_memory():
     script = """
 import resource, sys
 sys.path.insert(0, ".")
-from tests.core.test_hostile_images import (
+from tests.core.images.test_hostile_images import (
     BOMBS, DecodeLimits, ImageError, decode, encoded, two_halves,
 )
 limits = DecodeLimits(5_000_000, 100_000_000)

@@ -7,12 +7,12 @@ import threading
 
 import numpy as np
 import pytest
+from core.images.decode import WORKING_PX, decode, thumbnail_webp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from core.errors import ImageError
-from core.images import WORKING_PX, decode, thumbnail_webp
 from tests.core.encoded_pictures import BLUE, LIMITS, RED, encoded, two_halves
 
 MODES = {

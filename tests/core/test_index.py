@@ -9,11 +9,11 @@ from statistics import median
 
 import numpy as np
 import pytest
+from core.search.index import Index, check_embeddings, cluster_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import CorruptGalleryError, EmbeddingError, QueryError
-from core.index import Index, check_embeddings, cluster_count
 from tests.core.planted import brute_force, image_ids, unit_rows
 
 ALL = 1_000_000

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from core.gallery.manifest import ModelRef
+from core.models.choose_clip import clip_spec
+from core.models.clip.encoder import ClipEncoder
+from core.models.clip.int8 import products_run_in_8_bits
+from core.models.clip.towers import CONFIG_NAME
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
 from PIL import Image
 
 from core import int8_tower
-from core.clip_choice import clip_spec
-from core.clip_towers import CONFIG_NAME
-from core.encoders import ClipEncoder
 from core.errors import ModelError
-from core.int8_tower import products_run_in_8_bits
-from core.manifest import ModelRef
-from core.models import ModelSpec
-from core.profiles import PROFILES
 from tests.tiny_clip import TINY_CFG, TINY_MINILM_CFG, build_tiny_clip
 
 # Not asked of products_run_in_8_bits: on x86 it is to say yes, whatever version of PyTorch comes.

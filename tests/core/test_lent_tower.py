@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.loading import read_instructblip
+from core.models.choose_clip import clip_spec
+from core.models.clip.encoder import ClipEncoder
+from core.models.clip.lent_tower import VISION_PREFIX, as_open_clip
+from core.models.spec import ModelSpec
+from core.models.tensors import read_tensors
+from core.models.weights import revision_of
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
 
-from core.captioner_reading import read_instructblip
-from core.captioners import InstructBlipCaptioner
-from core.clip_choice import clip_spec
-from core.encoders import ClipEncoder
 from core.errors import ModelNotFoundError
-from core.instructblip_tower import VISION_PREFIX, as_open_clip
-from core.models import ModelSpec
-from core.tensors import read_tensors
-from core.weights import revision_of
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
 

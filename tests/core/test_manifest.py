@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from core.gallery.layout import REQUIRED_FILES
+from core.gallery.manifest import Manifest, ModelRef, thumbnails_digest
+from core.gallery.reader import Gallery
+from core.models.weights import revision_of
 from pydantic import ValidationError
 
 from core.errors import (
@@ -16,10 +20,6 @@ from core.errors import (
     IncompleteGalleryError,
     ManifestMismatchError,
 )
-from core.gallery import Gallery
-from core.gallery_layout import REQUIRED_FILES
-from core.manifest import Manifest, ModelRef, thumbnails_digest
-from core.weights import revision_of
 from tests.core.planted import records
 
 

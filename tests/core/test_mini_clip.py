@@ -6,13 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from core.models.clip.encoder import ClipEncoder
+from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME
+from core.models.profiles import PROFILES
+from core.models.weights import ASSETS
 from PIL import Image
 from safetensors import safe_open
-
-from core.clip_towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME
-from core.encoders import ClipEncoder
-from core.profiles import PROFILES
-from core.weights import ASSETS
 
 FOLDER = ASSETS / "mini-clip"
 PHOTOS = 200

@@ -9,7 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from core.run_folder import RunFolder, sweep_older
+from core.uploads.run_folder import RunFolder, sweep_older
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +19,7 @@ def test_apps_that_start_at_once_leave_each_others_folders_alone(tmp_path):
         """
         import sys
         from pathlib import Path
-        from core.run_folder import RunFolder
+        from core.uploads.run_folder import RunFolder
         for _ in range(150):
             run = RunFolder(Path(sys.argv[1]))
             (run.path / "photo").write_text("of a visitor")

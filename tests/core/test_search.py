@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core.gallery.reader import Gallery
+from core.models.profiles import PROFILES, Models, Profile
+from core.models.spec import ModelSpec
+from core.search.fusion import agreement, rrf
+from core.search.service import FUSION_DEPTH, SearchService, normalise_query
 from PIL import Image
 
 from core.errors import ModelNotFoundError, QueryError, TwoLensError, UnknownImageError
-from core.fusion import agreement, rrf
-from core.gallery import Gallery
-from core.models import ModelSpec
-from core.profiles import PROFILES, Models, Profile
 from core.records import INDEX_KINDS, LENSES, Hit
-from core.search import FUSION_DEPTH, SearchService, normalise_query
 from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
 from tests.tiny_clip import build_tiny_clip
 

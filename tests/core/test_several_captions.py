@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.images.decode import DecodedImage
+from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.settings import (
+    DECODING_FILE,
+    Decoding,
+    FurtherCaptions,
+    read_decoding,
+    words_of,
+)
+from core.models.spec import ModelSpec
 from PIL import Image
 
-from core.captioners import BlipCaptioner, InstructBlipCaptioner
-from core.decoding import DECODING_FILE, Decoding, FurtherCaptions, read_decoding, words_of
 from core.describing import Describer, record_of
 from core.errors import ModelError
-from core.images import DecodedImage
-from core.models import ModelSpec
 from core.records import Caption
 from tests.core.planted import unit_rows
 from tests.tiny_models import WORDS, save_tiny_blip, save_tiny_instructblip
@@ -92,8 +98,7 @@ def test_a_picture_gets_the_same_draws_in_any_batch_and_others_from_another_seed
 def test_draws_follow_the_probabilities_of_the_likeliest_tokens():
     """20,000 rows of one distribution: 0.5, 0.3, 0.15, 0.05; the last is outside of top-p 0.9."""
     import torch
-
-    from core.sampling import SeededSampling
+    from core.models.captioner.sampling import SeededSampling
 
     rows = 20_000
     chances = torch.tensor([0.05, 0.5, 0.15, 0.3])
@@ -107,8 +112,7 @@ def test_draws_follow_the_probabilities_of_the_likeliest_tokens():
 
 def test_the_ends_of_the_range_draw_possible_tokens():
     import torch
-
-    from core.sampling import SeededSampling
+    from core.models.captioner.sampling import SeededSampling
 
     scores = torch.tensor([[0.0, 1.0, -torch.inf], [-torch.inf, 1.0, 0.0]]).repeat(2, 1)
     draws = np.array([0.0, 0.0, 1 - 1e-16, 1 - 1e-16])[:, None]

@@ -7,16 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.rerank import (
+    SIGHT_FILE,
+    Sight,
+    best_said,
+    read_sight,
+    said_together,
+    write_sight,
+)
+from core.models.captioner.settings import Decoding, words_of
+from core.models.clip.encoder import MiniLmEncoder
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
+from core.models.weights import revision_of
 from PIL import Image
 
-from core.captioners import InstructBlipCaptioner
-from core.decoding import Decoding, words_of
-from core.encoders import MiniLmEncoder
 from core.errors import ModelError
-from core.models import ModelSpec
-from core.profiles import PROFILES
-from core.sight import SIGHT_FILE, Sight, best_said, read_sight, said_together, write_sight
-from core.weights import revision_of
 from tests.tiny_models import save_tiny_instructblip
 
 SENTENCE = PROFILES["mini"].sentence

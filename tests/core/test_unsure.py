@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core.models.captioner.fit import UnsureRule, fits, read_unsure_rule, with_doubts
+from core.models.weights import revision_of
 from PIL import Image
 
 from core.describing import Describer
 from core.errors import ModelError
 from core.records import UNSURE, Caption
-from core.unsure import UnsureRule, fits, read_unsure_rule, with_doubts
-from core.weights import revision_of
 from tests.tiny_uploads import colour_models
 
 USUAL = ("colour 111", "colour 222")

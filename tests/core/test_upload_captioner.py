@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from core.captioners import BlipCaptioner, InstructBlipCaptioner
-from core.config import Settings
-from core.decoding import Decoding
-from core.errors import ModelError, ModelNotFoundError
-from core.models import ModelSpec
-from core.profiles import PROFILES
-from core.upload_captioner import (
+from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.settings import Decoding
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
+from core.uploads.captioner import (
     RentedCaptioner,
     first_guess_s,
     rented_seconds,
     upload_captioner,
 )
+from PIL import Image
+
+from core.config import Settings
+from core.errors import ModelError, ModelNotFoundError
 from tests.tiny_models import save_tiny_blip, save_tiny_instructblip
 
 

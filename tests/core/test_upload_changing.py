@@ -9,12 +9,12 @@ import time
 import zipfile
 
 import pytest
+from core.gallery.reader import Gallery
+from core.search.service import SearchService
+from core.uploads.exports import GALLERY_NAME, captions_csv, captions_jsonl, write_gallery_zip
 
 from core.errors import UnknownImageError, UploadError
-from core.exports import GALLERY_NAME, captions_csv, captions_jsonl, write_gallery_zip
-from core.gallery import Gallery
 from core.records import ImageRecord
-from core.search import SearchService
 from tests.tiny_uploads import (
     describe,
     files_below,

@@ -9,13 +9,13 @@ import struct
 import zlib
 
 import pytest
+from core.images.file_names import shown_name
+from core.uploads.exports import captions_csv, captions_jsonl, write_gallery_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import UploadError
-from core.exports import captions_csv, captions_jsonl, write_gallery_zip
-from core.file_names import shown_name
 from tests.tiny_uploads import (
     colour_uploads,
     describe,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.search.service import SearchService
 from PIL import Image
 
 from core.errors import QueryError, UnknownImageError, UploadError
-from core.search import SearchService
 from tests.tiny_uploads import (
     colour_name,
     colour_uploads,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from core.models.profiles import Profile
 from PIL import Image
 
-from core.profiles import Profile
 from tests.precompute.tiny_profile import make_tiny_profile
 
 
@@ -58,6 +58,6 @@ def mixed(tmp_path) -> Path:
 
 
 def _bomb() -> bytes:
-    from tests.core.test_hostile_images import png_header
+    from tests.core.images.test_hostile_images import png_header
 
     return png_header(50_000, 50_000)

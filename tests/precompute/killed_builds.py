@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from precompute.pipeline import BuildOptions, build
-from precompute.sources import SourceOptions
+from precompute.build.pipeline import BuildOptions, build
+from precompute.sources.open import SourceOptions
+
 from tests.precompute.tiny_profile import tiny_profile
 
 CHANGES = {"os.rename": b"n", "os.remove": b"d", "os.rmdir": b"d", "os.mkdir": b"m"}

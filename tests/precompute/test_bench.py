@@ -6,21 +6,21 @@ import json
 from dataclasses import asdict
 
 import pytest
-
-from core.config import get_settings
-from core.errors import SourceError
-from core.gallery import Gallery
-from precompute.bench import Figure, table, write_json
-from precompute.bench_image_tower import image_tower
-from precompute.bench_material import (
+from core.gallery.reader import Gallery
+from precompute.bench.app import Figure, table, write_json
+from precompute.bench.image_tower import image_tower
+from precompute.bench.material import (
     BenchOptions,
     packaged_photos,
     planted_gallery,
     queries,
     searched_gallery,
 )
-from precompute.qrels import from_references
-from precompute.running_app import AppError, running_app
+from precompute.bench.running_app import AppError, running_app
+from precompute.evaluate.qrels import from_references
+
+from core.config import get_settings
+from core.errors import SourceError
 
 
 def test_targets_are_read_in_the_right_direction():

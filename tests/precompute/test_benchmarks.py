@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from precompute.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of, expand
-from precompute.sources import SourceOptions, find_columns
+from precompute.sources.open import SourceOptions, find_columns
+from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of, expand
 
 
 @pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])

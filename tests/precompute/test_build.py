@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from core.gallery.reader import Gallery
+from core.images.decode import DecodeLimits, decode
+from core.models.profiles import Models, Profile
+from precompute.build.pipeline import BuildOptions, BuildResult
+from precompute.sources.open import SourceOptions
 
 from core.errors import GalleryError, GalleryExistsError, ModelNotFoundError, SourceError
-from core.gallery import Gallery
-from core.images import DecodeLimits, decode
-from core.profiles import Models, Profile
 from precompute import pipeline
-from precompute.pipeline import BuildOptions, BuildResult
-from precompute.sources import SourceOptions
 from tests.precompute.conftest import noise_photo
 
 LIMITS = DecodeLimits(50_000_000, 100_000_000)
@@ -371,7 +371,7 @@ def test_source_and_gallery_lie_apart(tiny, tmp_path, where):
 
 
 def test_two_builds_of_one_gallery_do_not_meet(tiny, tmp_path):
-    from precompute.shards import Workspace
+    from precompute.build.workspace import Workspace
 
     source = photos(tmp_path / "in", 2)
     out = tmp_path / "g"
@@ -483,7 +483,7 @@ def _interrupt_after_one_shard(source: Path, out: Path, profile) -> None:
 
 def test_coco_photos_are_built_and_found(shared_data, tiny, tmp_path):
     """Human captions and the real sentence encoder: the right picture must come first."""
-    from core.search import SearchService
+    from core.search.service import SearchService
 
     source = shared_data / "coco_cc"
     out = tmp_path / "coco"

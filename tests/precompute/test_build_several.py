@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from core.gallery.caption_rows import NEAR_DUPLICATE
+from core.gallery.reader import Gallery
+from core.models.captioner.settings import DECODING_FILE
+from core.models.profiles import Models, Profile
+from core.search.service import SearchService
+from precompute.build.pipeline import BuildOptions
+from precompute.sources.open import SourceOptions
 
-from core.caption_rows import NEAR_DUPLICATE
-from core.decoding import DECODING_FILE
 from core.errors import SourceError
-from core.gallery import Gallery
-from core.profiles import Models, Profile
-from core.search import SearchService
 from precompute import pipeline
-from precompute.pipeline import BuildOptions
-from precompute.sources import SourceOptions
 from tests.precompute.conftest import noise_photo
 from tests.tiny_models import save_tiny_instructblip
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from precompute.sources.open import SourceOptions, open_source
 
 from core.errors import SourceError
 from precompute.caption_columns import captions_of, find_captions
-from precompute.sources import SourceOptions, open_source
 from tests.precompute.conftest import noise_photo
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from core.gallery.manifest import Manifest, SourceRef
+from core.gallery.metrics_file import read_metrics
+from core.gallery.reader import Gallery, write_gallery
+from core.models.profiles import PROFILES, Models
+from precompute.evaluate.command import _typed
+from precompute.evaluate.evaluation import Plan, evaluate
 from typer.testing import CliRunner
 
 from core.errors import SourceError
-from core.evaluation import read_metrics
 from core.files import sha256_of
-from core.gallery import Gallery, write_gallery
-from core.manifest import Manifest, SourceRef
-from core.profiles import PROFILES, Models
 from core.records import LENSES
 from precompute.__main__ import app
-from precompute.evaluate import Plan, evaluate
-from precompute.evaluate_command import _typed
 from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,
@@ -218,7 +218,7 @@ def command(planted, monkeypatch, tmp_path):
     """The command line, its mini profile being the planted models."""
     named = replace(planted.profile, name="mini")
     monkeypatch.setitem(PROFILES, "mini", named)
-    monkeypatch.setattr("precompute.evaluate.Models", lambda *_, **__: planted.models)
+    monkeypatch.setattr("precompute.evaluate.evaluation.Models", lambda *_, **__: planted.models)
     planted.profile = named
     planted.write()
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from precompute.evaluate.command import table
+from precompute.evaluate.evaluation import evaluate
+from precompute.evaluate.rankings import best_scorer
+from precompute.evaluate.report import markdown
 
 from core.records import Caption
-from precompute.evaluate import evaluate
-from precompute.evaluate_command import table
-from precompute.rankings import best_scorer
-from precompute.report import markdown
 from tests.core.planted import unit_rows
-from tests.precompute.test_evaluate import EACH, IMAGES, Planted
+from tests.precompute.evaluate.test_evaluate import EACH, IMAGES, Planted
 
 CAPTIONS = 4
 
@@ -96,7 +96,7 @@ def test_one_caption_an_image_has_one_way(tmp_path):
 
 
 def test_the_best_of_uneven_groups_over_many_small_parts(monkeypatch):
-    monkeypatch.setattr("precompute.rankings._PART_BYTES", 400)
+    monkeypatch.setattr("precompute.evaluate.rankings._PART_BYTES", 400)
     counts = np.random.default_rng(0).integers(1, 6, 300)
     first = np.concatenate([[0], np.cumsum(counts)])
     vectors, queries = unit_rows(int(first[-1]), 8), unit_rows(9, 8, seed=1)

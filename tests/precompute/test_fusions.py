@@ -6,13 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-
-from core.evaluation import LensFigures, PairedTest
-from core.fusion import rrf, weighted_sum
-from core.records import Hit
-from precompute import fusions, rankings
-from precompute.fusion_choice import TunedFusions
-from precompute.fusions import (
+from core.gallery.metrics_file import LensFigures, PairedTest
+from core.search.fusion import rrf, weighted_sum
+from precompute.evaluate.fusion_choice import TunedFusions
+from precompute.evaluate.fusions import (
     BothLenses,
     Fusion,
     Tuned,
@@ -21,7 +18,10 @@ from precompute.fusions import (
     reciprocal_ranks,
     tune,
 )
-from precompute.rankings import Relevant, dense_scorer, order, ranks_of
+from precompute.evaluate.rankings import Relevant, dense_scorer, order, ranks_of
+
+from core.records import Hit
+from precompute import fusions, rankings
 from tests.core.planted import unit_rows
 
 
@@ -56,7 +56,7 @@ def test_a_block_is_fused_as_core_fusion_fuses_one_query(fusion, reference):
     for row in range(20):
         expected = reference({"captions": hits(captions[row]), "clip": hits(clip[row])})
         if len({round(hit.score, 12) for hit in expected}) < 30:
-            continue  # core.fusion breaks ties otherwise
+            continue  # core.search.fusion breaks ties otherwise
         compared += 1
         found = {str(image): int(rank) for image, rank in enumerate(ranks[row])}
         assert found == {hit.id: hit.rank for hit in expected}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
+from core.search.index import Index
+from precompute.evaluate.index_curve import measure, measure_enlarged, nprobes
 
-from core.index import Index
-from precompute.index_curve import measure, measure_enlarged, nprobes
 from tests.core.planted import image_ids, unit_rows
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from precompute.evaluate.lens_differences import (
+    CONTENT,
+    Outcome,
+    groups,
+    histogram,
+    solved_by_one,
+    words_of,
+)
+from precompute.evaluate.qrels import Query
 
-from precompute.lens_differences import CONTENT, Outcome, groups, histogram, solved_by_one, words_of
-from precompute.qrels import Query
 from tests.core.planted import records
 
 TEXTS = (

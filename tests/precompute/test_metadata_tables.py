@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from precompute.sources.open import SourceOptions, open_source
 
 from core.errors import SourceError
-from precompute.sources import SourceOptions, open_source
 from tests.precompute.conftest import noise_photo
 
 

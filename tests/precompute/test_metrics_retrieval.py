@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from precompute.evaluate.metrics import RETRIEVAL_METRICS, cider, clip_score, retrieval
 
 from precompute import metrics
-from precompute.metrics import RETRIEVAL_METRICS, cider, clip_score, retrieval
 
 
 def by_hand(first: np.ndarray, relevant: list[dict[int, int]]) -> dict[str, np.ndarray]:

@@ -12,15 +12,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from core.gallery.layout import RECORDS_FILE
+from core.gallery.manifest import Manifest
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.choose_captioner import captioner_spec
 from PIL import Image
+from precompute.hub.publish import publication
 from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
 
-from core.captioner_choice import captioner_spec
-from core.captioners import InstructBlipCaptioner
 from core.errors import ModelError, SourceError
-from core.gallery_layout import RECORDS_FILE
-from core.manifest import Manifest
-from precompute.publish import publication
 from tests.local_hub import LocalHub, local_hub
 from tests.precompute.conftest import noise_photo
 from tests.tiny_clip import build_tiny_clip

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from precompute.evaluate.qrels import from_flickr8k_judgements, from_references, from_trec
 
 from core.errors import SourceError
-from precompute.qrels import from_flickr8k_judgements, from_references, from_trec
 from tests.core.planted import records
 
 

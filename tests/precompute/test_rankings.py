@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from precompute import rankings
-from precompute.rankings import (
+from precompute.evaluate.rankings import (
     Relevant,
     blocks,
     bm25_scorer,
@@ -16,6 +14,8 @@ from precompute.rankings import (
     ranks_of,
     scored,
 )
+
+from precompute import rankings
 from tests.core.planted import unit_rows
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from core.gallery.layout import MANIFEST_FILE
+from precompute.build.workspace import Workspace
 
 from core.errors import GalleryExistsError
-from core.gallery_layout import MANIFEST_FILE
-from precompute.shards import Workspace
 from tests.precompute.conftest import noise_photo
 
 ROOT = Path(__file__).resolve().parents[2]

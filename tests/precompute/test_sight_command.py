@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.loading import decoding_of
+from core.models.captioner.rerank import read_sight
+from core.models.choose_captioner import captioner_spec
+from core.models.clip.encoder import MiniLmEncoder
+from core.models.profiles import PROFILES
 from PIL import Image
 from typer.testing import CliRunner
 
-from core.captioner_choice import captioner_spec
-from core.captioner_reading import decoding_of
-from core.captioners import InstructBlipCaptioner
-from core.encoders import MiniLmEncoder
-from core.profiles import PROFILES
-from core.sight import read_sight
 from precompute.__main__ import app
 from tests.tiny_models import save_tiny_instructblip
 

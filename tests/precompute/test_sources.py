@@ -9,11 +9,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from precompute.sources.dataset import DatasetSource
+from precompute.sources.open import SourceOptions, open_source
 
 from core.errors import SourceError
 from precompute.caption_columns import captions_of
-from precompute.dataset_source import DatasetSource
-from precompute.sources import SourceOptions, open_source
 from tests.precompute.conftest import noise_photo
 
 

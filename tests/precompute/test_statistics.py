@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from precompute.evaluate.resampling import mean_intervals, median_interval, paired_p_values
 from scipy import stats
-
-from precompute.statistics import mean_intervals, median_interval, paired_p_values
 
 
 @pytest.fixture

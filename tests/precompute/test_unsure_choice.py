@@ -6,19 +6,19 @@ import json
 
 import numpy as np
 import pytest
+from core.models.captioner.fit import read_unsure_rule
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.settings import DECODING_FILE
+from core.models.clip.encoder import ClipEncoder, MiniLmEncoder
+from core.models.profiles import PROFILES
+from core.models.spec import ModelSpec
 from PIL import Image
+from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 from typer.testing import CliRunner
 
-from core.captioners import InstructBlipCaptioner
-from core.decoding import DECODING_FILE
 from core.describing import Describer
-from core.encoders import ClipEncoder, MiniLmEncoder
-from core.models import ModelSpec
-from core.profiles import PROFILES
 from core.records import UNSURE
-from core.unsure import read_unsure_rule
 from precompute.__main__ import app
-from precompute.unlike_pictures import made_pictures, sample_files
 from tests.tiny_clip import build_tiny_clip
 from tests.tiny_models import save_tiny_instructblip
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from core.decoding import DECODING_FILE
-from core.models import ModelSpec
-from core.profiles import PROFILES, Profile
+from core.models.captioner.settings import DECODING_FILE
+from core.models.profiles import PROFILES, Profile
+from core.models.spec import ModelSpec
+
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 
 

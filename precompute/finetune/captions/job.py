@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.files import write_atomically
+from precompute.evaluate.metrics import bleu4, cider
 from precompute.finetune.captions.batches import (
     CaptionBatch,
     Features,
@@ -22,7 +23,6 @@ from precompute.finetune.captions.recipe import CaptionRecipe, Instruction, Rewa
 from precompute.finetune.captions.self_critical import SelfCritic
 from precompute.finetune.shared.embeddings import Meanings
 from precompute.finetune.shared.progress import RunLog
-from precompute.metrics import bleu4, cider
 from precompute.mini.looking import MeaningReader, learn_to_look, read_sights
 
 if TYPE_CHECKING:

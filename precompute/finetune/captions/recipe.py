@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from core.models.spec import Precision
+
 from core.errors import SourceError
-from core.models import Precision
 
 Part = Literal["language", "qformer", "projection"]
 """What can be trained behind the image tower."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from precompute.evaluate.metrics import normalise_caption
 from precompute.finetune.shared.embeddings import Meanings, embed_texts
-from precompute.metrics import normalise_caption
 
 if TYPE_CHECKING:
-    from core.models import TextEncoder
+    from core.models.spec import TextEncoder
 
 _LONGEST = 4
 _SPREAD = 6.0
@@ -34,7 +34,7 @@ _Gram = tuple[str, ...]
 class CiderReference:
     """CIDEr-D (Vedantam et al. 2015) against references whose n-gram frequencies are counted once.
 
-    The same score as :func:`precompute.metrics.cider`, which counts n-grams in the references of
+    The same score as :func:`precompute.evaluate.metrics.cider`, which counts n-grams in the references of
     what it is given: a batch has too few.
 
     Args:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from core.decoding import Decoding
+from core.models.captioner.settings import Decoding
+
 from core.errors import MissingDependencyError, ModelError, SourceError
 from precompute.finetune.captions.files import CaptionerFiles
 from precompute.finetune.captions.recipe import (
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accelerate import Accelerator
+    from core.models.spec import ModelSpec
 
-    from core.models import ModelSpec
     from precompute.finetune.captions.training import CaptionTraining
     from precompute.finetune.shared.data import Pairs
 
@@ -36,8 +37,8 @@ def find_model(given: str) -> ModelSpec:
     Raises:
         ModelError: There is none, or it is not InstructBLIP.
     """
-    from core.captioner_choice import captioner_spec
-    from core.weights import files_of
+    from core.models.choose_captioner import captioner_spec
+    from core.models.weights import files_of
 
     spec = captioner_spec(given)
     whole = spec.base or spec
@@ -172,8 +173,7 @@ class Start:
         if self._spec is None:
             raise ModelError("There is no checkpoint to start from.")
         import torch
-
-        from core.captioner_reading import decoding_of, read_instructblip
+        from core.models.captioner.loading import decoding_of, read_instructblip
 
         half = self._device.startswith("cuda") and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if half and recipe.precision != "fp32" else "float32"
@@ -187,8 +187,7 @@ def _accelerator(device: str) -> tuple[Accelerator, str]:
     """Return the engine of the loop, in bfloat16 where the device has it, and the device."""
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    from core.devices import resolve_device
+    from core.models.devices import resolve_device
 
     where = resolve_device(device)
     # The Q-Former's last layer makes something of the prompt that nothing reads.
@@ -214,9 +213,8 @@ def _instructed(decoding: Decoding, recipe: CaptionRecipe) -> tuple[Decoding, Ca
 
 def _is_large(spec: ModelSpec) -> bool:
     import torch
+    from core.models.weights import files_of
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
-
-    from core.weights import files_of
 
     folder = files_of(spec.base or spec, "config.json")
     config = InstructBlipConfig.from_pretrained(folder, local_files_only=True)

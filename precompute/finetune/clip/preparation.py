@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-
-from core.clip_choice import clip_spec
-from core.clip_towers import (
+from core.models.choose_clip import clip_spec
+from core.models.clip.towers import (
     ClipFiles,
     lender_of,
     load_image_tower,
@@ -21,10 +20,11 @@ from core.clip_towers import (
     new_image_tower,
     new_text_tower,
 )
+from core.models.spec import ModelSpec
+from core.models.weights import revision_of
+
 from core.errors import SourceError
 from core.files import sha256_of
-from core.models import ModelSpec
-from core.weights import revision_of
 from precompute.finetune.clip.asset import load_image_weights, reset_heads, start_of_logits
 from precompute.finetune.clip.plan import Batch, Material
 from precompute.finetune.clip.recipe import (

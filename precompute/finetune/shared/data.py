@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.images.decode import DecodeLimits, decode
+
 from core.config import get_settings
 from core.errors import SourceError
 from core.files import sha256_of
-from core.images import DecodeLimits, decode
 from precompute.caption_columns import CAPTION_COLUMNS, merged, shown_columns
-from precompute.metrics import normalise_caption
-from precompute.sources import KeptSource, SourceOptions, open_kept_source
+from precompute.evaluate.metrics import normalise_caption
+from precompute.sources.open import KeptSource, SourceOptions, open_kept_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image

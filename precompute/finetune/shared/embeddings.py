@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from core.encoders import MiniLmEncoder
-from core.profiles import PROFILES
+from core.models.clip.encoder import MiniLmEncoder
+from core.models.profiles import PROFILES
 
 if TYPE_CHECKING:
-    from core.models import TextEncoder
+    from core.models.spec import TextEncoder
 
 _TEXT_BATCH = 256
 

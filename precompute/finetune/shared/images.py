@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from core.images.decode import DecodeLimits, decode
 from PIL.Image import Resampling, Transpose
 
 from core.config import get_settings
 from core.errors import SourceError
-from core.images import DecodeLimits, decode
-from precompute.folder_source import FolderSource
-from precompute.sources import SourceOptions
+from precompute.sources.folder import FolderSource
+from precompute.sources.open import SourceOptions
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from core.models import ImageTextEncoder
+from core.models.spec import ImageTextEncoder
+
 from precompute.finetune.shared.data import Pairs
 
 if TYPE_CHECKING:

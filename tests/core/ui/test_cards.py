@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from core.ui.api import compare_json
+from core.ui.parts.cards import Standing, card, detail_of, fused_row, hit_row, safe_link
 
 from core.records import Caption, FusedHit, Hit
-from core.ui.cards import Standing, card, detail_of, fused_row, hit_row, safe_link
-from core.ui.endpoints import compare_json
 from tests.planted_app import (
     HOSTILE_CAPTION,
     PICTURES,

@@ -6,10 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from core.gallery.metrics_file import METRICS_FILE
+from core.ui.parts.charts import index_plot, recall_bars, score_plot
+from core.ui.tabs.evaluation import evaluation_view
 
-from core.evaluation import METRICS_FILE
-from core.ui.evaluation import evaluation_view
-from core.ui.evaluation_charts import index_plot, recall_bars, score_plot
 from tests.core.measured import BASE, planted_metrics
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from core.models.profiles import Models
+from core.ui.parts.shelf import Shelf
 
 from core.errors import GalleryNotFoundError, QueryError
-from core.profiles import Models
-from core.ui.shelf import Shelf
 from tests.planted_app import image_id, planted_profile, write_planted_gallery
 
 

@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from core.ui.api import compare_json
+from core.ui.parts.cards import Standing, detail_of, hit_row
+from core.ui.parts.sureness import sureness, with_sureness
 
 from core.records import UNSURE, Caption, Hit
-from core.ui.cards import Standing, detail_of, hit_row
-from core.ui.endpoints import compare_json
-from core.ui.sureness import sureness, with_sureness
 from tests.planted_app import (
     PICTURES,
     image_id,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+from core.ui.parts.similar import similar_state
+from core.ui.parts.states import answered, start_state
+from core.ui.tabs.about import gallery_description
 
 from core.errors import ModelError, QueryError
 from core.ui import compare_tab, lens_tab
-from core.ui.about_tab import gallery_description
-from core.ui.similar import similar_state
-from core.ui.states import answered, start_state
-from tests.core.ui.test_cards import carried
+from tests.core.ui.parts.test_cards import carried
 from tests.planted_app import HOSTILE_CAPTION, image_id
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import io
 
 import pytest
+from core.ui.parts.thumbnails import thumbnail_route
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from core.ui.thumbnails import thumbnail_route
 from tests.planted_app import image_id
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from precompute.evaluate.metrics import cider
 
 from core.errors import SourceError
 from precompute.finetune.captions import command
@@ -18,7 +19,6 @@ from precompute.finetune.captions.rewards import CiderReference, RetrievalRefere
 from precompute.finetune.captions.self_critical import SelfCritic
 from precompute.finetune.captions.training import CaptionTraining
 from precompute.finetune.shared.embeddings import Meanings, embed_texts, sentence_encoder
-from precompute.metrics import cider
 from tests.precompute.finetune.captions.tiny_captioner import (
     COLOURS,
     PROMPTS,

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from core.models.captioner.adapters import ADAPTER_WEIGHTS
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.settings import DECODING_FILE
+from core.models.choose_captioner import captioner_spec, with_captioner
+from core.models.weights import revision_of
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.adapters import ADAPTER_WEIGHTS
-from core.captioner_choice import captioner_spec, with_captioner
-from core.captioners import InstructBlipCaptioner
-from core.decoding import DECODING_FILE
 from core.errors import ModelError, ModelNotFoundError, SourceError
-from core.weights import revision_of
 from precompute.finetune.captions.batches import cached_features, tokenise_captions
 from precompute.finetune.captions.command import run
 from precompute.finetune.captions.files import CaptionerFiles
@@ -175,7 +175,7 @@ def test_an_adapter_is_trained_on_a_base_in_8_bits(photos, base, tmp_path):
 
 
 def test_the_manifest_names_the_adapter_its_base_and_both_revisions(adapter, base, tiny):
-    from core.manifest import ModelRef
+    from core.gallery.manifest import ModelRef
 
     spec = with_captioner(tiny, str(adapter)).captioner
     found = ModelRef.of(spec)

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from core.models.clip.towers import CONFIG_NAME, find_clip_files, load_image_tower, load_text_tower
+from core.models.spec import ModelSpec
 from safetensors.torch import load_file, save_file
 
-from core.clip_towers import CONFIG_NAME, find_clip_files, load_image_tower, load_text_tower
 from core.errors import SourceError
-from core.models import ModelSpec
 from precompute.finetune.clip.asset import (
     load_image_weights,
     reset_heads,
@@ -19,7 +19,7 @@ from precompute.finetune.clip.asset import (
 )
 from precompute.finetune.clip.student import Student
 from precompute.finetune.clip.towers import Tower
-from tests.core.test_lent_tower import _borrowing_clip
+from tests.core.models.clip.test_lent_tower import _borrowing_clip
 from tests.tiny_clip import TINY_MINILM_CFG, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
 
