@@ -57,6 +57,14 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         100_000_000, ge=1, description="Most pixels (width x height) that are decoded."
     )
+    fetch_timeout_s: float = Field(
+        30, gt=0, description="Seconds in which a picture that a dataset names by an address comes."
+    )
+    fetch_private: bool = Field(
+        False,
+        description="Whether such addresses may be in private networks: what is read there is "
+        "published with the gallery.",
+    )
     thumbnail_px: int = Field(320, ge=32, description="Longer side of a thumbnail.")
 
     upload_dir: Path | None = Field(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from core.errors import ImageError, SourceError
+from core.config import get_settings
+from core.errors import SourceError
 from precompute.caption_columns import check_column, holds_captions
+from precompute.image_cells import read_cell
+from precompute.remote_files import RemoteFiles
 from precompute.sources.open import (
     IMAGE_COLUMNS,
     Columns,
@@ -45,7 +48,7 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
     from huggingface_hub import HfApi, constants
 
     offline = constants.HF_HUB_OFFLINE
-    revision = options.revision
+    revision, names = options.revision, [options.source]
     if not offline:
         found = _reaching(
             options.source,
@@ -54,6 +57,7 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
             ),
         )
         revision = found.sha
+        names.append(found.id)
     loaded = _reaching(
         options.source,
         lambda: load_dataset(
@@ -62,7 +66,14 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
     )
     dataset, split = _pick_split(loaded, options, kept=kept)
     return DatasetSource(
-        dataset, options, options.source, split, revision, str(revision), local_paths=offline
+        dataset,
+        options,
+        options.source,
+        split,
+        revision,
+        str(revision),
+        local_paths=False,
+        repositories=names,
     )
 
 
@@ -107,7 +118,8 @@ class DatasetSource:
         revision: Commit of a Hub dataset.
         fingerprint: See :class:`~precompute.sources.open.Source`.
         local_paths: Whether a row may name a file of this machine. Not for what comes from
-            elsewhere: it could name a private one.
+            elsewhere, which could name a private one: then only a file of the Hub's cache.
+        repositories: Ids of the dataset on the Hub, whose files a row may name.
 
     Raises:
         SourceError: A column does not exist, or none holds images.
@@ -125,6 +137,7 @@ class DatasetSource:
         fingerprint: str,
         *,
         local_paths: bool = True,
+        repositories: Iterable[str] = (),
     ) -> None:
         """Find the columns; read no row."""
         import datasets
@@ -141,6 +154,10 @@ class DatasetSource:
         self._image = image
         self._limit = options.limit
         self._local_paths = local_paths
+        settings = get_settings()
+        self._remote = RemoteFiles(
+            repositories, limit_s=settings.fetch_timeout_s, private=settings.fetch_private
+        )
         self.name = name
         self.split: str | None = split
         self.revision = revision
@@ -155,9 +172,7 @@ class DatasetSource:
             row = _reaching(self.name, lambda: next(rows, None), after=number)
             if row is None:
                 return
-            file_name, content, problem = _image_of(row.get(self._image), number)
-            if isinstance(content, Path) and not self._local_paths:
-                content, problem = None, "is named by a path, not contained in the dataset"
+            file_name, content, problem = self._image_of(row.get(self._image), number)
             yield self.columns.describe((row,), file_name, content, problem)
 
     def content(self, row: int) -> Path | bytes | Opener:
@@ -167,10 +182,25 @@ class DatasetSource:
             SourceError: It has none, or can no longer be read.
         """
         cell = _reaching(self.name, lambda: self._dataset[row][self._image])
-        _, content, problem = _image_of(cell, row)
+        _, content, problem = self._image_of(cell, row)
         if content is None:
             raise SourceError(f"Row {row} of {self.name} {problem}.")
         return content
+
+    def _image_of(
+        self,
+        value: Any,  # noqa: ANN401 - whatever a row holds
+        number: int,
+    ) -> tuple[str, Path | bytes | Opener | None, str]:
+        """Return file name, content and problem of one image cell."""
+        cell = read_cell(value, f"row-{number:06d}")
+        if cell.content is not None or cell.place is None:
+            return cell.file_name, cell.content, cell.problem
+        if "://" in cell.place:
+            return cell.file_name, *self._remote.open(cell.place, cell.file_name)
+        if not self._local_paths and not _is_cached(cell.place):
+            return cell.file_name, None, "is named by a path, not contained in the dataset"
+        return cell.file_name, Path(cell.place), ""
 
     def _rows(self, start: int) -> Iterator[Mapping[str, Any]]:
         if hasattr(self._dataset, "__len__"):
@@ -190,30 +220,6 @@ class DatasetSource:
         if count is None or self._limit is None:
             return count if count is not None else self._limit
         return min(count, self._limit)
-
-
-class RemoteFile:
-    """A file that a dataset names by an address instead of holding its bytes."""
-
-    def __init__(self, address: str, file_name: str) -> None:
-        """Remember the address; open nothing."""
-        self._address = address
-        self._file_name = file_name
-
-    def __call__(self, max_bytes: int) -> bytes:
-        """Fetch the content, at most one byte more than the limit.
-
-        Raises:
-            ImageError: The file cannot be fetched.
-        """
-        from datasets.utils.file_utils import xopen
-        from huggingface_hub.errors import HTTPError
-
-        try:
-            with xopen(self._address, "rb") as file:
-                return file.read(max_bytes + 1)
-        except (OSError, ValueError, HTTPError) as error:
-            raise ImageError(self._file_name, "cannot be fetched") from error
 
 
 def _pick_split(
@@ -291,6 +297,19 @@ def _sample(feature: Any) -> Any:  # noqa: ANN401 - any kind of datasets feature
     return b"" if "binary" in kind or kind == "dict" else 0
 
 
+def _is_cached(path: str) -> bool:
+    """Tell whether a path leads into the caches in which the Hub's files are kept."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    caches = (str(config.HF_DATASETS_CACHE), str(config.DOWNLOADED_DATASETS_PATH))
+    place = os.path.abspath(path)
+    return any(
+        os.path.commonpath([place, os.path.abspath(cache)]) == os.path.abspath(cache)
+        for cache in (*caches, constants.HF_HUB_CACHE)
+    )
+
+
 def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datasets feature
     import datasets
 
@@ -300,32 +319,6 @@ def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datase
         return "bytes" in feature or "path" in feature
     kind = getattr(feature, "dtype", "")
     return kind in ("binary", "large_binary", "string", "large_string")
-
-
-def _image_of(
-    value: Any,  # noqa: ANN401 - whatever a row holds
-    number: int,
-) -> tuple[str, Path | bytes | Opener | None, str]:
-    """Return file name, content and problem of one image cell."""
-    if isinstance(value, str):
-        value = {"path": value}
-    elif isinstance(value, bytes):
-        value = {"bytes": value}
-    elif not isinstance(value, Mapping):
-        value = {}
-    path, content = value.get("path"), value.get("bytes")
-    fallback = f"row-{number:06d}"
-    if isinstance(path, str) and path:
-        file_name = printable_name(path.split("::")[0].rstrip("/").rpartition("/")[2]) or fallback
-    else:
-        file_name, path = fallback, None
-    if isinstance(content, bytes):
-        return file_name, content, ""
-    if path is None:
-        return file_name, None, "has no image in its row"
-    if "://" in path:
-        return file_name, RemoteFile(path, file_name), ""
-    return file_name, Path(path), ""
 
 
 def _digest_of_files(path: Path) -> str:

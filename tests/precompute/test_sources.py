@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -253,3 +254,22 @@ def test_captions_that_are_not_text_are_refused_by_the_column_s_name(photos, val
     (photos / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(SourceError, match=r"column 'size' holds (int|float), not text"):
         list(opened(photos, caption_column="size").read(0))
+
+
+@pytest.mark.parametrize("padding", ["", "=="])
+@pytest.mark.parametrize("start", ["data:image/png;base64,", "data:;BASE64,", ""])
+def test_pictures_written_as_base64(start, padding, tmp_path):
+    photo = noise_photo(2)
+    text = base64.encodebytes(photo).decode().rstrip("=\n") + padding
+    pq.write_table(pa.table({"image": [start + text]}), tmp_path / "one.parquet")
+    (row,) = opened(tmp_path / "one.parquet").read(0)
+    assert (row.content, row.problem, row.file_name) == (photo, "", "row-000000")
+
+
+def test_cells_that_are_neither_picture_nor_place(tmp_path):
+    cells = ["data:image/png;base64,####", "x" * 5000, "a\0b"]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "one.parquet")
+    rows = list(opened(tmp_path / "one.parquet").read(0))
+    assert [row.content for row in rows] == [None] * 3
+    assert rows[0].problem == "is a data: URI that cannot be read"
+    assert rows[1].problem == rows[2].problem == "is named by what is neither a path nor an address"
