@@ -114,7 +114,7 @@ class _GeneratingCaptioner(ABC):
 
         Returns:
             For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
-            (:class:`core.models.captioner.settings.FurtherCaptions`), the surest ones first; with a sight, those
+            (:class:`core.models.spec.captioner.settings.FurtherCaptions`), the surest ones first; with a sight, those
             alone that bring the mean of all nearer to what was seen, by how much they do. None of
             them is doubtful, and no two of an image have the same words. They may be fewer, or
             more.
@@ -245,7 +245,7 @@ class InstructBlipCaptioner(_GeneratingCaptioner):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
         precision: Exactly this precision, on any device, instead of the above.
-        sentence: Embeds captions, so that a checkpoint with a sight (:mod:`core.models.captioner.rerank`) can choose
+        sentence: Embeds captions, so that a checkpoint with a sight (:mod:`core.models.spec.captioner.rerank`) can choose
             among its own; None takes the likeliest one.
     """
 

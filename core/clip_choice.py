@@ -24,7 +24,7 @@ def clip_spec(given: str) -> ModelSpec:
     """Describe the open_clip model that is meant, at a pinned revision; loads no weights.
 
     Args:
-        given: See :func:`core.models.locate.located`.
+        given: See :func:`core.models.spec.locate.located`.
 
     Raises:
         ModelNotFoundError: There is no such folder or repository, or no configuration in it.

@@ -69,7 +69,7 @@ class Decoding:
         repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
         length_penalty: Exponent of the length that a beam's score is divided by.
         no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
-        candidates: Captions among which a captioner with a sight (:mod:`core.models.captioner.rerank`) chooses; its
+        candidates: Captions among which a captioner with a sight (:mod:`core.models.spec.captioner.rerank`) chooses; its
             search has as many beams. Without a sight the likeliest caption is taken.
         sight_weight: How much what was seen counts beside how likely a caption is.
         further: How captions beyond the first are found, where several are wanted.

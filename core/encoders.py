@@ -66,7 +66,7 @@ class MiniLmEncoder:
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load.
-        device: See :func:`core.models.devices.resolve_device`.
+        device: See :func:`core.models.spec.devices.resolve_device`.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str = "auto") -> None:
@@ -137,8 +137,8 @@ class ClipEncoder:
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load. In ``int8`` its image tower
-            multiplies in 8 bits on a CPU that can (:mod:`core.models.clip.int8`); all else is float32.
-        device: See :func:`core.models.devices.resolve_device`.
+            multiplies in 8 bits on a CPU that can (:mod:`core.models.spec.clip.int8`); all else is float32.
+        device: See :func:`core.models.spec.devices.resolve_device`.
     """
 
     def __init__(self, spec: ModelSpec, *, device: str = "auto") -> None:

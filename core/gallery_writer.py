@@ -55,11 +55,11 @@ def write_gallery(
 
     Args:
         folder: An existing folder with a thumbnail for each record
-            (:func:`core.gallery.layout.thumbnail_path`). A manifest in it is removed first.
+            (:func:`core.gallery.reader.layout.thumbnail_path`). A manifest in it is removed first.
         name: Of the gallery: printable, no slash, at most 100 characters.
         records: n pictures; each id is the first 16 digits of its sha256, none comes twice.
         caption_embeddings: float32 (captions, profile.sentence.dim), rows of unit norm, in the
-            order of :class:`core.gallery.caption_rows.CaptionRows`: (n, dim) for one caption each.
+            order of :class:`core.gallery.reader.caption_rows.CaptionRows`: (n, dim) for one caption each.
         clip_embeddings: float32 (n, profile.clip.dim), likewise.
         profile: The models that made captions and embeddings.
         source: Where the pictures came from.

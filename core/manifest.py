@@ -75,12 +75,12 @@ class SourceRef(_Frozen):
 
 
 class ModelRef(_Frozen):
-    """Which model, exactly, made a part of the gallery; see :class:`core.models.spec.ModelSpec`.
+    """Which model, exactly, made a part of the gallery; see :class:`core.models.spec.spec.ModelSpec`.
 
     Attributes:
         name: What the page calls it.
         source: Where its files are.
-        revision: What pins its weights (:func:`core.models.weights.revision_of`).
+        revision: What pins its weights (:func:`core.models.spec.weights.revision_of`).
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory, where the device supported it.
         licence: Of the weights, as their authors state it.

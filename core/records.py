@@ -25,7 +25,7 @@ CORRECTED = "corrected"
 """Caption flag: a person wrote it in the captioner's place."""
 
 UNSURE = "unsure"
-"""Caption flag: the CLIP lens finds that it hardly fits its picture (:mod:`core.models.captioner.fit`)."""
+"""Caption flag: the CLIP lens finds that it hardly fits its picture (:mod:`core.models.spec.captioner.fit`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ class UploadSession:
 
         Args:
             image_id: A described picture.
-            caption: As :func:`core.uploads.limits.checked_caption` returned it.
+            caption: As :func:`core.uploads.registry.limits.checked_caption` returned it.
             embedding: Of the caption: float32 (dim,), unit norm.
 
         Raises:

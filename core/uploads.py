@@ -147,7 +147,7 @@ class Uploads:
     # -- using one
 
     def describe(self, session: UploadSession) -> Iterator[Progress]:
-        """Describe an upload's waiting files; see :func:`core.uploads.intake.run_intake`."""
+        """Describe an upload's waiting files; see :func:`core.uploads.registry.intake.run_intake`."""
         intake = Intake(
             self._describer.describe,
             batch_size=self.batch_size,

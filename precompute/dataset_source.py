@@ -38,7 +38,7 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
     With ``HF_HUB_OFFLINE`` set, a dataset that is in the local cache is read from there.
 
     Args:
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.open.open.SourceOptions`.
         kept: Whether to fetch it whole, to be read in any order.
 
     Raises:
@@ -82,7 +82,7 @@ def open_local_dataset(path: Path, options: SourceOptions, *, kept: bool = False
 
     Args:
         path: Where it lies.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.open.open.SourceOptions`.
         kept: Whether it must be readable in any order.
 
     Raises:
@@ -112,11 +112,11 @@ class DatasetSource:
 
     Args:
         dataset: One split, streamed or on disk.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.open.open.SourceOptions`.
         name: Shown to visitors.
         split: Name of the split.
         revision: Commit of a Hub dataset.
-        fingerprint: See :class:`~precompute.sources.open.Source`.
+        fingerprint: See :class:`~precompute.sources.open.open.Source`.
         local_paths: Whether a row may name a file of this machine. Not for what comes from
             elsewhere, which could name a private one: then only a file of the Hub's cache.
         repositories: Ids of the dataset on the Hub, whose files a row may name.

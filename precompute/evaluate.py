@@ -51,7 +51,7 @@ class Plan:
     Attributes:
         folder: The gallery.
         profile: The models that embed the queries; None takes the one that built the gallery.
-        clip: CLIP model in place of the profile's, see :func:`core.models.choose_clip.clip_spec`.
+        clip: CLIP model in place of the profile's, see :func:`core.models.spec.choose_clip.clip_spec`.
         device: Where they run.
         tune_on: Another gallery, with references, on which fusion is tuned; None tunes on each
             half of the pictures for the other half.

@@ -36,7 +36,7 @@ class FolderSource:
 
     Args:
         folder: Where to look, recursively; links to folders are not followed.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.open.open.SourceOptions`.
 
     Raises:
         SourceError: No file, no such split or column, or metadata that cannot be read.

@@ -1,6 +1,6 @@
 """Fusion of the two lenses over many queries at once, and the choice of the best one.
 
-The arithmetic is that of :mod:`core.search.fusion`, which fuses one query's hits; here it runs on arrays
+The arithmetic is that of :mod:`core.search.service.fusion`, which fuses one query's hits; here it runs on arrays
 that all settings share, so that hundreds of them can be compared.
 """
 

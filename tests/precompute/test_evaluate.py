@@ -218,7 +218,9 @@ def command(planted, monkeypatch, tmp_path):
     """The command line, its mini profile being the planted models."""
     named = replace(planted.profile, name="mini")
     monkeypatch.setitem(PROFILES, "mini", named)
-    monkeypatch.setattr("precompute.evaluate.evaluation.Models", lambda *_, **__: planted.models)
+    monkeypatch.setattr(
+        "precompute.evaluate.evaluation.evaluation.Models", lambda *_, **__: planted.models
+    )
     planted.profile = named
     planted.write()
 

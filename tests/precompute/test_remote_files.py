@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from precompute.sources.open import SourceOptions, open_source
 
 from core.config import Settings
 from core.errors import ImageError, SourceError
 from precompute import dataset_source, remote_files
 from precompute.remote_files import RemoteFiles, is_public
-from precompute.sources import SourceOptions, open_source
 from tests.precompute.conftest import noise_photo
 
 PHOTO = noise_photo(1)

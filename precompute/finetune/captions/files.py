@@ -30,7 +30,7 @@ def origin_of(base: ModelSpec) -> dict[str, Any]:
 
 
 class CaptionerFiles:
-    """Writes what :class:`core.models.captioner.instructblip.InstructBlipCaptioner` loads, and reads it back.
+    """Writes what :class:`core.models.spec.captioner.instructblip.InstructBlipCaptioner` loads, and reads it back.
 
     Args:
         folder: Made by the caller.

@@ -35,7 +35,7 @@ def on_device(device: str, precision: str) -> tuple[Accelerator, Precision]:
     """Return where a run computes, and in which precision.
 
     Args:
-        device: See :func:`core.models.devices.resolve_device`; with several processes, one GPU each.
+        device: See :func:`core.models.spec.devices.resolve_device`; with several processes, one GPU each.
         precision: ``fp32``, ``bf16`` or ``auto``: bf16 on a GPU that has it.
 
     Raises:
