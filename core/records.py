@@ -21,11 +21,14 @@ CaptionPooling = Literal["mean", "best"]
 """How several captions of an image become its place in the caption lens: ``mean`` indexes the
 mean of their embeddings, ``best`` all of them, the one nearest to the query counting."""
 
+SAMPLE_NAME = "sample-photos"
+"""Name of the gallery that is served when none is given and, in its manifest, of its source."""
+
 CORRECTED = "corrected"
 """Caption flag: a person wrote it in the captioner's place."""
 
 UNSURE = "unsure"
-"""Caption flag: the CLIP lens finds that it hardly fits its picture (:mod:`core.models.spec.captioner.fit`)."""
+"""Caption flag: the CLIP lens finds that it hardly fits its picture."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ import typer
 from typer.core import TyperGroup
 
 from core.quiet import quiet_libraries
-from precompute import evaluate_command, publish, sight_command, unsure_command
+from precompute.calibrate import rerank_command, threshold_command
+from precompute.evaluate import command as evaluate_command
+from precompute.hub import publish
 
 if TYPE_CHECKING:
     from precompute.build.pipeline import BuildResult
@@ -178,11 +180,10 @@ def build(
     A build that was stopped, by whatever, goes on where it was: give the same command again.
     """
     with _one_sentence("Stopped. The same command goes on from the last finished shard."):
+        from core.config import get_settings
         from core.models.choose_captioner import with_captioner
         from core.models.choose_clip import with_clip
         from core.models.profiles import PROFILES
-
-        from core.config import get_settings
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery
         from precompute.sources.open import SourceOptions
@@ -365,8 +366,8 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 app.command(name="evaluate")(evaluate_command.run)
-app.command(name="sight")(sight_command.run)
-app.command(name="threshold")(unsure_command.run)
+app.command(name="sight")(rerank_command.run)
+app.command(name="threshold")(threshold_command.run)
 app.command(name="publish")(publish.run)
 
 

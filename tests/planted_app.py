@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
+
+from core.errors import ModelNotFoundError
 from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import SourceRef
 from core.gallery.reader import write_gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
+from core.records import Caption, CaptionPooling, ImageRecord
 from core.ui.parts.shelf import Shelf
 from core.uploads.registry import Uploads
-from PIL import Image, ImageDraw
-
-from core.errors import ModelNotFoundError
-from core.records import Caption, CaptionPooling, ImageRecord
 from tests.core import planted
 
 DIM = 64

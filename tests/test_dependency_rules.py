@@ -44,9 +44,18 @@ def _tops(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in _imports(path)}
 
 
-def test_core_and_app_never_import_precompute():
-    offenders = [str(p) for p in [*_files("core"), ROOT / "app.py"] if "precompute" in _tops(p)]
+def test_core_never_imports_or_starts_precompute():
+    offenders = [
+        str(path)
+        for path in _files("core")
+        if "precompute" in _tops(path) or '"-m", "precompute"' in path.read_text("utf-8")
+    ]
     assert offenders == []
+
+
+def test_the_app_asks_one_job_alone_for_the_gallery_of_a_first_start():
+    asked = {name for name in _imports(ROOT / "app.py") if name.startswith("precompute")}
+    assert asked == {"precompute.build.sample_gallery"}
 
 
 def test_precompute_never_imports_the_app_or_the_ui():
@@ -63,7 +72,7 @@ def test_precompute_never_imports_the_app_or_the_ui():
     [
         ("gradio", ("core/ui/", "app.py")),
         ("peft", ("core/models/captioner/adapters.py", "precompute/finetune/")),
-        ("ray", ("precompute/ray_executor.py",)),
+        ("ray", ("precompute/build/executors/ray.py",)),
     ],
 )
 def test_a_package_is_imported_only_where_it_may_be(package, allowed):
@@ -95,8 +104,8 @@ def _fresh(code: str) -> dict[str, object]:
 IMPORT_ALL_OF_CORE = """
 import json, pkgutil, importlib, sys, resource
 import core
-for module in pkgutil.iter_modules(core.__path__, "core."):
-    if module.name != "core.ui":
+for module in pkgutil.walk_packages(core.__path__, "core."):
+    if not module.name.startswith("core.ui"):
         importlib.import_module(module.name)
 cpu = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({

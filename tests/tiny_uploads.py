@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from core.models.profiles import Models, Profile
-from core.models.spec import ModelSpec
-from core.uploads.registry import Uploads
-from core.uploads.session import UploadSession
 from PIL import Image
 
 from core.config import Settings
+from core.models.profiles import Models, Profile
+from core.models.spec import ModelSpec
 from core.records import Caption
+from core.uploads.registry import Uploads
+from core.uploads.session import UploadSession
 
 DIM = 12
 

@@ -23,7 +23,7 @@ from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab, visitor_state
 
 TITLE = "TwoLens: two ways to find a picture by words"
-_STATIC = Path(__file__).parent
+_STATIC = Path(__file__).parent / "static"
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.models.captioner.settings import Decoding
-
 from precompute.evaluate.metrics import normalise_caption
 from precompute.finetune.captions.recipe import DETAIL_PROMPT
 

@@ -55,7 +55,6 @@ def run(
 
     quiet_libraries(downloads=True)
     from core.models.devices import resolve_device
-
     from precompute.finetune.shared.images import FolderImages, Joined
     from precompute.mini.distillation import distil
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from core.models.clip.lent_tower import as_open_clip
 from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from transformers import BlipImageProcessor
 
 from core.files import sha256_of, write_atomically
+from core.models.clip.lent_tower import as_open_clip
 from precompute.finetune.shared.checkpoints import load_checkpoint, save_checkpoint
 from precompute.finetune.shared.progress import RunLog, memory_gb
 from precompute.mini.clip_onnx import outputs, read_weights

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from core.gallery.manifest import Manifest
 from core.models.profiles import Profile
 from core.uploads.registry import Uploads
-
 from tests.core.planted import gallery_on_disk, profile, unit_rows
 from tests.tiny_uploads import colour_uploads
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
-from core.images.decode import DecodeLimits, decode
 from PIL import Image
 from pillow_heif import from_pillow
 
 from core.errors import ImageError
+from core.images.decode import DecodeLimits, decode
 
 LIMITS = DecodeLimits(max_bytes=5_000_000, max_pixels=4_000_000)
 RED, BLUE = (200, 30, 30), (20, 40, 220)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.gallery.metrics_file import Metrics, manifest_sha256
-
 from tests.core.planted import image_ids
 
 BASE = {

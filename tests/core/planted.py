@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import Manifest, SourceRef
 from core.gallery.reader import write_gallery
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
-from PIL import Image
-
 from core.records import ImageRecord, Lens
 
 CREATED_AT = datetime(2026, 11, 1, 12, 0, tzinfo=timezone.utc)

@@ -6,14 +6,14 @@ import time
 import unicodedata
 
 import pytest
-from core.images.file_names import shown_name
-from core.search.service import normalise_query
-from core.uploads.limits import checked_caption
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UploadError
+from core.images.file_names import shown_name
+from core.search.service import normalise_query
 from core.text import composed, one_line
+from core.uploads.limits import checked_caption
 
 MARKS = "\u0301\u0316\u0345"
 SECONDS = 0.5

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core.ui.parts.shelf import Shelf
 
+from core.ui.parts.shelf import Shelf
 from tests.planted_app import planted_shelf, serving
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from core.gallery.reader import Gallery
-from core.uploads.registry import Uploads
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from core.gallery.reader import Gallery
+from core.uploads.registry import Uploads
 from tests.e2e.upload_visitor import Refused, Visitor
 from tests.planted_app import planted_shelf, serving
 from tests.tiny_uploads import colour_uploads, colours, picture_bytes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core.models.profiles import Profile
 from PIL import Image
 
+from core.models.profiles import Profile
 from tests.precompute.tiny_profile import make_tiny_profile
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from precompute.build.pipeline import BuildOptions, build
 from precompute.sources.open import SourceOptions
-
 from tests.precompute.tiny_profile import tiny_profile
 
 CHANGES = {"os.rename": b"n", "os.remove": b"d", "os.rmdir": b"d", "os.mkdir": b"m"}

@@ -68,7 +68,7 @@ def test_a_stopped_build_says_so_by_sentence_and_status(stop, tiny, models_folde
 import sys
 from pathlib import Path
 from tests.precompute.tiny_profile import tiny_profile
-from core import profiles
+from core.models import profiles
 profiles.PROFILES["mini"] = tiny_profile(Path(sys.argv.pop(1)))
 from precompute.__main__ import app
 app()

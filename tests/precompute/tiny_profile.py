@@ -8,7 +8,6 @@ from pathlib import Path
 from core.models.captioner.settings import DECODING_FILE
 from core.models.profiles import PROFILES, Profile
 from core.models.spec import ModelSpec
-
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from core.models.spec import Precision
 
 from core.errors import SourceError
+from core.models.spec import Precision
 from precompute.finetune.captions.recipe import (
     DEFAULT_RECIPE,
     PARTS,

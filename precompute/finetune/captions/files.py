@@ -7,17 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.files import write_atomically
 from core.models.captioner.adapters import ADAPTER_WEIGHTS
 from core.models.captioner.rerank import SIGHT_FILE
 from core.models.captioner.settings import DECODING_FILE, Decoding
 from core.models.tensors import is_8_bit, read_tensors
 from core.models.weights import revision_of
 
-from core.files import write_atomically
-
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec
-
     from precompute.finetune.captions.training import CaptionTraining
 
 _SHARD = "45MB"
@@ -30,7 +28,7 @@ def origin_of(base: ModelSpec) -> dict[str, Any]:
 
 
 class CaptionerFiles:
-    """Writes what :class:`core.models.spec.captioner.instructblip.InstructBlipCaptioner` loads, and reads it back.
+    """Writes what an ``InstructBlipCaptioner`` loads, and reads it back.
 
     Args:
         folder: Made by the caller.

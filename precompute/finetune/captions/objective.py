@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from core.models.captioner.settings import Decoding
 from torch.nn.functional import cross_entropy, dropout
 from transformers.modeling_outputs import BaseModelOutput
 
+from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.batches import CaptionBatch, Features
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
 

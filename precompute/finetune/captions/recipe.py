@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from core.models.spec import Precision
-
 from core.errors import SourceError
+from core.models.spec import Precision
 
 Part = Literal["language", "qformer", "projection"]
 """What can be trained behind the image tower."""

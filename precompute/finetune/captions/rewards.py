@@ -34,7 +34,7 @@ _Gram = tuple[str, ...]
 class CiderReference:
     """CIDEr-D (Vedantam et al. 2015) against references whose n-gram frequencies are counted once.
 
-    The same score as :func:`precompute.evaluate.evaluation.metrics.cider`, which counts n-grams in the references of
+    The same score as ``metrics.cider`` of the evaluation, which counts n-grams in the references of
     what it is given: a batch has too few.
 
     Args:

@@ -6,9 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from core.models.captioner.settings import Decoding
-
 from core.errors import MissingDependencyError, ModelError, SourceError
+from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.files import CaptionerFiles
 from precompute.finetune.captions.recipe import (
     CaptionRecipe,
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accelerate import Accelerator
-    from core.models.spec import ModelSpec
 
+    from core.models.spec import ModelSpec
     from precompute.finetune.captions.training import CaptionTraining
     from precompute.finetune.shared.data import Pairs
 
@@ -173,6 +172,7 @@ class Start:
         if self._spec is None:
             raise ModelError("There is no checkpoint to start from.")
         import torch
+
         from core.models.captioner.loading import decoding_of, read_instructblip
 
         half = self._device.startswith("cuda") and torch.cuda.is_bf16_supported()
@@ -187,6 +187,7 @@ def _accelerator(device: str) -> tuple[Accelerator, str]:
     """Return the engine of the loop, in bfloat16 where the device has it, and the device."""
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
+
     from core.models.devices import resolve_device
 
     where = resolve_device(device)
@@ -213,8 +214,9 @@ def _instructed(decoding: Decoding, recipe: CaptionRecipe) -> tuple[Decoding, Ca
 
 def _is_large(spec: ModelSpec) -> bool:
     import torch
-    from core.models.weights import files_of
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
+
+    from core.models.weights import files_of
 
     folder = files_of(spec.base or spec, "config.json")
     config = InstructBlipConfig.from_pretrained(folder, local_files_only=True)

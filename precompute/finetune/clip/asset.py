@@ -7,10 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
-
 from core.errors import SourceError
 from core.files import write_atomically
+from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +132,7 @@ def start_of_logits(
 def write_clip_asset(
     folder: Path, start: ClipFiles, student: Student, *, half: bool = False
 ) -> None:
-    """Write a model that :class:`core.models.spec.clip.encoder.ClipEncoder` and open_clip load.
+    """Write a model that :class:`core.models.clip.encoder.ClipEncoder` and open_clip load.
 
     Every tensor has the precision that it has in the file the model started from, so what was
     locked is bit by bit the same; what that file does not hold is in half precision. A text

@@ -179,7 +179,6 @@ def run(
     quiet_libraries(downloads=True)
     from core.models.choose_clip import clip_spec
     from core.models.clip.towers import find_clip_files
-
     from precompute.finetune.clip.preparation import Inputs
     from precompute.finetune.clip.run import on_device, train
     from precompute.finetune.shared.data import load_pairs

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from core.errors import SourceError
+from core.files import sha256_of
 from core.models.choose_clip import clip_spec
 from core.models.clip.towers import (
     ClipFiles,
@@ -22,9 +25,6 @@ from core.models.clip.towers import (
 )
 from core.models.spec import ModelSpec
 from core.models.weights import revision_of
-
-from core.errors import SourceError
-from core.files import sha256_of
 from precompute.finetune.clip.asset import load_image_weights, reset_heads, start_of_logits
 from precompute.finetune.clip.plan import Batch, Material
 from precompute.finetune.clip.recipe import (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from core.models.clip.encoder import ClipEncoder
-from core.models.devices import resolve_device
-from core.models.spec import ModelSpec
 
 from core.errors import ModelError, SourceError
 from core.files import write_atomically
+from core.models.clip.encoder import ClipEncoder
+from core.models.devices import resolve_device
+from core.models.spec import ModelSpec
 from precompute.finetune.clip.asset import (
     write_clip_asset,
 )
@@ -35,7 +35,7 @@ def on_device(device: str, precision: str) -> tuple[Accelerator, Precision]:
     """Return where a run computes, and in which precision.
 
     Args:
-        device: See :func:`core.models.spec.devices.resolve_device`; with several processes, one GPU each.
+        device: See ``resolve_device``; with several processes, one GPU each.
         precision: ``fp32``, ``bf16`` or ``auto``: bf16 on a GPU that has it.
 
     Raises:

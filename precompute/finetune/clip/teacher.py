@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from core.models.clip.encoder import ClipEncoder
-from core.models.spec import ModelSpec
-from core.models.weights import revision_of
 from torch.nn import functional
 
 from core.errors import SourceError
+from core.models.clip.encoder import ClipEncoder
+from core.models.spec import ModelSpec
+from core.models.weights import revision_of
 from precompute.finetune.shared.features import digest, embedded_views
 from precompute.finetune.shared.images import Images
 

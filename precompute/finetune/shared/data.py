@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.images.decode import DecodeLimits, decode
-
 from core.config import get_settings
 from core.errors import SourceError
 from core.files import sha256_of
-from precompute.caption_columns import CAPTION_COLUMNS, merged, shown_columns
+from core.images.decode import DecodeLimits, decode
 from precompute.evaluate.metrics import normalise_caption
+from precompute.sources.caption_columns import CAPTION_COLUMNS, merged, shown_columns
 from precompute.sources.open import KeptSource, SourceOptions, open_kept_source
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from core.models.clip.encoder import MiniLmEncoder
 from core.models.profiles import PROFILES
 

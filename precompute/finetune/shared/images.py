@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from core.images.decode import DecodeLimits, decode
 from PIL.Image import Resampling, Transpose
 
 from core.config import get_settings
 from core.errors import SourceError
+from core.images.decode import DecodeLimits, decode
 from precompute.sources.folder import FolderSource
 from precompute.sources.open import SourceOptions
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from core.models.spec import ImageTextEncoder
-
 from precompute.finetune.shared.data import Pairs
 
 if TYPE_CHECKING:

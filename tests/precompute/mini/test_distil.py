@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core.models.captioner.instructblip import InstructBlipCaptioner
-from core.models.captioner.loading import read_instructblip
-from core.models.clip.towers import build_image_tower
-from core.models.spec import ModelSpec
-from core.models.tensors import read_tensors
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, InstructBlipVisionModel
 from typer.testing import CliRunner
 
 from core.errors import SourceError
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.loading import read_instructblip
+from core.models.clip.towers import build_image_tower
+from core.models.spec import ModelSpec
+from core.models.tensors import read_tensors
 from precompute.__main__ import app
 from precompute.finetune.shared.images import FolderImages
 from precompute.mini.clip_onnx import outputs, read_weights

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from core.models.captioner.settings import Decoding
 from PIL import Image
 from transformers import (
     InstructBlipConfig,
@@ -16,6 +15,7 @@ from transformers import (
     LlamaConfig,
 )
 
+from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.batches import cached_features, epoch_batches, tokenise_captions
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from precompute.evaluate.metrics import cider
 
 from core.errors import SourceError
+from precompute.evaluate.metrics import cider
 from precompute.finetune.captions import command
 from precompute.finetune.captions.batches import cached_features, epoch_batches
 from precompute.finetune.captions.job import train

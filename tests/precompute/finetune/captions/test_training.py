@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from core.models.captioner.instructblip import InstructBlipCaptioner
-from core.models.spec import ModelSpec
 from PIL import Image
 
 from core.errors import SourceError
+from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.spec import ModelSpec
 from precompute.finetune.captions.batches import (
     Features,
     cached_features,

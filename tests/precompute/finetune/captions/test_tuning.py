@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from core.errors import ModelError, ModelNotFoundError, SourceError
 from core.models.captioner.adapters import ADAPTER_WEIGHTS
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
 from core.models.choose_captioner import captioner_spec, with_captioner
 from core.models.weights import revision_of
-from PIL import Image
-from safetensors.torch import load_file
-
-from core.errors import ModelError, ModelNotFoundError, SourceError
 from precompute.finetune.captions.batches import cached_features, tokenise_captions
 from precompute.finetune.captions.command import run
 from precompute.finetune.captions.files import CaptionerFiles

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-from core.models.captioner.settings import Decoding
 from PIL import Image
 from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
+from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.batches import Features, cached_features, tokenise_captions
 from precompute.finetune.captions.files import CaptionerFiles
 from precompute.finetune.captions.objective import CaptionObjective

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from core.models.clip.towers import CONFIG_NAME, find_clip_files, load_image_tower, load_text_tower
-from core.models.spec import ModelSpec
 from safetensors.torch import load_file, save_file
 
 from core.errors import SourceError
+from core.models.clip.towers import CONFIG_NAME, find_clip_files, load_image_tower, load_text_tower
+from core.models.spec import ModelSpec
 from precompute.finetune.clip.asset import (
     load_image_weights,
     reset_heads,

@@ -14,13 +14,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from core.models.clip.encoder import ClipEncoder
-from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, find_clip_files
-from core.models.spec import ModelSpec
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core.errors import SourceError
+from core.models.clip.encoder import ClipEncoder
+from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, find_clip_files
+from core.models.spec import ModelSpec
 from precompute.finetune.clip.preparation import Inputs
 from precompute.finetune.clip.recipe import ALL, Distillation, LossName, Recipe
 from precompute.finetune.clip.run import on_device, train

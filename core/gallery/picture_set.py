@@ -1,0 +1,123 @@
+"""What a gallery and an upload have in common: pictures by id, their embeddings and indexes."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UnknownImageError
+from core.gallery.layout import thumbnail_path
+from core.records import ImageRecord, IndexKind, Lens
+from core.search.index import Index, check_index_kind
+from core.search.query import check_lens
+
+
+class PictureSet(ABC):
+    """Pictures that can be looked up and searched, and never change. Safe for many threads.
+
+    Attributes:
+        folder: Holds the thumbnails.
+        records: The pictures, in row order.
+    """
+
+    def __init__(
+        self, folder: Path, records: Sequence[ImageRecord], embeddings: Mapping[Lens, np.ndarray]
+    ) -> None:
+        """Hold the parts; row i of each array is record i."""
+        self.folder = folder
+        self.records = tuple(records)
+        self._embeddings = embeddings
+        self._ids = tuple(record.id for record in self.records)
+        self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
+        self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
+        self._lock = threading.Lock()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the page calls it."""
+
+    @abstractmethod
+    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+        """Return an index over all pictures; called once for each lens and kind."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.records)
+
+    def __contains__(self, image_id: object) -> bool:
+        """Tell whether there is a picture of this id."""
+        return image_id in self._rows
+
+    def row(self, image_id: str) -> int:
+        """Return the row of a picture.
+
+        Raises:
+            UnknownImageError: No such id.
+        """
+        try:
+            return self._rows[image_id]
+        except (KeyError, TypeError):
+            raise UnknownImageError(str(image_id)) from None
+
+    def record(self, image_id: str) -> ImageRecord:
+        """Return one picture's record.
+
+        Raises:
+            UnknownImageError: No such id.
+        """
+        return self.records[self.row(image_id)]
+
+    def thumbnail(self, image_id: str) -> Path:
+        """Return the path of a picture's webp thumbnail, never built from an unknown id.
+
+        Raises:
+            UnknownImageError: No such id.
+        """
+        self.row(image_id)
+        return thumbnail_path(self.folder, image_id)
+
+    def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
+        """Return a read-only view of one embedding: float32 (dim,), unit norm.
+
+        Raises:
+            UnknownImageError: No such id.
+            QueryError: No such lens.
+        """
+        return self.embeddings(lens)[self.row(image_id)]
+
+    def embeddings(self, lens: Lens) -> np.ndarray:
+        """Return a lens's embeddings, read-only: float32 (n, dim), row i = record i.
+
+        Raises:
+            QueryError: No such lens.
+        """
+        check_lens(lens)
+        return self._embeddings[lens]
+
+    def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
+        """Return which of its captions is nearest to a query for each picture, from 0.
+
+        Args:
+            image_ids: Known ids.
+            query: float32 (dim,), unit norm, by the caption lens's encoder.
+        """
+        return [0] * len(image_ids)
+
+    def index(self, lens: Lens, kind: IndexKind) -> Index:
+        """Return an index, made or opened on first use.
+
+        Raises:
+            QueryError: No such lens or kind, or an upload without pictures yet.
+            CorruptGalleryError: The index's file does not fit the records.
+        """
+        check_lens(lens)
+        check_index_kind(kind)
+        with self._lock:
+            if (lens, kind) not in self._indexes:
+                self._indexes[lens, kind] = self._make_index(lens, kind)
+            return self._indexes[lens, kind]

@@ -1,0 +1,1 @@
+"""Hostile bytes to pixels: the only place that decodes a picture."""

@@ -1,0 +1,1 @@
+"""What a model is, where it lies, and the models of a profile, each loaded once when needed."""

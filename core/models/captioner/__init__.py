@@ -1,0 +1,1 @@
+"""Captioners: InstructBLIP and BLIP, how they are loaded, asked, decoded and reranked."""

@@ -1,0 +1,175 @@
+"""How a captioner is asked and decoded, and what is doubtful about what it said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from core.errors import ModelError
+
+DECODING_FILE = "twolens.json"
+"""Beside a checkpoint: ``{"decoding": {...}}`` with the fields of :class:`Decoding`."""
+
+_REPEATED_WORDS = 5
+"""As many words twice in one caption are a loop; four ("a man in a") can be honest."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_LEADING_JUNK = " \t\r\n-–—_.,;:!?*#|/\\)]}>\"'`’”"
+_TRAILING_JUNK = " \t\r\n-–—_,;:*#|/\\([{<\"'`‘“"
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherCaptions:
+    """How an image's captions beyond the first are found.
+
+    Attributes:
+        method: ``sample`` draws each token by chance, from a seed that the image's pixels decide;
+            ``beams`` takes the best few of one wide beam search.
+        prompts: Instructions, which share the captions between them; none stands for the first
+            caption's.
+        candidates: Captions generated for each that is wanted, of which the surest are kept: some
+            will be doubtful, or say the same as another.
+        temperature: What the scores are divided by before a token is drawn.
+        top_p: Only the likeliest tokens that together have this probability are drawn from.
+        seed: Another one draws other captions.
+    """
+
+    method: Literal["sample", "beams"] = "sample"
+    prompts: tuple[str, ...] = ()
+    candidates: float = 1.5
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can honour."""
+        if self.method not in ("sample", "beams"):
+            raise ModelError(f"Further captions come by sample or beams, not {self.method!r}.")
+        if not (self.candidates >= 1 and self.temperature > 0 and 0 < self.top_p <= 1):
+            raise ModelError(
+                f"Further captions with {self.candidates} candidates, temperature "
+                f"{self.temperature} and top-p {self.top_p} are not possible."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Prompt and search over tokens. The defaults are InstructBLIP's authors' for captions.
+
+    Attributes:
+        prompt: Instruction given to the Q-Former and to the language model.
+        retry_prompt: Instruction of the second attempt at a flagged caption.
+        num_beams: Width of the beam search; 1 is greedy.
+        min_new_tokens: Fewest tokens generated before the end token is allowed.
+        max_new_tokens: Most tokens generated.
+        repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
+        length_penalty: Exponent of the length that a beam's score is divided by.
+        no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
+        candidates: Captions among which a captioner with a sight (:mod:`.rerank`) chooses; its
+            search has as many beams. Without a sight the likeliest caption is taken.
+        sight_weight: How much what was seen counts beside how likely a caption is.
+        further: How captions beyond the first are found, where several are wanted.
+    """
+
+    prompt: str = "A short image caption."
+    retry_prompt: str = "Write a short description for the image."
+    num_beams: int = 5
+    min_new_tokens: int = 8
+    max_new_tokens: int = 80
+    repetition_penalty: float = 1.5
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    candidates: int = 1
+    sight_weight: float = 3.0
+    further: FurtherCaptions = FurtherCaptions()
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can honour."""
+        if self.num_beams < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ModelError(
+                f"Decoding with {self.num_beams} beams and {self.min_new_tokens} to "
+                f"{self.max_new_tokens} tokens is not possible."
+            )
+        if self.candidates < 1 or self.sight_weight < 0:
+            raise ModelError(
+                f"Choosing among {self.candidates} captions, the sight counting "
+                f"{self.sight_weight}, is not possible."
+            )
+
+    def for_retry(self) -> Decoding:
+        """Return the decoding of the second attempt: another prompt, no bigram twice."""
+        return replace(
+            self,
+            prompt=self.retry_prompt,
+            num_beams=self.num_beams + 2,
+            repetition_penalty=max(self.repetition_penalty, 1.2),
+            no_repeat_ngram_size=2,
+        )
+
+
+def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decoding:  # noqa: B008
+    """Return the decoding that a checkpoint asks for, or the default if it asks for none.
+
+    Raises:
+        ModelError: The file is not JSON, or names a field that does not exist.
+    """
+    path = folder / DECODING_FILE if folder else None
+    if path is None or not path.is_file():
+        return default
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
+        _check_names(values, Decoding)
+        if "further" in values:
+            further = dict(values["further"])
+            _check_names(further, FurtherCaptions)
+            further["prompts"] = tuple(further.get("prompts", ()))
+            values = {**values, "further": FurtherCaptions(**further)}
+        return Decoding(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{DECODING_FILE} of the captioner cannot be read.") from error
+
+
+def _check_names(values: Iterable[str], settings: type) -> None:
+    unknown = sorted(set(values) - {field.name for field in fields(settings)})
+    if unknown:
+        raise ModelError(f"{DECODING_FILE} names unknown settings: {', '.join(unknown)}.")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a caption in lower case: equal for captions that read the same."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+def clean_caption(text: str) -> str:
+    """Collapse whitespace and drop punctuation that leads, or dangles at the end."""
+    return " ".join(text.split()).lstrip(_LEADING_JUNK).rstrip(_TRAILING_JUNK)
+
+
+def caption_flags(text: str, prompt: str) -> tuple[str, ...]:
+    """Return the doubts about a cleaned caption: ``empty``, ``prompt_echo``, ``repetition``."""
+    words = words_of(text)
+    if not words:
+        return ("empty",)
+    flags = []
+    asked = words_of(prompt)
+    if asked and words[: len(asked)] == asked:
+        flags.append("prompt_echo")
+    if _repeats(words):
+        flags.append("repetition")
+    return tuple(flags)
+
+
+def _repeats(words: tuple[str, ...]) -> bool:
+    """Tell whether an n-gram follows itself at once, or a longer one comes back later."""
+    for size in range(1, len(words) // 2 + 1):
+        for start in range(len(words) - 2 * size + 1):
+            if words[start : start + size] == words[start + size : start + 2 * size]:
+                return True
+    grams = [
+        words[start : start + _REPEATED_WORDS] for start in range(len(words) - _REPEATED_WORDS + 1)
+    ]
+    return len(set(grams)) < len(grams)

@@ -1,0 +1,1 @@
+"""CLIP: an encoder of images and of texts in one space, its two towers loaded apart."""

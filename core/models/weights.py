@@ -1,0 +1,95 @@
+"""Where a model's files are, and what pins them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from core.errors import ModelNotFoundError
+from core.files import sha256_of
+from core.models.spec import ModelSpec
+
+_WEIGHTS = "*.safetensors"
+_LENT_WEIGHTS = "model*.safetensors"
+"""Of a captioner, what may belong to its image tower."""
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+def local_folder(spec: ModelSpec) -> Path | None:
+    """Return the folder that holds a model's files, or None if they live on the Hub.
+
+    Raises:
+        ModelNotFoundError: The package is not installed, or the folder does not exist.
+    """
+    kind, _, rest = spec.source.partition(":")
+    if kind == "hub":
+        return None
+    if kind == "asset":
+        folder = ASSETS / rest
+    elif kind == "path":
+        folder = Path(rest)
+    else:
+        module, _, inner = rest.partition("/")
+        found = importlib.util.find_spec(module)
+        if found is None or not found.submodule_search_locations:
+            raise ModelNotFoundError(spec.name, "Install the packages of requirements.txt.")
+        folder = Path(found.submodule_search_locations[0]) / inner
+    if not folder.is_dir():
+        raise ModelNotFoundError(spec.name, f"Its folder {rest} does not exist.")
+    return folder
+
+
+def files_of(spec: ModelSpec, *names: str) -> Path:
+    """Return the folder with a model's small files; what lives on the Hub is fetched first.
+
+    Args:
+        spec: Whose files.
+        names: Which files; one that the Hub does not have is left out.
+
+    Raises:
+        ModelNotFoundError: The folder does not exist, or the Hub cannot be reached.
+    """
+    folder = local_folder(spec)
+    if folder is not None:
+        return folder
+    from huggingface_hub import errors, snapshot_download
+
+    repository = spec.source.partition(":")[2]
+    try:
+        return Path(
+            snapshot_download(repository, revision=spec.revision, allow_patterns=list(names))
+        )
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        raise ModelNotFoundError(
+            spec.name,
+            "Check its name and the connection to the Hugging Face Hub, or use the profile mini.",
+        ) from error
+
+
+@lru_cache(maxsize=32)
+def revision_of(spec: ModelSpec) -> str:
+    """Return what pins a model's weights: a Hub commit, or a digest of its local safetensors.
+
+    The digest covers the names and contents of the folder's ``*.safetensors`` and ``*.json``, so
+    a retrained checkpoint never passes for the one that built a gallery. A model with a base is
+    pinned together with it; a CLIP model with the weights alone of the captioner whose image tower
+    it uses, for how that captions is nothing to it.
+    """
+    if spec.base is not None:
+        own = revision_of(replace(spec, base=None))
+        lender = local_folder(spec.base) if spec.dim is not None else None
+        return f"{own}+{_digest(lender, _LENT_WEIGHTS) if lender else revision_of(spec.base)}"
+    folder = local_folder(spec)
+    if folder is None:
+        return spec.revision or "main"
+    return _digest(folder, _WEIGHTS, "*.json")
+
+
+def _digest(folder: Path, *patterns: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""A search: the query, the index, fusion of rankings, and the service that answers."""

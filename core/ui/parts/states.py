@@ -1,0 +1,158 @@
+"""What the results area shows when there are no results to show, and what stands above results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from core.errors import QueryError
+from core.records import SAMPLE_NAME, Lens
+from core.search.service import SearchResult
+from core.ui.parts.cards import alt_text, plain_row, skeleton_row
+from core.ui.parts.events import sentence_for
+from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+
+EXAMPLES = (
+    "two children on a beach",
+    "a red bus",
+    "someone climbing",
+    "an animal looking at me",
+    "something sad",
+)
+SAMPLE_EXAMPLES = (
+    "an animal looking at me",
+    "a cup of coffee",
+    "something that flies",
+    "a tall tower",
+    "far away in space",
+)
+PICTURES_BEFORE_SEARCH = 10
+WEAK_CAPTION_SCORE = 0.25
+"""Under this, MiniLM's score of a query and a caption says that they have little in common."""
+
+
+def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
+    """Return queries that fit a gallery."""
+    return SAMPLE_EXAMPLES if entry.source_id == SAMPLE_NAME else EXAMPLES
+
+
+def examples_line(entry: ShelvedGallery, current: str = "") -> str:
+    """Return the examples as buttons; the one that was asked is marked."""
+    chips = "".join(
+        f'<button type="button" class="tl-chip" data-query="{escape(example)}"'
+        f"{' aria-pressed=true' if example == current else ''}>{escape(example)}</button>"
+        for example in examples_of(entry)
+    )
+    return f'<div class="tl-try"><span>Try</span>{chips}</div>'
+
+
+def lens_heading(lens: Lens, result: SearchResult | None = None, *, level: int = 2) -> str:
+    """Return a lens's mark, name and what it does, with the time it took."""
+    words = LENS_WORDS[lens]
+    timing = ""
+    if result is not None:
+        encode = "words remembered" if result.cached else f"encode {milliseconds(result.encode_ms)}"
+        timing = f'<span class="tl-ms">{encode} · search {milliseconds(result.search_ms)}</span>'
+    return (
+        f'<header class="tl-lens-head"><h{level} title="{escape(words.how)}">{words.mark}'
+        f"{words.title} <small>{words.verb}</small></h{level}>{timing}</header>"
+    )
+
+
+def answered(shelf: Shelf, gallery: str | None, render: Callable[[], str]) -> str:
+    """Return what ``render`` returns, or a state that says why it could not be answered."""
+    try:
+        return render()
+    except Exception as error:
+        return error_state(shelf, gallery, sentence_for(error, "the page"))
+
+
+def start_state(shelf: Shelf, gallery: str | None) -> str:
+    """Return what stands before the first search: examples and pictures of the gallery."""
+    if not shelf.entries:
+        return no_gallery_state()
+    entry = shelf.entry(gallery)
+    answer = f"{examples_line(entry)}{_some_pictures(entry)}"
+    return stage(answer, two_lens_skeleton())
+
+
+def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
+    """Return what stands where a search could not be answered: why, and where to start again."""
+    notice = f'<div class="tl-notice" role="alert"><p>{escape(sentence)}</p></div>'
+    try:
+        entry = shelf.entry(gallery)
+    except QueryError:
+        return stage(notice, "", summary=sentence)
+    answer = f"{examples_line(entry)}{notice}{_some_pictures(entry)}"
+    return stage(answer, two_lens_skeleton(), summary=sentence)
+
+
+def no_gallery_state() -> str:
+    """Return what stands where no gallery is loaded: what to run."""
+    answer = (
+        '<section class="tl-notice"><h2>No gallery is loaded</h2>'
+        "<p>A gallery is a folder of pictures with their captions and indexes. Build one, then "
+        "start the app on it:</p><pre>python -m precompute build PHOTOS --out galleries/mine\n"
+        "python app.py --gallery galleries/mine</pre></section>"
+    )
+    return stage(answer, "", summary="No gallery is loaded.")
+
+
+def lens_failure(lens: Lens, sentence: str) -> str:
+    """Return what stands in a lens's place when only the other one could answer."""
+    return (
+        f'{lens_heading(lens)}<div class="tl-notice"><p><strong>This lens could not answer.'
+        f"</strong> {escape(sentence)}</p></div>"
+    )
+
+
+def fewer_note(shown: int, asked: int) -> str:
+    """Return a note if fewer pictures are shown than were asked for, or ""."""
+    if shown >= asked:
+        return ""
+    pictures = "one picture" if shown == 1 else f"{shown} pictures"
+    return f'<p class="tl-note">This is all there is: the gallery holds {pictures} to rank.</p>'
+
+
+def weak_note(result: SearchResult | None) -> str:
+    """Return a note if not even the best caption is close to the query, or ""."""
+    if result is None or not result.hits or result.hits[0].score >= WEAK_CAPTION_SCORE:
+        return ""
+    return (
+        '<p class="tl-note"><strong>Weak matches.</strong> No caption is close to these words; '
+        "the lenses still put the nearest pictures first.</p>"
+    )
+
+
+def two_lens_skeleton() -> str:
+    """Return placeholders in the shape of a comparison."""
+    lens = f'<section class="tl-lens plain"><header class="tl-lens-head"></header>{skeleton_row()}'
+    return f'<div class="tl-lenses">{lens}</section>{lens}</section></div>'
+
+
+def one_lens_skeleton() -> str:
+    """Return placeholders in the shape of one lens's results."""
+    return (
+        '<section class="tl-lens plain wide"><header class="tl-lens-head"></header>'
+        f"{skeleton_row()}</section>"
+    )
+
+
+def top_pictures(entry: ShelvedGallery, image_ids: Sequence[str], what: str) -> str:
+    """Return a sentence for screen readers that names the first picture of a result."""
+    if not image_ids:
+        return f"{what} found nothing."
+    first = alt_text(entry.gallery.record(image_ids[0]))
+    return f"{what}: {len(image_ids)} pictures, the {ordinal(1)} is {first}."
+
+
+def _some_pictures(entry: ShelvedGallery) -> str:
+    ids = [record.id for record in entry.gallery.records]
+    step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
+    shown = ids[::step][:PICTURES_BEFORE_SEARCH]
+    some = f", here are {len(shown)}" if len(shown) < len(ids) else ""
+    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}{some}"
+    return (
+        f'<section class="tl-lens plain"><header class="tl-lens-head"><h2>{escape(entry.name)} '
+        f"<small>{count}</small></h2></header>{plain_row(entry, shown)}</section>"
+    )

@@ -1,0 +1,1 @@
+"""Visitors' own photos: sessions, intake, limits, captioning and exports."""

@@ -1,0 +1,1 @@
+"""Building a gallery: decode, describe and write, shard by shard, then publish whole."""

@@ -1,0 +1,93 @@
+"""Rows of a source made ready for the models: decoded ahead, on a few threads, in order."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.errors import ImageError
+from core.images.decode import DecodedImage, DecodeLimits, decode, thumbnail_webp
+from core.records import Caption, ImageRecord
+from precompute.build.workspace import Duplicate, Skipped
+from precompute.sources.caption_columns import merged
+from precompute.sources.open import SourceImage
+
+_MAX_DECODERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded row, its thumbnail made."""
+
+    row: SourceImage
+    decoded: DecodedImage
+    thumbnail: bytes
+
+
+def prepare(row: SourceImage, limits: DecodeLimits, thumbnail_px: int) -> Picture | Skipped:
+    """Decode one row and make its thumbnail, or say why that cannot be."""
+    try:
+        if row.content is None:
+            return Skipped(row.file_name, row.problem)
+        content = row.content
+        if not isinstance(content, (bytes, Path)):
+            content = content(limits.max_bytes)
+        decoded = decode(content, row.file_name, limits)
+    except ImageError as error:
+        return Skipped(row.file_name, error.reason)
+    return Picture(row, decoded, thumbnail_webp(decoded.image, thumbnail_px))
+
+
+def ahead(
+    rows: Iterator[SourceImage], ready: Callable[[SourceImage], Picture | Skipped], window: int
+) -> Generator[Picture | Skipped, None, None]:
+    """Yield rows in order as ``ready`` makes them, while at most ``window`` more are in the works.
+
+    Close the generator to drop what is waiting.
+    """
+    decoders = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "decode")
+    pending: deque[Future[Picture | Skipped]] = deque()
+    try:
+        for row in rows:
+            pending.append(decoders.submit(ready, row))
+            if len(pending) > window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def given_caption(row: SourceImage) -> Caption:
+    """Return the source's own caption, flagged if there is none."""
+    text = row.given_caption or ""
+    return Caption(text, () if text else ("empty",))
+
+
+def with_references(
+    records: Sequence[ImageRecord], duplicates: Iterable[Duplicate]
+) -> list[ImageRecord]:
+    """Return the records with the references of files and rows of the same bytes added.
+
+    A text that is searched as the picture's caption is no reference to it.
+    """
+    more: dict[str, list[str]] = defaultdict(list)
+    for duplicate in duplicates:
+        more[duplicate.id] += duplicate.references
+    return [
+        replace(
+            record,
+            references=tuple(
+                text
+                for text in merged(record.references, more[record.id])
+                if text in record.references or text != record.caption
+            ),
+        )
+        if record.id in more
+        else record
+        for record in records
+    ]

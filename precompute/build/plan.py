@@ -1,0 +1,129 @@
+"""What a build is asked for, and all that its bytes depend on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from core.config import Settings
+from core.errors import GalleryError, SourceError
+from core.images.decode import WORKING_PX, DecodeLimits
+from core.models.devices import resolve_device
+from core.models.profiles import Profile
+from core.models.weights import revision_of
+from core.records import CaptionPooling
+from precompute.sources.open import Source, SourceOptions
+
+BATCH_SIZE = 8
+SHARD_SIZE = 64
+MAX_CAPTIONS_PER_IMAGE = 20
+# Another version may decode, tokenize or multiply differently: half a gallery is never mixed.
+_PINNED = ("torch", "transformers", "open_clip_torch", "sentence-transformers", "pillow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        source: Where the pictures come from.
+        out: Folder that the gallery will be.
+        profile: Models that caption and embed.
+        batch_size: Pictures a model sees at once.
+        shard_size: Rows after which progress is kept; at most that many are done twice.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        captions_per_image: Most captions generated for a picture.
+        caption_pooling: How several captions of a picture are indexed.
+        overwrite: Replace an existing gallery once the new one is complete.
+        progress: Whether to draw a progress bar on the standard error.
+    """
+
+    source: SourceOptions
+    out: Path
+    profile: Profile
+    batch_size: int = BATCH_SIZE
+    shard_size: int = SHARD_SIZE
+    device: str = "auto"
+    captions_per_image: int = 1
+    caption_pooling: CaptionPooling = "mean"
+    overwrite: bool = False
+    progress: bool = True
+
+
+def check_sizes(options: BuildOptions) -> None:
+    """Raise SourceError for a size below 1, or several captions where they are given."""
+    for name, size in (
+        ("--batch-size", options.batch_size),
+        ("--shard-size", options.shard_size),
+        ("--captions-per-image", options.captions_per_image),
+    ):
+        if size < 1:
+            raise SourceError(f"{name} must be 1 or more, not {size}.")
+    if options.captions_per_image > MAX_CAPTIONS_PER_IMAGE:
+        raise SourceError(
+            f"--captions-per-image must be {MAX_CAPTIONS_PER_IMAGE} or less, "
+            f"not {options.captions_per_image}."
+        )
+    if options.captions_per_image > 1 and options.source.captions_from is not None:
+        raise SourceError(
+            "--captions-per-image is for captions that are generated; these are given."
+        )
+
+
+def check_apart(source: str, out: Path) -> None:
+    """Raise GalleryError if a local source and the gallery lie inside each other."""
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        return
+    folder = folder.resolve()
+    if folder == out or folder in out.parents or out in folder.parents:
+        raise GalleryError(
+            out, f"The gallery {out} and its source {source} must not lie inside each other."
+        )
+
+
+def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[str, Any]:
+    """Return all that the bytes of the gallery depend on."""
+    profile = options.profile
+    specs = {"sentence": profile.sentence, "clip": profile.clip}
+    if options.source.captions_from is None:
+        specs["captioner"] = profile.captioner
+    return {
+        "source": {**asdict(options.source), "source": _absolute(options.source.source)},
+        "content": {"fingerprint": source.fingerprint, **asdict(source.columns)},
+        "profile": profile.name,
+        "models": {
+            role: {**asdict(spec), "revision": revision_of(spec)} for role, spec in specs.items()
+        },
+        "device": resolve_device(options.device),
+        "batch size": options.batch_size,
+        "shard size": options.shard_size,
+        "captions per image": options.captions_per_image,
+        "caption pooling": options.caption_pooling,
+        "decoding": {
+            "working_px": WORKING_PX,
+            "thumbnail_px": settings.thumbnail_px,
+            **asdict(DecodeLimits.of(settings)),
+        },
+        "packages": {name: _version(name) for name in _PINNED},
+    }
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def gallery_name(out: Path) -> str:
+    """Return the name that the manifest gives a gallery: its folder's, made presentable."""
+    name = "".join(c for c in out.name if c.isprintable() and c != "\\")
+    return name.strip(" .")[:100].strip(" .") or "gallery"

@@ -1,0 +1,72 @@
+"""The command ``sight``: photos with captions in, how a captioner chooses among its own out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from core.quiet import quiet_libraries
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="Folder of the captioner, or asset:NAME.")],
+    data: Annotated[
+        str, typer.Option(help="Imagefolder or dataset id: photos with captions, to learn from.")
+    ],
+    validation: Annotated[
+        str | None, typer.Option(help="Others, to measure how well what is seen finds them.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Photos to learn from.")] = None,
+    candidates: Annotated[
+        int, typer.Option(min=2, max=64, help="Captions that the captioner chooses among.")
+    ] = 32,
+    weight: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How much what was seen counts; more finds better and reads worse."
+        ),
+    ] = 3.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Teach a captioner to choose among its own captions by what it saw, and write that beside it.
+
+    A captioner's likeliest caption says what is usual. From what its image tower says of a
+    photo a linear map can tell better what the photo's captions would mean.
+    """
+    from core.models.captioner.instructblip import InstructBlipCaptioner
+    from core.models.captioner.loading import decoding_of
+    from core.models.captioner.rerank import write_sight
+    from core.models.choose_captioner import captioner_spec
+    from core.models.clip.encoder import MiniLmEncoder
+    from core.models.profiles import PROFILES
+    from precompute.calibrate.rerank import class_tokens, fit_sight, write_choice
+    from precompute.calibrate.threshold import writable_folder
+    from precompute.finetune.shared.data import load_pairs
+    from precompute.finetune.shared.recall import owners_of, recall
+
+    quiet_libraries(downloads=False)
+    spec = captioner_spec(model)
+    folder = writable_folder(spec)
+    photos = load_pairs(data, split).first(limit)
+    others = load_pairs(validation, validation_split) if validation else None
+    # What is wrong with the captioner is said before minutes of work.
+    decoding = decoding_of(spec)
+    captioner = InstructBlipCaptioner(spec, device=device)
+    captioner.load()
+    sentence = MiniLmEncoder(PROFILES["mini"].sentence, device=device)
+    embeddings = sentence.encode_text([text for said in photos.captions for text in said])
+    sight = fit_sight(class_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
+    if others is not None:
+        seen = sight(class_tokens(captioner, others))
+        queries = sentence.encode_text([text for said in others.captions for text in said])
+        found = recall(others.name, seen, queries, owners_of(others))
+        typer.echo(f"What is seen, searched by captions: {found}")
+    write_choice(folder, decoding, candidates, weight)
+    write_sight(folder, sight, sentence.spec)
+    typer.echo(
+        f"Written into {folder.name}: it chooses among {candidates} captions. "
+        "Run the command threshold again."
+    )

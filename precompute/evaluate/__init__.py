@@ -1,0 +1,1 @@
+"""Measuring a gallery: queries, rankings, metrics, intervals, tests and the report."""

@@ -1,0 +1,319 @@
+"""The evaluation job: a gallery and its queries in, all figures out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from core.config import ProfileName
+from core.errors import SourceError
+from core.gallery.layout import RECORDS_FILE, index_file
+from core.gallery.manifest import Manifest
+from core.gallery.metrics_file import (
+    CaptionQuality,
+    IndexCurve,
+    LensName,
+    MeasuredModel,
+    Metrics,
+    Provenance,
+    manifest_sha256,
+)
+from core.gallery.reader import Gallery
+from core.models.choose_clip import with_clip
+from core.models.profiles import PROFILES, Models, Profile
+from core.records import INDEX_KINDS, LENSES, UNSURE
+from precompute.evaluate import index_curve, lens_results, metrics
+from precompute.evaluate.fusion_choice import TunedFusions
+from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
+from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
+from precompute.evaluate.queries import AskedQueries
+from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
+
+RESAMPLES = 2000
+FLIPS = 10_000
+SYNTHETIC_VECTORS = 20_000
+_CURVE_QUERIES = 500
+_LIBRARIES = ("ir-measures", "pytrec-eval-terrier", "bm25s", "sacrebleu", "pycocoevalcap", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to evaluate, and against what.
+
+    Attributes:
+        folder: The gallery.
+        profile: The models that embed the queries; None takes the one that built the gallery.
+        clip: CLIP model in place of the profile's, see :func:`core.models.choose_clip.clip_spec`.
+        device: Where they run.
+        tune_on: Another gallery, with references, on which fusion is tuned; None tunes on each
+            half of the pictures for the other half.
+        qrels: TREC relevance labels, or None.
+        queries: The texts that go with ``qrels``.
+        judgements: Folder of Flickr8k's human judgements, or None.
+        seed: Of everything drawn.
+        resamples: Of each bootstrap interval.
+        flips: Random flips of each test.
+        synthetic_vectors: Size of the made-up index that is measured beside the gallery's; 0
+            leaves it out.
+        command: What was typed, for the record.
+    """
+
+    folder: Path
+    profile: ProfileName | None = None
+    clip: str | None = None
+    device: str = "auto"
+    tune_on: Path | None = None
+    qrels: Path | None = None
+    queries: Path | None = None
+    judgements: Path | None = None
+    seed: int = 0
+    resamples: int = RESAMPLES
+    flips: int = FLIPS
+    synthetic_vectors: int = SYNTHETIC_VECTORS
+    command: str = ""
+
+
+@dataclass(slots=True)
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
+    """Measure both lenses, their fusion and the baselines; writes nothing.
+
+    The same gallery, models and seed give the same figures; latencies and times differ.
+
+    Args:
+        plan: What to do.
+        models: What embeds the queries; None loads those of the plan's profile.
+
+    Raises:
+        GalleryError: The gallery, or the one to tune on, cannot be used.
+        SourceError: It has no references, or qrels do not fit it.
+        MissingDependencyError: A package of ``requirements-dev.txt`` is missing.
+    """
+    clock = _Clock()
+    with clock.stage("open"):
+        models = models or Models(profile_of(plan), device=plan.device)
+        gallery = _open(plan.folder, models.profile)
+        queries = _queries(gallery, plan)
+        tuning = _open(plan.tune_on, models.profile) if plan.tune_on else None
+        tuning_queries = _references(tuning) if tuning else None
+    with clock.stage("encode queries"):
+        asked = AskedQueries.embed(gallery, queries, models)
+        asked_to_tune = (
+            AskedQueries.embed(tuning, tuning_queries, models)
+            if tuning and tuning_queries
+            else None
+        )
+    with clock.stage("choose fusion"):
+        fusions = TunedFusions.choose(asked, asked_to_tune, plan.seed)
+    with clock.stage("rank"):
+        results, seen = lens_results.rank_all(asked, fusions, _baselines(asked, plan.seed))
+    with clock.stage("intervals and tests"):
+        figures = lens_results.figures(results, asked, resamples=plan.resamples, seed=plan.seed)
+        tests = lens_results.paired_tests(results, asked, flips=plan.flips, seed=plan.seed)
+    with clock.stage("captions"):
+        captions = _caption_quality(gallery, models)
+    with clock.stage("index"):
+        curves = _curves(asked, plan)
+    outcome = Outcome(
+        ranks={lens: results[lens].ranks for lens in ("captions", "clip", "fused")},
+        first={lens: seen[lens].first for lens in LENSES},
+    )
+    return Metrics(
+        gallery=gallery.name,
+        images=len(gallery),
+        queries=len(asked),
+        several_relevant=queries.several_relevant,
+        lenses=figures,
+        tests=tests,
+        fusion=fusions.describe(figures, tests),
+        captions=captions,
+        index=curves,
+        groups=groups(queries.queries, outcome),
+        solved_by_one=solved_by_one(
+            queries.queries, gallery.records, outcome, asked.nearest_caption
+        ),
+        scores={lens: histogram(seen[lens].right, seen[lens].wrong) for lens in LENSES},
+        notes=(*queries.notes, *_notes(gallery.manifest)),
+        seconds=clock.seconds,
+        provenance=_provenance(gallery, queries, plan),
+    )
+
+
+def profile_of(plan: Plan) -> Profile:
+    """Return the models that a plan's queries are embedded with.
+
+    Raises:
+        SourceError: The gallery was built with a profile that is not known here.
+        ModelError: The plan names a CLIP model that is not there.
+    """
+    name = plan.profile or Manifest.read(plan.folder).profile
+    found: dict[str, Profile] = {known: each for known, each in PROFILES.items() if known == name}
+    if not found:
+        raise SourceError(
+            f"{plan.folder.name} was built with the profile {name[:40]!r}; only "
+            f"{' and '.join(PROFILES)} are known here."
+        )
+    return with_clip(found[name], plan.clip)
+
+
+def _open(folder: Path, profile: Profile) -> Gallery:
+    _check_references_are_text(folder)
+    return Gallery.open(folder, profile)
+
+
+def _check_references_are_text(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        kind = pq.read_schema(folder / RECORDS_FILE).field("references").type
+    except (OSError, KeyError, pa.ArrowException):
+        return  # opening the gallery says what is wrong with the file
+    text = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+        raise SourceError(f"The references column of {folder.name} is {kind}, not text.")
+
+
+def _references(gallery: Gallery) -> QuerySet:
+    given = gallery.manifest.caption_origin != "generated"
+    return from_references(gallery.records, captions_given=given)
+
+
+def _queries(gallery: Gallery, plan: Plan) -> QuerySet:
+    if plan.judgements and (plan.qrels or plan.queries):
+        raise SourceError("Give either --judgements, or --qrels with --queries, not both.")
+    if plan.judgements:
+        return from_flickr8k_judgements(plan.judgements, gallery.records)
+    if plan.qrels and plan.queries:
+        return from_trec(plan.qrels, plan.queries, gallery.records)
+    if plan.qrels or plan.queries:
+        raise SourceError("--qrels and --queries go together: labels, and the texts they label.")
+    return _references(gallery)
+
+
+def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
+    texts = [query.text for query in asked.queries.queries]
+    # BM25 reads what the caption lens reads: all captions of a picture, as one text.
+    captions = [" ".join(c.text for c in record.captions) for record in asked.gallery.records]
+    several: dict[LensName, Scorer] = {}
+    if not asked.gallery.caption_rows.single:
+        several = {
+            "captions_first": asked.caption_scorer("first"),
+            "captions_mean": asked.caption_scorer("mean"),
+            "captions_best": asked.caption_scorer("best"),
+        }
+    return {
+        **several,
+        "bm25": bm25_scorer(texts, captions),
+        "random": random_scorer(len(captions), seed),
+    }
+
+
+def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
+    rows = [row for row, record in enumerate(gallery.records) if record.references]
+    if gallery.manifest.caption_origin != "generated" or not rows:
+        return None
+    records = [gallery.records[row] for row in rows]
+    captions = [record.caption for record in records]
+    references = [record.references for record in records]
+    embedded = models.clip.encode_text(captions)
+    clip = gallery.manifest.clip
+    return CaptionQuality(
+        images=len(records),
+        bleu_4=round(metrics.bleu4(captions, references), 2),
+        cider=round(metrics.cider(captions, references), 4),
+        clip_score=round(metrics.clip_score(gallery.embeddings("clip")[rows], embedded), 4),
+        clip_model=f"{clip.name} ({clip.revision})",
+        flagged=sum(bool({*record.caption_flags} - {UNSURE}) for record in records) / len(records),
+        distinct=len(set(captions)) / len(captions),
+    )
+
+
+def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
+    gallery = asked.gallery
+    shuffled = np.random.default_rng(plan.seed).permutation(len(asked))
+    sample = np.sort(shuffled[:_CURVE_QUERIES])
+    curves: dict[str, IndexCurve] = {}
+    for lens in LENSES:
+        sizes = {
+            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_KINDS
+        }
+        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_KINDS)
+        curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
+    if plan.synthetic_vectors > len(gallery) > 1:
+        curves["synthetic"] = index_curve.measure_enlarged(
+            gallery.embeddings("captions"),
+            asked.embedded["captions"][sample],
+            plan.synthetic_vectors,
+            seed=plan.seed,
+        )
+    return curves
+
+
+def _notes(manifest: Manifest) -> tuple[str, ...]:
+    models = [model for model in (manifest.captioner, manifest.clip) if model and model.note]
+    return (
+        "R@k counts a query as found if any relevant picture is among the first k. Ranks beyond "
+        f"{DEPTH} count as not found, except in the median rank. Equal scores rank in the order "
+        "of the gallery.",
+        "Intervals and tests resample pictures, not queries: the captions of one picture are not "
+        "independent. P-values are not corrected for the number of tests.",
+        *dict.fromkeys(f"{model.name}: {model.note}" for model in models),
+    )
+
+
+def _provenance(gallery: Gallery, queries: QuerySet, plan: Plan) -> Provenance:
+    manifest = gallery.manifest
+    models = {"sentence": manifest.sentence, "clip": manifest.clip}
+    if manifest.captioner is not None:
+        models["captioner"] = manifest.captioner
+    source = manifest.source
+    return Provenance(
+        manifest_sha256=manifest_sha256(gallery.folder),
+        source=source.id + (f" at {source.revision}" if source.revision else ""),
+        split=source.split or "",
+        caption_origin=manifest.caption_origin,
+        query_origin=queries.origin,
+        models={
+            role: MeasuredModel(name=ref.name, revision=ref.revision, precision=ref.precision)
+            for role, ref in models.items()
+        },
+        seed=plan.seed,
+        resamples=plan.resamples,
+        flips=plan.flips,
+        machine=_machine(),
+        program=", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
+        command=plan.command,
+    )
+
+
+def _machine() -> str:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.machine()}, {cores} cores, {gpu}, Python {platform.python_version()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

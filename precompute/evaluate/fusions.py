@@ -1,0 +1,252 @@
+"""Fusion of the two lenses over many queries at once, and the choice of the best one.
+
+The arithmetic is that of :mod:`core.search.fusion`, which fuses one query's hits; here it runs on
+arrays that all settings share, so that hundreds of them can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from core.records import LENSES, Lens
+from precompute.evaluate.rankings import DEPTH, Relevant, Scorer, order, ranks_of, scored
+
+# Finer near the ends: cosines of the two lenses have different spreads.
+_ENDS = (0.01, 0.02, 0.03)
+_WEIGHTS = (
+    *_ENDS,
+    *(round(0.05 * step, 2) for step in range(1, 20)),
+    *(1 - weight for weight in reversed(_ENDS)),
+)
+_RRF_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_RRF_KS = (1, 3, 5, 10, 20, 40, 60, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """One way to join the two lenses.
+
+    Attributes:
+        kind: ``rrf``, or how scores are normalised before they are summed: ``cosine`` (not at
+            all), ``minmax`` or ``zscore``, over all pictures for each query.
+        weight: Of the caption lens, in (0, 1); the CLIP lens has the rest.
+        k: Of reciprocal rank fusion; unused by sums.
+    """
+
+    kind: Literal["rrf", "cosine", "minmax", "zscore"]
+    weight: float = 0.5
+    k: int = 60
+
+    def __str__(self) -> str:
+        """Say it in words, e.g. ``"z-score sum, caption weight 0.35"``."""
+        if self.kind == "rrf":
+            weighted = "" if self.weight == 0.5 else f", caption weight {self.weight:g}"
+            return f"reciprocal rank fusion, k = {self.k}{weighted}"
+        names = {"cosine": "cosine sum", "minmax": "min-max sum", "zscore": "z-score sum"}
+        return f"{names[self.kind]}, caption weight {self.weight:g}"
+
+    @property
+    def family(self) -> Literal["rrf", "sum"]:
+        """``rrf`` or ``sum``."""
+        return "rrf" if self.kind == "rrf" else "sum"
+
+    def fuse(self, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
+        """Join what the lenses say of the same pictures: ranks for ``rrf``, else prepared scores.
+
+        Args:
+            captions: Float, any shape: ranks from 1, infinite where there is none, or scores as
+                :func:`prepare` makes them.
+            clip: Likewise, of the same shape.
+
+        Returns:
+            Float of that shape; higher is better.
+        """
+        if self.kind == "rrf":
+            return self.weight / (self.k + captions) + (1 - self.weight) / (self.k + clip)
+        return self.weight * captions + (1 - self.weight) * clip
+
+
+PLAIN_RRF = Fusion("rrf", k=60)
+"""What the Compare tab shows; needs no tuning."""
+
+
+def prepare(scores: np.ndarray, kind: str) -> np.ndarray:
+    """Normalise scores (rows, n) for each query, as a sum of that kind adds them up."""
+    if kind == "minmax":
+        low = scores.min(axis=1, keepdims=True)
+        spread = scores.max(axis=1, keepdims=True) - low
+        scaled = (scores - low) / np.where(spread > 0, spread, 1)
+        scaled[spread[:, 0] == 0] = 1.0
+        return scaled
+    if kind == "zscore":
+        centred = scores - scores.mean(axis=1, keepdims=True)
+        deviation = centred.std(axis=1, keepdims=True)
+        centred /= np.where(deviation > 0, deviation, 1)
+        centred[deviation[:, 0] == 0] = 0.0
+        return centred
+    return scores
+
+
+class BothLenses:
+    """What the two lenses make of some queries, and what all fusions of them share.
+
+    Attributes:
+        scores: float32 (rows, n), by lens.
+    """
+
+    def __init__(self, captions: np.ndarray, clip: np.ndarray) -> None:
+        """Take the scores of the same queries, (rows, n) each."""
+        self.scores: dict[Lens, np.ndarray] = {"captions": captions, "clip": clip}
+        self._prepared: dict[str, list[np.ndarray]] = {}
+
+    @cached_property
+    def first(self) -> dict[Lens, np.ndarray]:
+        """The first :data:`DEPTH` pictures of each lens, int (rows, DEPTH or n)."""
+        return {lens: order(scores, DEPTH) for lens, scores in self.scores.items()}
+
+    def ranks(self, fusion: Fusion, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return the exact ranks of some pictures under a fusion; ties in picture order.
+
+        Args:
+            fusion: Any.
+            rows: int (pairs,), rising.
+            images: int (pairs,), a picture of each of these rows.
+
+        Returns:
+            int64 (pairs,), from 1.
+        """
+        if fusion.kind == "rrf":
+            return self._listed.ranks(fusion, rows, images)
+        if fusion.kind not in self._prepared:
+            self._prepared[fusion.kind] = [
+                prepare(scores, fusion.kind) for scores in self.scores.values()
+            ]
+        captions, clip = self._prepared[fusion.kind]
+        needed, at = np.unique(rows, return_inverse=True)
+        if len(needed) < len(captions):
+            captions, clip = captions[needed], clip[needed]
+        return ranks_of(fusion.fuse(captions, clip), at, images)
+
+    @cached_property
+    def _listed(self) -> _Listed:
+        return _Listed.of(self.first, self.scores["captions"].shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The pictures that any lens has among its first :data:`DEPTH`: rank fusion needs no others.
+
+    Attributes:
+        places: float32 (rows, n) by lens: rank of each picture, infinite beyond its first.
+        pictures: int32 (rows, m), those of the caption lens, then those of the CLIP lens.
+        listed: float64 (rows, m) by lens: their ranks; infinite in both where a picture comes
+            for the second time.
+    """
+
+    places: dict[Lens, np.ndarray]
+    pictures: np.ndarray
+    listed: dict[Lens, np.ndarray]
+
+    @classmethod
+    def of(cls, first: dict[Lens, np.ndarray], shape: tuple[int, ...]) -> _Listed:
+        """Make it of the first pictures of each lens, int (rows, depth), out of (rows, n)."""
+        places: dict[Lens, np.ndarray] = {}
+        for lens, pictures in first.items():
+            places[lens] = np.full(shape, np.inf, dtype=np.float32)
+            ranks = np.arange(1, pictures.shape[1] + 1, dtype=np.float32)[None, :]
+            np.put_along_axis(places[lens], pictures, ranks, axis=1)
+        depth = first["captions"].shape[1]
+        pictures = first["captions"]
+        if depth < shape[1]:
+            pictures = np.concatenate([first[lens] for lens in LENSES], axis=1)
+        # float32 would tie the reciprocals of neighbouring ranks beyond a few hundred
+        listed = {
+            lens: np.take_along_axis(places[lens], pictures, axis=1).astype(np.float64)
+            for lens in LENSES
+        }
+        again = np.isfinite(listed["captions"][:, depth:])
+        for ranks in listed.values():
+            ranks[:, depth:][again] = np.inf
+        return cls(places, pictures.astype(np.int32), listed)
+
+    def ranks(self, fusion: Fusion, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """See :meth:`BothLenses.ranks`."""
+        own = fusion.fuse(*(self.places[lens][rows, images].astype(np.float64) for lens in LENSES))[
+            :, None
+        ]
+        fused, pictures = fusion.fuse(*(self.listed[lens] for lens in LENSES)), self.pictures
+        if not np.array_equal(rows, np.arange(len(fused))):
+            fused, pictures = fused[rows], pictures[rows]
+        earlier = pictures < images.astype(np.int32)[:, None]
+        ahead = (fused > own) | ((fused == own) & earlier)
+        ranks: np.ndarray = 1 + np.count_nonzero(ahead, axis=1)
+        # Behind all that are listed the others come in picture order.
+        last = np.flatnonzero(own == 0)
+        listed = fused[last] > 0
+        skipped = np.count_nonzero(listed & earlier[last], axis=1)
+        ranks[last] = 1 + np.count_nonzero(listed, axis=1) + images[last] - skipped
+        return ranks
+
+
+def candidates() -> tuple[Fusion, ...]:
+    """Return every setting that is tried, the plainest of each family first."""
+    rrf = [Fusion("rrf", weight, k) for weight in _RRF_WEIGHTS for k in _RRF_KS]
+    sums = [
+        Fusion(kind, weight, 0) for kind in ("cosine", "minmax", "zscore") for weight in _WEIGHTS
+    ]
+    return tuple(dict.fromkeys([PLAIN_RRF, *rrf, *sums]))
+
+
+def reciprocal_ranks(
+    tried: Sequence[Fusion], captions: Scorer, clip: Scorer, relevant: Relevant, images: int
+) -> np.ndarray:
+    """Return 1 / rank of the best placed relevant picture, float (fusions, queries)."""
+    queries = len(relevant.first) - 1
+    found = np.empty((len(tried), queries))
+    for part, scores in scored((captions, clip), queries, images):
+        lenses = BothLenses(*scores)
+        pairs = relevant.inside(part)
+        for row, fusion in enumerate(tried):
+            found[row, part] = 1.0 / relevant.best(lenses.ranks(fusion, *pairs), part)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The best fusions on one set of queries.
+
+    Attributes:
+        rrf: The best reciprocal rank fusion.
+        weighted_sum: The best weighted sum.
+        mrr: Mean reciprocal rank there of both, and of plain RRF with k = 60.
+    """
+
+    rrf: Fusion
+    weighted_sum: Fusion
+    mrr: dict[Fusion, float]
+
+    @property
+    def best(self) -> Fusion:
+        """The better of the two; plain RRF where they tie."""
+        return max((self.rrf, self.weighted_sum), key=lambda fusion: self.mrr[fusion])
+
+
+def tune(tried: Sequence[Fusion], found: np.ndarray) -> Tuned:
+    """Choose by mean reciprocal rank; the first of equals.
+
+    Args:
+        tried: As given to :func:`reciprocal_ranks`.
+        found: What it returned, or some of its columns.
+    """
+    mrr = dict(zip(tried, found.mean(axis=1).tolist(), strict=True))
+    best = {
+        family: max((f for f in tried if f.family == family), key=lambda fusion: mrr[fusion])
+        for family in ("rrf", "sum")
+    }
+    kept = dict.fromkeys([best["rrf"], best["sum"], PLAIN_RRF])
+    return Tuned(best["rrf"], best["sum"], {f: mrr[f] for f in kept if f in mrr})

@@ -1,0 +1,273 @@
+"""The report of an evaluation: markdown, plots, and the pictures of its examples."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.files import fsync
+from core.gallery.metrics_file import LensName, MetricName, Metrics, SolvedByOne
+from precompute.evaluate.plots import draw_plots
+from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of
+
+REPORT_FILE = "report.md"
+LENS_TITLES: dict[LensName, str] = {
+    "captions": "Caption lens",
+    "clip": "CLIP lens",
+    "fused": "Fusion (kept)",
+    "fused_rrf": "Fusion by rank",
+    "fused_sum": "Fusion by score",
+    "rrf_60": "Fusion by rank, k = 60, untuned",
+    "captions_first": "First caption alone",
+    "captions_mean": "Mean of the captions",
+    "captions_best": "Best of the captions",
+    "bm25": "BM25 over the captions",
+    "random": "Random",
+}
+_EXAMPLES_EACH = 5
+
+
+def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, Path]) -> None:
+    """Write ``report.md``, its plots and example pictures; an old report is replaced whole.
+
+    Args:
+        folder: Where; its parent exists.
+        metrics: What was measured.
+        pictures: Thumbnail of each picture that the examples name, by id.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".report-") as made:
+        new = Path(made)
+        plots = draw_plots(new, metrics)
+        shown = _examples_shown(metrics)
+        for image_id in dict.fromkeys(
+            image for example in shown for image in (example.image_id, example.shown_instead)
+        ):
+            shutil.copyfile(pictures[image_id], new / f"{image_id}.webp")
+        (new / REPORT_FILE).write_text(markdown(metrics, plots), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for path in sorted(new.iterdir(), key=lambda path: path.name == REPORT_FILE):
+            path.replace(folder / path.name)
+        fsync(folder)
+
+
+def markdown(metrics: Metrics, plots: Sequence[str]) -> str:
+    """Return the report's text; ``plots`` are the names of the images drawn beside it."""
+    parts = [
+        f"# How well both lenses find pictures: {metrics.gallery}",
+        _what_was_measured(metrics),
+        "## Text to image",
+        _figures_table(metrics),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("recall")),
+        f"**Fusion.** {metrics.fusion.method}, chosen on {metrics.fusion.tuned_on}. "
+        f"{metrics.fusion.verdict} MRR where it was chosen: "
+        + "; ".join(f"{name}: {mrr:.3f}" for name, mrr in metrics.fusion.tuning_mrr.items())
+        + ".",
+        "### Paired tests",
+        _tests_table(metrics),
+        *_captions(metrics),
+        "## Where the lenses differ",
+        _groups_table(metrics),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("score")),
+        *_examples(metrics),
+        "## Flat against IVF",
+        _index_tables(metrics),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("index")),
+        "## Published figures",
+        _published(metrics),
+        "## How to read this",
+        "\n".join(f"- {note}" for note in metrics.notes),
+        _provenance(metrics),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _cell(text: str) -> str:
+    """Keep text that a model or a person wrote from breaking the table, or becoming HTML."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    for character in "\\|`*_[]!":
+        plain = plain.replace(character, f"\\{character}")
+    return plain
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _what_was_measured(metrics: Metrics) -> str:
+    found = metrics.provenance
+    split = f", split {found.split}" if found.split else ""
+    models = "; ".join(
+        f"{role} {model.name} ({model.revision}, {model.precision})"
+        for role, model in found.models.items()
+    )
+    return (
+        f"{metrics.images:,} images, {metrics.queries:,} queries ({found.query_origin}); "
+        f"{_cell(found.source)}{split}; captions: {found.caption_origin}. Models: {models}. "
+        f"Seed {found.seed}. {found.machine}.\n\n```\n{found.command}\n```"
+    )
+
+
+def _figures_table(metrics: Metrics) -> str:
+    names: list[MetricName] = ["R@1", "R@5", "R@10", "MRR"]
+    names += ["mAP"] if metrics.several_relevant else []
+    names += ["nDCG@10", "median_rank"]
+    rows = []
+    for lens, figures in metrics.lenses.items():
+        row = [LENS_TITLES[lens]]
+        for name in names:
+            value, (low, high) = figures.value(name), figures.ci95[name]
+            row.append(
+                f"{value:g} ({low:.0f} to {high:.0f})"
+                if name == "median_rank"
+                else f"{_percent(value)} ({_percent(low)} to {_percent(high)})"
+            )
+        rows.append(row)
+    return (
+        f"{_table(['', *names], rows)}\n\nPercent, with 95 % intervals from "
+        f"{metrics.provenance.resamples:,} bootstrap samples of pictures."
+    )
+
+
+def _tests_table(metrics: Metrics) -> str:
+    rows = [
+        [
+            f"{LENS_TITLES[test.first]} minus {LENS_TITLES[test.second]}",
+            test.metric,
+            f"{100 * test.difference:+.2f}",
+            f"{test.p_value:.4f}",
+        ]
+        for test in metrics.tests
+    ]
+    return (
+        f"{_table(['', 'metric', 'difference', 'p'], rows)}\n\nTwo-sided paired randomisation, "
+        f"{metrics.provenance.flips:,} flips of whole pictures."
+    )
+
+
+def _captions(metrics: Metrics) -> list[str]:
+    quality = metrics.captions
+    if quality is None:
+        return []
+    row = [
+        f"{quality.bleu_4:.1f}",
+        f"{quality.cider:.3f}",
+        f"{quality.clip_score:.3f}",
+        f"{quality.flagged:.1%}",
+        f"{quality.distinct:.1%}",
+    ]
+    return [
+        "## The captions themselves",
+        _table(["BLEU-4", "CIDEr-D", "CLIPScore", "flagged", "distinct"], [row])
+        + f"\n\n{quality.images:,} captions against their references. CLIPScore by "
+        f"{quality.clip_model}; it does not compare with that of another CLIP.",
+    ]
+
+
+def _groups_table(metrics: Metrics) -> str:
+    rows = [
+        [
+            group.name,
+            f"{group.queries:,}",
+            *(_percent(group.r_at_5[lens]) for lens in ("captions", "clip", "fused")),
+            _percent(group.only_captions),
+            _percent(group.only_clip),
+            _percent(group.overlap_at_10),
+        ]
+        for group in metrics.groups
+    ]
+    head = ["queries with", "count", "R@5 captions", "R@5 CLIP", "R@5 fused"]
+    head += ["only captions", "only CLIP", "overlap@10"]
+    return (
+        f"{_table(head, rows)}\n\nSolved: a right picture among the first five. Counts, colours, "
+        "actions and negation are found by word lists, so they are approximate."
+    )
+
+
+def _examples_shown(metrics: Metrics) -> list[SolvedByOne]:
+    return [
+        example
+        for winner in ("captions", "clip")
+        for example in [each for each in metrics.solved_by_one if each.winner == winner][
+            :_EXAMPLES_EACH
+        ]
+    ]
+
+
+def _examples(metrics: Metrics) -> list[str]:
+    parts = []
+    for winner, title in (("captions", "Only the caption lens"), ("clip", "Only the CLIP lens")):
+        rows = [
+            [
+                _cell(example.query),
+                f"![]({example.image_id}.webp)<br>{_cell(example.caption)}",
+                f"captions {example.captions_rank}, CLIP {example.clip_rank}",
+                f"![]({example.shown_instead}.webp)<br>{_cell(example.shown_caption)}",
+            ]
+            for example in _examples_shown(metrics)
+            if example.winner == winner
+        ]
+        head = ["query", "the right picture", "its rank", "what the other lens has first"]
+        parts += [f"### {title} solves", _table(head, rows) if rows else "No query."]
+    return parts
+
+
+def _index_tables(metrics: Metrics) -> str:
+    parts = []
+    for name, curve in metrics.index.items():
+        made = " (made from the gallery's own)" if name == "synthetic" else ""
+        rows = [
+            [
+                "flat" if point.kind == "flat" else f"IVF, nprobe {point.nprobe}",
+                f"{point.recall:.3f}",
+                f"{point.p50_ms:.3f}",
+                f"{point.p95_ms:.3f}",
+                f"{point.bytes_per_vector:,.0f}",
+            ]
+            for point in curve.points
+        ]
+        head = ["index", "recall@10 of flat", "p50 ms", "p95 ms", "bytes a vector"]
+        parts.append(
+            f"**{name}**: {curve.vectors:,} vectors{made} of {curve.dim}, {curve.nlist} clusters, "
+            f"{curve.queries:,} queries one at a time.\n\n{_table(head, rows)}"
+        )
+    return "\n\n".join(parts)
+
+
+def _published(metrics: Metrics) -> str:
+    found = metrics.provenance
+    same = benchmark_of(found.source.partition(" at ")[0], found.split or None)
+    rows = [
+        [
+            BENCHMARKS[each.benchmark].title,
+            each.model,
+            " / ".join("-" if value is None else f"{value:.1f}" for value in each.recall),
+            each.source,
+        ]
+        for each in PUBLISHED
+        if same is None or each.benchmark == same.name
+    ]
+    if same is None:
+        said = (
+            "Not the pictures measured above: these are the standard benchmarks, for the scale of "
+            "things only. `python -m precompute build NAME` reads them: "
+            + "; ".join(f"{each.name} is {each.dataset}" for each in BENCHMARKS.values())
+            + "."
+        )
+    else:
+        said = f"On the same pictures and queries as above ({same.title})."
+    return f"{_table(['benchmark', 'model', 'R@1 / R@5 / R@10', 'source'], rows)}\n\n{said}"
+
+
+def _provenance(metrics: Metrics) -> str:
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics.seconds.items())
+    return (
+        f"Measured with {metrics.provenance.program}. Manifest "
+        f"{metrics.provenance.manifest_sha256[:16]}. Seconds: {seconds}."
+    )

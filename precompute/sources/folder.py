@@ -1,0 +1,193 @@
+"""A folder of images, with or without a metadata file beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import SourceError
+from precompute.sources.caption_columns import holds_captions, shown_columns
+from precompute.sources.metadata_tables import FileNames, Row, read_table
+from precompute.sources.open import (
+    METADATA_FILES,
+    Columns,
+    SourceImage,
+    SourceOptions,
+    find_columns,
+    printable_name,
+)
+
+_IMAGE_COLUMN = "image"
+_OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
+
+
+class FolderSource:
+    """Every file below a folder, in the order of their relative names.
+
+    Hidden files and folders are left out, and so are the metadata files. All others are read,
+    so that what cannot be used is reported with its reason.
+
+    Args:
+        folder: Where to look, recursively; links to folders are not followed.
+        options: See :class:`~precompute.sources.open.SourceOptions`.
+
+    Raises:
+        SourceError: No file, no such split or column, or metadata that cannot be read.
+    """
+
+    revision: str | None = None
+
+    def __init__(self, folder: Path, options: SourceOptions) -> None:
+        """List the files and read the metadata; open no image."""
+        if options.subset or options.revision:
+            raise SourceError("--subset and --revision are for datasets, not for folders.")
+        self.split = options.split
+        self._root = _split_folder(folder, options)
+        self.name = printable_name(folder.resolve().name) or "folder"
+        self._problems: dict[str, str] = {}
+        files = self._walk()
+        self.remarks: list[str] = []
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        tables = self._tables(folder, files)
+        self.kind = "imagefolder" if tables else "folder"
+        self._column_names: dict[str, None] = {}
+        names_of_files = FileNames(files, self._root)
+        for table in tables:
+            self._add(table, folder, names_of_files, options)
+        self.columns = self._find_columns(options)
+        names = sorted({*files, *self._rows, *self._problems})
+        if not names:
+            raise SourceError(f"{options.source} holds no image: it has no file at all.")
+        self._names = names[: options.limit]
+        self.total: int | None = len(self._names)
+        self.fingerprint = self._fingerprint(files)
+
+    def read(self, start: int) -> Iterator[SourceImage]:
+        """Yield the files from number ``start`` on."""
+        for name in self._names[start:]:
+            problem = self._problems.get(name, "")
+            yield self.columns.describe(
+                self._rows.get(name, ()),
+                printable_name(name),
+                None if problem else self._root / name,
+                problem,
+            )
+
+    def content(self, row: int) -> Path:
+        """Return the file of a row."""
+        return self._root / self._names[row]
+
+    def _walk(self) -> list[str]:
+        def refuse(error: OSError) -> None:
+            inside = os.path.relpath(error.filename, self._root)
+            if inside == ".":
+                raise SourceError(f"{self._root} cannot be read ({error.strerror}).")
+            self._problems[Path(inside).as_posix()] = f"cannot be read ({error.strerror})"
+
+        found = []
+        for folder, folders, files in os.walk(self._root, onerror=refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = Path(folder).relative_to(self._root)
+            found += [
+                (inside / name).as_posix()
+                for name in files
+                if not name.startswith(".") and name not in METADATA_FILES
+            ]
+        return found
+
+    def _tables(self, folder: Path, files: Iterable[str]) -> list[Path]:
+        """Return the metadata files above the split, at its top and in its folders."""
+        inside = {posixpath.dirname(name) for name in files} | {""}
+        folders = [self._root / name for name in sorted(inside)]
+        if self._root != folder:
+            folders.insert(0, folder)
+        paths = [folder / file_name for folder in folders for file_name in METADATA_FILES]
+        return [path for path in paths if path.is_file()]
+
+    def _add(self, path: Path, folder: Path, names: FileNames, options: SourceOptions) -> None:
+        """Give the rows of a table to the files that they name."""
+        chosen = options.image_column if options.image_column != _IMAGE_COLUMN else None
+        table = read_table(path, chosen)
+        self.remarks += table.remarks
+        self._column_names |= dict.fromkeys(name for row in table.rows for name in row)
+        above = path.parent == folder != self._root
+        where = "" if above else path.parent.relative_to(self._root).as_posix().removeprefix(".")
+        for row in table.rows:
+            name = row[table.file_column]
+            if above and (name := self._in_split(name, row)) is None:
+                continue
+            found, problem = names.find(where, name)
+            if problem:
+                self._problems[found] = problem
+            self._rows[found].append(row)
+
+    def _in_split(self, name: Any, row: Row) -> str | None:  # noqa: ANN401 - a cell
+        """Return a name in a table above the splits as it is in this split; None if in another."""
+        first, slash, rest = str(name).replace("\\", "/").removeprefix("./").partition("/")
+        if slash:
+            return rest if first == self.split else None
+        return first if row.get("split") == self.split else None
+
+    def _find_columns(self, options: SourceOptions) -> Columns:
+        """Return which column is what, once it is known to hold text."""
+        names = list(self._column_names)
+        if options.image_column not in (None, _IMAGE_COLUMN, *names):
+            raise SourceError(
+                f"The images of a folder are the column {_IMAGE_COLUMN!r}, "
+                f"not {options.image_column!r}."
+            )
+        rows = [row for of_file in self._rows.values() for row in of_file]
+        columns = find_columns(
+            names, options, None, lambda name: holds_captions(row.get(name) for row in rows)
+        )
+        for captions in (columns.given, columns.references):
+            if captions is not None:
+                captions.check(rows)
+        if names and columns.given is None and columns.references is None:
+            self.remarks.append(
+                f"No column of the metadata is known to hold captions; it has: "
+                f"{shown_columns(names)}. Name it with --caption-column."
+            )
+        return columns
+
+    def _fingerprint(self, files: list[str]) -> str:
+        present = set(files)
+        digest = hashlib.sha256()
+        for name in self._names:
+            size, changed = -1, -1
+            if name in present:
+                try:
+                    status = (self._root / name).stat()
+                    size, changed = status.st_size, status.st_mtime_ns
+                except OSError:
+                    pass
+            row = json.dumps(self._rows.get(name), sort_keys=True, default=str)
+            digest.update(f"{printable_name(name)}\0{size}\0{changed}\0{row}\n".encode())
+        return digest.hexdigest()
+
+
+def with_train_split(folder: Path, options: SourceOptions) -> SourceOptions:
+    """Ask for the sub-folder ``train`` if no split is asked for and others lie beside it.
+
+    Whoever trains on all of a folder would train on what is kept for the test.
+    """
+    beside = {path.name.lower() for path in folder.iterdir() if path.is_dir()} & _OTHER_SPLITS
+    if options.split is None and beside and (folder / "train").is_dir():
+        return replace(options, split="train")
+    return options
+
+
+def _split_folder(folder: Path, options: SourceOptions) -> Path:
+    if options.split is None:
+        return folder
+    splits = [path.name for path in folder.iterdir() if path.is_dir()]
+    if options.split not in splits:
+        raise SourceError(f"{options.source} has no split {options.split!r}: no such sub-folder.")
+    return folder / options.split

@@ -1,0 +1,262 @@
+"""Tables beside photos (CSV, TSV, JSON lines, parquet): their rows, and the file each means."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import posixpath
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import SourceError
+from core.text import one_line, whole_characters
+from precompute.sources.caption_columns import shown_columns
+
+FILE_COLUMNS = (
+    *("file_name", "filename", "file", "image_file_name", "image_file", "image_filename"),
+    *("image_path", "file_path", "filepath", "path", "image_name", "image", "img", "img_path"),
+    *("photo", "picture", "image_id", "img_id", "id", "key"),
+)
+"""Names of the column that says which file a row is about, the surest first."""
+
+OUTSIDE = "is named in the metadata but lies outside the source"
+ABSENT = "is named in the metadata but does not exist"
+
+Row = dict[str, Any]
+
+_MAX_CSV_FIELD = 1 << 24
+_DELIMITERS = ("\t", ";", "|")
+_DRIVE = re.compile(r"[A-Za-z]:/")
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        rows: Values by column, in order; none without the name of a file.
+        file_column: The column that names it.
+        remarks: Sentences for the operator.
+    """
+
+    rows: list[Row]
+    file_column: str
+    remarks: list[str]
+
+
+def read_table(path: Path, file_column: str | None = None) -> Table:
+    """Read a table; its format goes by the suffix.
+
+    Args:
+        path: A ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file.
+        file_column: The column that names the files; found where there is none such.
+
+    Raises:
+        SourceError: It cannot be read, or no column names files.
+    """
+    remarks: list[str] = []
+    rows = [_trimmed(row) for row in _rows(path, remarks)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not rows:
+        return Table([], FILE_COLUMNS[0], remarks)
+    if file_column not in names:
+        folded = {name.lower(): name for name in reversed(names)}
+        file_column = next((folded[usual] for usual in FILE_COLUMNS if usual in folded), None)
+    if file_column is None:
+        raise SourceError(
+            f"{path.name} has no column that names the images, such as {FILE_COLUMNS[0]}; it has: "
+            f"{shown_columns(names)}."
+        )
+    named = [row for row in rows if _name(row.get(file_column))]
+    if len(named) < len(rows):
+        remarks.append(
+            f"{len(rows) - len(named):,} rows of {path.name} name no file in the column "
+            f"{file_column!r}; they are left out."
+        )
+    return Table(named, file_column, remarks)
+
+
+class FileNames:
+    """Finds the files that rows mean: names change between systems, and by hand.
+
+    Args:
+        files: Names relative to the source, with ``/``.
+        root: Where they lie.
+    """
+
+    def __init__(self, files: Iterable[str], root: Path) -> None:
+        """Index the names; open nothing."""
+        self._files = set(files)
+        self._root = root
+        self._spellings: dict[str, set[str]] = defaultdict(set)
+        self._stems: dict[str, set[str]] = defaultdict(set)
+        for name in self._files:
+            plain = _spelled(name)
+            base = posixpath.basename(plain)
+            for key in {plain, plain.lower()}:
+                self._spellings[key].add(name)
+            for key in {base, base.lower(), *_stems(base)}:
+                self._stems[key].add(name)
+
+    def find(self, folder: str, value: Any) -> tuple[str, str]:  # noqa: ANN401 - a cell
+        """Return the file that a row means, and what is wrong with it, if anything.
+
+        A name is looked for as it is; then whichever slash and Unicode form it has; then in other
+        letter case; a bare name or number at last anywhere below, with or without its suffix.
+        Only a single file that fits is taken.
+
+        Args:
+            folder: Of the table, relative to the source; ``""`` is the source itself.
+            value: What names the file.
+        """
+        if isinstance(value, str):
+            exact = posixpath.normpath(posixpath.join(folder, value))
+            if exact in self._files:
+                return exact, ""
+        name = _name(value)
+        exact = posixpath.normpath(posixpath.join(folder, name))
+        slashes = unicodedata.normalize("NFC", name.replace("\\", "/"))
+        inside = posixpath.normpath(posixpath.join(folder, slashes))
+        if slashes.startswith("/") or _DRIVE.match(slashes) or inside.split("/")[0] == "..":
+            return whole_characters(name), OUTSIDE
+        for key in (_spelled(inside), _spelled(inside).lower()):
+            if len(found := self._spellings.get(key, ())) == 1:
+                return next(iter(found)), ""
+        if _lies(self._root / exact):
+            return exact, ""
+        if "/" not in slashes.removeprefix("./"):
+            below = f"{folder}/" if folder else ""
+            bare = posixpath.basename(inside)
+            for key in (bare, bare.lower(), *([] if _SUFFIX.search(bare) else _stems(bare))):
+                found = {name for name in self._stems.get(key, ()) if name.startswith(below)}
+                if len(found) == 1:
+                    return found.pop(), ""
+        return whole_characters(exact), ABSENT
+
+
+def _name(value: Any) -> str:  # noqa: ANN401 - a cell
+    """Return the name in a cell: pandas writes the number 139 as 139.0 where others lack one."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else ""
+    if isinstance(value, Mapping):
+        return _name(value.get("path"))
+    if not isinstance(value, (str, int)):
+        return ""
+    name = str(value).strip()
+    return name.removesuffix(".0") if name.removesuffix(".0").isdecimal() else name
+
+
+def _spelled(name: str) -> str:
+    return unicodedata.normalize("NFC", whole_characters(name))
+
+
+def _stems(base: str) -> set[str]:
+    """Return a name without suffix, and without the noughts that COCO pads its numbers with."""
+    stem = _SUFFIX.sub("", base)
+    return {stem, stem.lstrip("0") or "0"} if stem.isdecimal() else {stem}
+
+
+def _lies(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:
+        return False
+
+
+def _rows(path: Path, remarks: list[str]) -> Iterator[Row]:
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    text = _text(path)
+    if path.suffix == ".jsonl":
+        return _json_lines(text, path.name)
+    return _separated(text, path, remarks)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path.name} cannot be read ({error.strerror}).") from error
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path.name} cannot be read: it is not UTF-8 text (byte {error.start:,}). Save it as "
+            "UTF-8."
+        ) from error
+
+
+def _json_lines(text: str, file_name: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"Line {number} of {file_name} is not valid JSON.") from error
+        if not isinstance(row, dict):
+            raise SourceError(f"Line {number} of {file_name} is not a JSON object.")
+        yield row
+
+
+def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
+    """Read CSV or TSV; a caption with a comma that nobody put in quotes is put together again."""
+    csv.field_size_limit(_MAX_CSV_FIELD)
+    first_line = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    if delimiter not in first_line:
+        delimiter = next((other for other in _DELIMITERS if other in first_line), delimiter)
+    # A tab never stands in a cell, so quotes there are often but signs of the text.
+    bare = delimiter == "\t" and any(line.count('"') % 2 for line in text.split("\n"))
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL,
+        skipinitialspace=True,
+    )
+    header: list[str] = []
+    first = most = 0
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = cells
+                continue
+            if len(cells) > len(header):
+                first, most = first or reader.line_num, most + 1
+                last = len(header) - 1
+                cells = [*cells[:last], f"{delimiter} ".join(c.strip() for c in cells[last:])]
+            yield dict(zip(header, cells, strict=False))
+    except csv.Error as error:
+        raise SourceError(f"{path.name} cannot be read ({error}).") from error
+    if first:
+        remarks.append(
+            f"{most:,} rows of {path.name} have more cells than its header has columns, line "
+            f"{first} first. What is over was put to the last column, {header[-1].strip()!r}. A "
+            f"text that holds {delimiter!r} must stand in quotes, or it is cut."
+        )
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        yield from pq.read_table(path).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"{path.name} cannot be read ({reason}).") from error
+
+
+def _trimmed(row: Mapping[Any, Any]) -> Row:
+    return {one_line(str(name)): value for name, value in row.items()}

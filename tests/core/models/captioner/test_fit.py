@@ -1,0 +1,99 @@
+"""Captions that hardly fit their pictures are called unsure, by a rule beside the captioner."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.describing import Describer
+from core.errors import ModelError
+from core.models.captioner.fit import UnsureRule, fits, read_unsure_rule, with_doubts
+from core.models.weights import revision_of
+from core.records import UNSURE, Caption
+from tests.tiny_uploads import colour_models
+
+USUAL = ("colour 111", "colour 222")
+
+
+@pytest.fixture
+def models(tmp_path):
+    return colour_models(tmp_path)
+
+
+def write(models, rule: object) -> None:
+    folder = models.profile.captioner.source.partition(":")[2]
+    with open(f"{folder}/twolens.json", "w", encoding="utf-8") as file:
+        json.dump({"decoding": {}, "unsure": rule} if rule is not None else {"decoding": {}}, file)
+    read_unsure_rule.cache_clear()
+
+
+def rule_of(models, below: float) -> dict[str, object]:
+    revision = revision_of(models.profile.clip)
+    return {"below": below, "usual": list(USUAL), "clip_revision": revision, "auc": 0.9}
+
+
+def pictures() -> list[Image.Image]:
+    return [Image.new("RGB", (8, 8), (16 * row, 40, 200)) for row in range(8)]
+
+
+def test_the_fit_is_how_much_nearer_the_caption_is_than_the_usual_ones(models):
+    texts = [f"caption {row}" for row in range(5)]
+    images = models.clip.encode_image(pictures()[:5])
+    expected = [
+        image @ models.clip.encode_text([text])[0]
+        - np.mean([image @ models.clip.encode_text([usual])[0] for usual in USUAL])
+        for text, image in zip(texts, images, strict=True)
+    ]
+    assert fits(models.clip, texts, images, USUAL) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_only_captions_below_the_threshold_are_flagged(models):
+    texts = [f"caption {row}" for row in range(8)]
+    images = models.clip.encode_image(pictures())
+    found = fits(models.clip, texts, images, USUAL)
+    below = float(np.sort(found)[3])
+    captions = [Caption(text, ("retried",), 0.5) for text in texts]
+    judged = with_doubts(captions, images, models.clip, UnsureRule(below, USUAL, ""))
+    for caption, before, fit in zip(judged, captions, found, strict=True):
+        flags = ("retried", UNSURE) if fit < below else ("retried",)
+        assert caption == replace(before, flags=flags)
+    assert sum(UNSURE in caption.flags for caption in judged) == 3
+
+
+def test_a_rule_is_read_from_beside_the_captioner(models):
+    captioner, clip = models.profile.captioner, models.profile.clip
+    assert read_unsure_rule(captioner, clip) is None
+    write(models, None)
+    assert read_unsure_rule(captioner, clip) is None
+    write(models, rule_of(models, 0.25))
+    assert read_unsure_rule(captioner, clip) == UnsureRule(0.25, USUAL, revision_of(clip))
+
+
+def test_a_rule_for_another_clip_model_is_not_used(models):
+    write(models, {**rule_of(models, 0.25), "clip_revision": "another"})
+    assert read_unsure_rule(models.profile.captioner, models.profile.clip) is None
+
+
+@pytest.mark.parametrize("rule", [{}, [], {"below": "low", "usual": [], "clip_revision": ""}])
+def test_a_rule_that_cannot_be_read(models, rule):
+    write(models, rule)
+    with pytest.raises(ModelError, match="twolens.json of captioner has no rule"):
+        read_unsure_rule(models.profile.captioner, models.profile.clip)
+
+
+def test_describing_flags_what_the_captioner_wrote_and_not_what_was_given(models):
+    """The planted captioner says what the planted CLIP sees: every fit is as good as can be."""
+    describer = Describer(models.captioner, models.sentence, models.clip)
+    images = pictures()
+    assert not any(said[0].flags for said in describer.describe(images).captions)
+    write(models, rule_of(models, 3.0))
+    described = describer.describe(images)
+    assert all(said[0].flags == (UNSURE,) for said in described.captions)
+    given = [Caption("something else") for _ in images]
+    assert not any(said[0].flags for said in describer.describe(images, given).captions)
+    write(models, rule_of(models, -3.0))
+    assert not any(said[0].flags for said in describer.describe(images).captions)

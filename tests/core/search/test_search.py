@@ -1,0 +1,397 @@
+"""A search answers, or says in one sentence why not."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import ModelNotFoundError, QueryError, TwoLensError, UnknownImageError
+from core.gallery.reader import Gallery
+from core.models.profiles import PROFILES, Models, Profile
+from core.models.spec import ModelSpec
+from core.records import INDEX_KINDS, LENSES, Hit
+from core.search.fusion import agreement, rrf
+from core.search.service import FUSION_DEPTH, SearchService, normalise_query
+from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
+from tests.tiny_clip import build_tiny_clip
+
+QUERIES = ("a dog", "two dogs", "un café", "🐕", "собака бежит", "犬", "!?")
+RED = (255, 0, 0)
+
+
+class BrokenEncoder(PlantedEncoder):
+    """Raises what it is given; a stand-in for a model whose files are gone or that crashes."""
+
+    def __init__(self, spec, error):
+        super().__init__(spec, {})
+        self.error = error
+
+    def encode_text(self, texts):
+        raise self.error
+
+
+def planted_texts(dim, seed):
+    return dict(zip(QUERIES, unit_rows(len(QUERIES), dim, seed), strict=True))
+
+
+@pytest.fixture
+def sentence(planted_original):
+    return PlantedEncoder(planted_original.profile.sentence, planted_texts(8, seed=11))
+
+
+@pytest.fixture
+def clip(planted_original):
+    red = unit_rows(1, 6, seed=13)[0]
+    spec = planted_original.profile.clip
+    return PlantedEncoder(spec, planted_texts(6, seed=12), {RED: red})
+
+
+@pytest.fixture
+def gallery(planted_original):
+    return Gallery.open(planted_original.folder, planted_original.profile)
+
+
+@pytest.fixture
+def service(gallery, planted_original, sentence, clip):
+    return SearchService(gallery, Models(planted_original.profile, sentence=sentence, clip=clip))
+
+
+def ids(gallery):
+    return [record.id for record in gallery.records]
+
+
+def expected(service, lens, embedding, k):
+    gallery = service.gallery
+    ranked = brute_force(gallery.embeddings(lens), ids(gallery), embedding, k)
+    return [
+        Hit(id=id_, score=pytest.approx(score, abs=1e-6), rank=rank)
+        for rank, (id_, score) in enumerate(ranked, start=1)
+    ]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("index", INDEX_KINDS)
+def test_by_text_ranks_as_brute_force(service, query, lens, index):
+    result = service.by_text(query, k=50, lens=lens, index=index, nprobe=99)
+    embedding = planted_texts(8, 11)[query] if lens == "captions" else planted_texts(6, 12)[query]
+    assert list(result.hits) == expected(service, lens, embedding, 50)
+    assert (result.lens, result.index, result.cached) == (lens, index, False)
+    assert result.encode_ms > 0
+    assert result.search_ms > 0
+
+
+def test_k_is_five_unless_asked_and_capped_at_the_size(tmp_path):
+    models = profile(tmp_path / "models")
+    gallery_on_disk(tmp_path / "small", models, unit_rows(3, 8), unit_rows(3, 6))
+    small = Gallery.open(tmp_path / "small", models)
+    texts = PlantedEncoder(models.sentence, planted_texts(8, 1))
+    pictures = PlantedEncoder(models.clip, planted_texts(6, 2))
+    service = SearchService(small, Models(models, sentence=texts, clip=pictures))
+    assert len(service.by_text("a dog").hits) == 3
+    compared = service.compare("a dog", k=50)
+    assert [len(r) for r in (compared.captions.hits, compared.clip.hits, compared.fused)] == [3] * 3
+    assert (compared.agreement.overlap, compared.agreement.jaccard) == (1.0, 1.0)
+    assert len(service.similar(ids(small)[0], k=50).hits) == 2
+
+
+def test_a_gallery_without_pictures_answers_with_none(tmp_path):
+    models = profile(tmp_path / "models")
+    gallery_on_disk(tmp_path / "empty", models, unit_rows(0, 8), unit_rows(0, 6))
+    texts = PlantedEncoder(models.sentence, planted_texts(8, 1))
+    pictures = PlantedEncoder(models.clip, planted_texts(6, 2))
+    empty = Gallery.open(tmp_path / "empty", models)
+    service = SearchService(empty, Models(models, sentence=texts, clip=pictures))
+    compared = service.compare("a dog", index="ivf")
+    assert (compared.captions.hits, compared.clip.hits, compared.fused) == ((), (), ())
+    assert service.compare_indexes("a dog", "clip").kept == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "searched"),
+    [
+        ("  a dog \n", "a dog"),
+        ("a\tdog", "a dog"),
+        ("a\r\n\x00\x07  dog\x1b", "a dog"),
+        ("a\u00a0dog\u3000", "a dog"),
+        ("un cafe\u0301", "un café"),
+        ("\ud83d a dog", "a dog"),
+        (
+            "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+            "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        ),
+        ("کتاب\u200cخانه", "کتاب\u200cخانه"),
+        ("!?", "!?"),
+        ("x" * 1000, "x" * 1000),
+        (" " * 5000 + "a dog" + " " * 5000, "a dog"),
+    ],
+)
+def test_queries_are_normalised(typed, searched):
+    assert normalise_query(typed) == searched
+
+
+@pytest.mark.parametrize("query", ["", " ", "\n\t \r", "\u200b", "\x00\x01", "\u3000", "\ud800"])
+def test_a_query_without_content_is_refused(service, query):
+    for search in (service.by_text, service.compare):
+        with pytest.raises(QueryError) as caught:
+            search(query)
+        assert str(caught.value) == "Type what you are looking for: the query is empty."
+
+
+def test_a_query_that_is_too_long_is_refused_with_the_numbers(service, gallery):
+    with pytest.raises(QueryError, match="has 10,000 characters; at most 1,000 are searched"):
+        service.compare("x" * 10_000)
+    with pytest.raises(QueryError, match="has 6 characters; at most 5"):
+        SearchService(gallery, service.models, max_query_chars=5).by_text("dogged")
+    with pytest.raises(QueryError, match="must be a text"):
+        service.by_text(None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k must be between 1 and 50; got 0."),
+        ({"k": -3}, "k must be between 1 and 50; got -3."),
+        ({"k": 51}, "k must be between 1 and 50; got 51."),
+        ({"k": 2.5}, "k must be a whole number; got '2.5'."),
+        ({"k": "5"}, "k must be a whole number; got '5'."),
+        ({"k": True}, "k must be a whole number; got 'True'."),
+        ({"k": None}, "k must be a whole number; got 'None'."),
+        ({"k": float("nan")}, "k must be a whole number; got 'nan'."),
+        ({"k": float("inf")}, "k must be a whole number; got 'inf'."),
+        ({"lens": "blip"}, "Lens must be one of captions, clip; got 'blip'."),
+        ({"lens": ["clip"]}, "Lens must be one of captions, clip; got \"['clip']\"."),
+        ({"index": "hnsw"}, "Index must be one of flat, ivf; got 'hnsw'."),
+        ({"index": None}, "Index must be one of flat, ivf; got 'None'."),
+        ({"nprobe": 0}, "nprobe must be 1 or more; got 0."),
+        ({"nprobe": "many"}, "nprobe must be a whole number; got 'many'."),
+    ],
+)
+def test_requests_out_of_range_are_refused(service, gallery, arguments, message):
+    with pytest.raises(QueryError) as caught:
+        service.by_text("a dog", **arguments)
+    assert str(caught.value) == message
+    with pytest.raises(QueryError) as caught:
+        service.similar(ids(gallery)[0], **arguments)
+    assert str(caught.value) == message
+    assert service.models.sentence.encoded == []
+
+
+def test_a_slider_may_send_whole_floats(service):
+    assert service.by_text("a dog", k=5.0, nprobe=2.0).hits == service.by_text("a dog", k=5).hits
+
+
+def test_by_image_ranks_by_the_clip_embedding(service):
+    result = service.by_image(Image.new("RGB", (4, 4), RED), k=7)
+    assert list(result.hits) == expected(service, "clip", unit_rows(1, 6, seed=13)[0], 7)
+    assert (result.lens, result.cached) == ("clip", False)
+    with pytest.raises(QueryError, match="Only the CLIP lens"):
+        service.by_image(Image.new("RGB", (4, 4), RED), lens="captions")
+
+
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("index", INDEX_KINDS)
+def test_similar_ranks_the_others_and_loads_no_model(service, gallery, lens, index):
+    for image_id in ids(gallery)[::13]:
+        result = service.similar(image_id, k=6, lens=lens, index=index, nprobe=99)
+        ranked = expected(service, lens, gallery.embedding(lens, image_id), 7)
+        assert ranked[0].id == image_id
+        assert list(result.hits) == [replace(hit, rank=hit.rank - 1) for hit in ranked[1:]]
+    assert service.models.sentence.encoded == service.models.clip.encoded == []
+    with pytest.raises(UnknownImageError, match="No picture has the id 'nothing'"):
+        service.similar("nothing", lens=lens)
+
+
+def test_similar_leaves_out_the_image_among_its_equals(tmp_path):
+    """All pictures are alike, and the one asked for is not among the first by row."""
+    models = profile(tmp_path / "models")
+    gallery_on_disk(
+        tmp_path / "alike",
+        models,
+        np.repeat(unit_rows(1, 8), 9, 0),
+        np.repeat(unit_rows(1, 6), 9, 0),
+    )
+    alike = Gallery.open(tmp_path / "alike", models)
+    service = SearchService(alike, Models(models))
+    rows = ids(alike)
+    assert [hit.id for hit in service.similar(rows[8], k=3).hits] == rows[:3]
+    assert [hit.id for hit in service.similar(rows[1], k=3).hits] == [rows[0], rows[2], rows[3]]
+    assert [hit.rank for hit in service.similar(rows[1], k=3).hits] == [1, 2, 3]
+
+
+def test_compare_shows_k_of_each_and_fuses_deeper(service):
+    compared = service.compare("  a  dog ", k=4)
+    captions = expected(service, "captions", planted_texts(8, 11)["a dog"], FUSION_DEPTH)
+    pictures = expected(service, "clip", planted_texts(6, 12)["a dog"], FUSION_DEPTH)
+    assert compared.query == "a dog"
+    assert list(compared.captions.hits) == captions[:4]
+    assert list(compared.clip.hits) == pictures[:4]
+    fused = rrf({"captions": captions, "clip": pictures})[:4]
+    assert [(hit.id, hit.score, hit.rank) for hit in compared.fused] == [
+        (hit.id, hit.score, hit.rank) for hit in fused
+    ]
+    assert compared.agreement == agreement(
+        [hit.id for hit in captions[:4]], [hit.id for hit in pictures[:4]]
+    )
+    assert compared.failures == {}
+    shallow = rrf({"captions": captions[:4], "clip": pictures[:4]})[:4]
+    assert [hit.id for hit in shallow] != [hit.id for hit in compared.fused]
+    deepest = max(source.rank for hit in compared.fused for source in hit.sources.values())
+    assert deepest > 4
+
+
+def test_compare_goes_on_with_one_lens(planted_original, gallery, sentence, tmp_path):
+    """The CLIP model is the real class, and its folder is gone."""
+    spec = replace(planted_original.profile.clip, source=f"path:{tmp_path / 'gone'}")
+    models = Models(replace(planted_original.profile, clip=spec), sentence=sentence)
+    service = SearchService(gallery, models)
+    with pytest.raises(ModelNotFoundError) as caught:
+        service.by_text("a dog", lens="clip")
+    compared = service.compare("a dog")
+    assert compared.clip is None
+    assert compared.agreement is None
+    assert compared.failures == {"clip": str(caught.value)}
+    assert str(caught.value).startswith("The model clip could not be found.")
+    assert list(compared.captions.hits) == expected(
+        service, "captions", planted_texts(8, 11)["a dog"], 5
+    )
+    assert [hit.id for hit in compared.fused] == [hit.id for hit in compared.captions.hits]
+    assert [set(hit.sources) for hit in compared.fused] == [{"captions"}] * 5
+
+
+def test_compare_hides_the_words_of_an_unforeseen_error(
+    planted_original, gallery, sentence, clip, caplog
+):
+    models = planted_original.profile
+    crashed = BrokenEncoder(models.sentence, RuntimeError("/secret/path: CUDA error"))
+    compared = SearchService(gallery, Models(models, sentence=crashed, clip=clip)).compare("a dog")
+    assert "secret" not in compared.failures["captions"]
+    assert "CUDA error" in caplog.text
+    assert len(compared.clip.hits) == 5
+    both = Models(models, sentence=crashed, clip=BrokenEncoder(models.clip, RuntimeError("too")))
+    nothing = SearchService(gallery, both).compare("a dog")
+    assert (nothing.captions, nothing.clip, nothing.fused) == (None, None, ())
+    assert set(nothing.failures) == {"captions", "clip"}
+
+
+def test_a_wrong_embedding_is_an_error_and_not_an_answer(planted_original, gallery, clip):
+    models = planted_original.profile
+    wrong = PlantedEncoder(models.sentence, {"a dog": np.full(8, np.nan)})
+    service = SearchService(gallery, Models(models, sentence=wrong, clip=clip))
+    with pytest.raises(TwoLensError, match="not finite"):
+        service.by_text("a dog")
+    assert "not finite" in service.compare("a dog").failures["captions"]
+
+
+def test_compare_indexes_counts_what_ivf_kept(service):
+    complete = service.compare_indexes("a dog", "clip", k=20, nprobe=99)
+    assert complete.flat.hits == complete.ivf.hits
+    assert (complete.flat.index, complete.ivf.index, complete.kept) == ("flat", "ivf", 20)
+    assert complete.flat.search_ms > 0
+    assert complete.ivf.search_ms > 0
+
+
+def test_compare_indexes_with_one_probe_loses_some(tmp_path):
+    models = profile(tmp_path / "models")
+    gallery_on_disk(tmp_path / "big", models, unit_rows(400, 8), unit_rows(400, 6))
+    big = Gallery.open(tmp_path / "big", models)
+    pictures = PlantedEncoder(models.clip, planted_texts(6, 2))
+    service = SearchService(big, Models(models, clip=pictures))
+    narrow = service.compare_indexes("a dog", "clip", k=50, nprobe=1)
+    found = {hit.id for hit in narrow.ivf.hits}
+    assert narrow.kept == sum(hit.id in found for hit in narrow.flat.hits)
+    assert 0 < narrow.kept < 50
+    assert service.compare_indexes("a dog", "clip", k=50, nprobe=10).kept == 50
+
+
+def test_a_repeated_query_is_not_encoded_again(service):
+    first, second = service.compare("a dog"), service.compare(" a dog")
+    assert (first.captions.cached, first.clip.cached) == (False, False)
+    assert (second.captions.cached, second.clip.cached) == (True, True)
+    assert service.models.sentence.encoded == service.models.clip.encoded == ["a dog"]
+    assert second.captions.hits == first.captions.hits
+    assert service.compare_indexes("a dog", "clip").flat.cached
+    assert not service.by_text("two dogs").cached
+
+
+def test_the_query_cache_is_bounded(planted_original, gallery, sentence, clip):
+    models = Models(planted_original.profile, query_cache_size=2, sentence=sentence, clip=clip)
+    service = SearchService(gallery, models)
+    for query in ("a dog", "two dogs", "a dog", "🐕", "a dog", "two dogs"):
+        service.by_text(query)
+    assert sentence.encoded == ["a dog", "two dogs", "🐕", "two dogs"]
+    uncached = Models(planted_original.profile, query_cache_size=0, sentence=sentence, clip=clip)
+    assert [uncached.encode_query("captions", "a dog").cached for _ in range(2)] == [False, False]
+
+
+def test_a_cached_embedding_cannot_be_changed(service, sentence):
+    embedding = service.models.embed_query("captions", "a dog")
+    with pytest.raises(ValueError, match="read-only"):
+        embedding[0] = 1
+    assert np.array_equal(service.models.embed_query("captions", "a dog"), embedding)
+
+
+def test_threads_are_told_truly_whether_their_query_was_cached(service, sentence):
+    """Several threads may encode the same new query at once, but none that did says it did not."""
+    barrier = threading.Barrier(8)
+
+    def ask(_):
+        barrier.wait()
+        return service.models.encode_query("captions", "a dog").cached
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert answers.count(False) == len(sentence.encoded) >= 1
+
+
+def test_searches_from_many_threads_agree_with_one(service):
+    jobs = [(q, lens, kind) for q in QUERIES for lens in LENSES for kind in INDEX_KINDS] * 3
+    alone = [service.by_text(q, 9, lens, kind).hits for q, lens, kind in jobs]
+    fresh = SearchService(
+        Gallery.open(service.gallery.folder, service.models.profile), service.models
+    )
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda job: fresh.by_text(job[0], 9, job[1], job[2]).hits, jobs))
+    assert together == alone
+
+
+def test_a_gallery_of_real_encoders_is_searched_by_them(tmp_path):
+    """MiniLM as it ships and a tiny open_clip model, from pictures and captions to hits."""
+    models = Profile(
+        name="tiny",
+        captioner=ModelSpec(name="none", source=f"path:{tmp_path}", licence="MIT"),
+        sentence=PROFILES["mini"].sentence,
+        clip=build_tiny_clip(tmp_path / "clip"),
+    )
+    encoders = Models(models, device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(pixels) for pixels in noise]
+    texts = [
+        "a brown dog runs through the snow",
+        "two children build a castle on the beach",
+        "a red bus stops at a crossing",
+        "a man climbs a steep rock",
+        "a bowl of soup on a table",
+        "a cat sleeps on a sofa",
+        "a plane lands at night",
+    ]
+    embeddings = encoders.clip.encode_image(pictures)
+    gallery_on_disk(tmp_path / "tiny", models, encoders.sentence.encode_text(texts), embeddings)
+    service = SearchService(Gallery.open(tmp_path / "tiny", models), encoders)
+    rows = ids(service.gallery)
+    for query, row in [("kids playing in the sand", 1), ("public transport", 2), ("a kitten", 5)]:
+        compared = service.compare(query, k=7)
+        assert compared.captions.hits[0].id == rows[row]
+        embedding = encoders.clip.encode_text([query])[0]
+        assert list(compared.clip.hits) == expected(service, "clip", embedding, 7)
+        assert compared.failures == {}
+    assert service.by_image(pictures[4], k=1).hits[0] == Hit(
+        id=rows[4], score=pytest.approx(1.0, abs=1e-5), rank=1
+    )
+    for query in ("🐕", "собака", "犬", "!?", "x" * 1000, "\ud800 a dog"):
+        assert len(service.compare(query, k=7).fused) == 7

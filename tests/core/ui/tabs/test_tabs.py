@@ -1,0 +1,151 @@
+"""What the tabs answer, as HTML, over a gallery whose rankings are known."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from core.errors import ModelError, QueryError
+from core.ui.parts.similar import similar_state
+from core.ui.parts.states import answered, start_state
+from core.ui.tabs import compare
+from core.ui.tabs import lens as lens_tab
+from core.ui.tabs.about import gallery_description
+from tests.core.ui.parts.test_cards import carried
+from tests.planted_app import HOSTILE_CAPTION, image_id
+
+
+def section(markup: str, kind: str) -> str:
+    start = markup.index(f'<section class="tl-lens {kind}"')
+    return markup[start : markup.index("</section>", start)]
+
+
+def ids(markup: str) -> list[str]:
+    return [picture["id"] for picture in carried(markup)]
+
+
+def service_ids(shelf, lens, query, k):
+    hits = shelf.entry().service.by_text(query, k=k, lens=lens).hits
+    return [hit.id for hit in hits]
+
+
+def test_compare_shows_what_each_lens_ranks(shelf):
+    markup = compare.answer(shelf, "dog beach", 5, "planted")
+    for lens in ("captions", "clip"):
+        assert ids(section(markup, lens)) == service_ids(shelf, lens, "dog beach", 5)
+    assert ids(section(markup, "clip"))[0] == image_id(10)
+
+
+def test_pictures_found_by_both_are_marked_in_both(shelf):
+    markup = compare.answer(shelf, "dog beach", 4, "planted")
+    captions, clip = (service_ids(shelf, lens, "dog beach", 4) for lens in ("captions", "clip"))
+    common = set(captions) & set(clip)
+    assert 0 < len(common) < 4
+    assert f"They agree on {len(common)} of 4" in markup
+    assert f"overlap {len(common) / 4:.0%}" in markup
+    for lens in ("captions", "clip"):
+        assert section(markup, lens).count("is-both") == len(common)
+
+
+def test_the_third_row_is_the_fusion_with_each_lens_s_rank(shelf):
+    fused = shelf.entry().service.compare("dog beach", k=5).fused
+    row = section(compare.answer(shelf, "dog beach", 5, ""), "both wide")
+    assert ids(row) == [hit.id for hit in fused]
+    places = re.findall(r'tl-place captions">.*?</span>(\d+)</span>', row)
+    assert places == [str(hit.sources["captions"].rank) for hit in fused]
+
+
+def test_a_lens_that_fails_leaves_the_other_one_answering(shelf):
+    markup = compare.answer(shelf, "unplugged dog", 3, "planted")
+    assert len(ids(section(markup, "captions"))) == 3
+    assert "This lens could not answer." in section(markup, "clip")
+    assert "&lt;packages&gt;" in section(markup, "clip")
+    assert "tl-lens both" not in markup
+    assert "tl-agree" not in markup
+
+
+def test_an_empty_query_is_the_start(shelf):
+    markup = compare.answer(shelf, "   ", 5, "planted")
+    assert "12 pictures, here are 10" in markup
+    assert markup.count("data-query=") == 5
+    assert len(ids(markup)) == 10
+
+
+def test_fewer_pictures_than_asked_for_says_so(shelf):
+    markup = compare.answer(shelf, "dog", 5, "three")
+    assert len(ids(section(markup, "captions"))) == 3
+    assert "the gallery holds 3 pictures" in markup
+
+
+def test_words_that_fit_no_caption_are_called_weak(shelf):
+    assert "Weak matches" in compare.answer(shelf, "qwertz uiop", 5, "planted")
+    assert "Weak matches" not in compare.answer(shelf, "a green train", 5, "planted")
+
+
+@pytest.mark.parametrize("k", [0, 51, None, "5", float("nan")])
+def test_a_number_of_pictures_out_of_range_is_a_sentence(shelf, k):
+    with pytest.raises(QueryError, match="The number of pictures must be between 1 and 50"):
+        compare.answer(shelf, "dog", k, "planted")
+
+
+def test_errors_become_states_and_bugs_become_a_request_id(shelf, caplog):
+    def refused():
+        raise QueryError("Too <b>long</b>.")
+
+    assert "Too &lt;b&gt;long&lt;/b&gt;." in answered(shelf, "planted", refused)
+    markup = answered(
+        shelf, "planted", lambda: lens_tab.answer(shelf, "clip", "kaboom", 5, "flat", 2, "")
+    )
+    (request_id,) = re.findall(r"request id ([0-9a-f]{8})", markup.split("tl-notice")[1])
+    assert "secret" not in markup
+    assert f"request {request_id} failed" in caplog.text
+    assert "a bug with a secret" in caplog.text
+
+
+def test_an_error_in_an_unknown_gallery_is_still_a_state(shelf):
+    markup = answered(shelf, "gone", lambda: compare.answer(shelf, "dog", 5, "gone"))
+    assert "There is no gallery called &#x27;gone&#x27;." in markup
+
+
+@pytest.mark.parametrize("lens", ["captions", "clip"])
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_a_lens_tab_shows_its_lens_and_both_latencies(shelf, lens, kind):
+    markup = lens_tab.answer(shelf, lens, "dog beach", 5, kind, 50, "planted")
+    # nprobe is capped at the number of clusters, and IVF over all clusters is exact.
+    assert ids(section(markup, f"{lens} wide")) == service_ids(shelf, lens, "dog beach", 5)
+    clusters = shelf.entry().gallery.index(lens, "ivf").nlist
+    assert f"looked into {clusters} of {clusters} cluster" in markup
+    assert "IVF kept 5 of 5" in markup
+    assert re.search(r">flat [\d.]+ ms", markup)
+    assert re.search(r">IVF [\d.]+ ms", markup)
+
+
+def test_a_lens_tab_passes_a_model_error_on(shelf):
+    with pytest.raises(ModelError):
+        lens_tab.answer(shelf, "clip", "unplugged", 5, "flat", 1, "planted")
+
+
+def test_similar_shows_the_others_and_the_way_back(shelf):
+    entry = shelf.entry()
+    result = entry.service.similar(image_id(7), k=4, lens="clip")
+    markup = similar_state(entry, result, image_id(7), '"><script>x</script>')
+    shown = ids(section(markup, "clip wide"))
+    assert shown == [hit.id for hit in result.hits]
+    assert image_id(7) not in shown
+    assert "<script>" not in markup
+    assert HOSTILE_CAPTION not in markup
+
+
+def test_no_gallery_says_what_to_run(shelf):
+    empty = type(shelf)(shelf.profile)
+    markup = start_state(empty, None)
+    assert "python -m precompute build" in markup
+    assert compare.answer(empty, "dog", 5, "").count("No gallery is loaded") > 0
+
+
+def test_about_names_the_gallery_s_models_and_shows_its_manifest(shelf):
+    markup = gallery_description(shelf, "three")
+    assert "3 pictures, built 2026-11-01" in markup
+    assert "Its captions were written by captioner." in markup
+    assert "thumbnails_sha256" in markup

@@ -1,0 +1,97 @@
+"""The bench's own parts; what it measures is not a test's business."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from core.config import get_settings
+from core.errors import SourceError
+from core.gallery.reader import Gallery
+from precompute.bench.app import Figure, table, write_json
+from precompute.bench.image_tower import image_tower
+from precompute.bench.material import (
+    BenchOptions,
+    packaged_photos,
+    planted_gallery,
+    queries,
+    searched_gallery,
+)
+from precompute.bench.running_app import AppError, running_app
+from precompute.evaluate.qrels import from_references
+
+
+def test_targets_are_read_in_the_right_direction():
+    slow = Figure("start", 12.0, "s", 1, target=10.0)
+    fast = Figure("build", 3.5, "images/s", 9, 3.0, more_is_better=True, floor=4.0, floor_name="x")
+    plain = Figure("memory", 1234.0, "MB", 1)
+    assert (slow.met, fast.met, plain.met) == (False, True, None)
+    lines = table({"figures": [{**asdict(f), "met": f.met} for f in (slow, fast, plain)]})
+    rows = [line.split() for line in lines.splitlines()[1:]]
+    assert rows[0] == ["start", "12", "s", "<=", "10", "s", "NO", "1"]
+    assert rows[1][:8] == ["build", "3.5", "images/s", ">=", "3", "images/s", "yes", "4"]
+    assert rows[2] == ["memory", "1234", "MB", "1"]
+
+
+def test_queries_are_all_different():
+    assert len(set(queries(1000))) == 1000
+
+
+def test_a_made_gallery_is_a_gallery(tiny, tmp_path):
+    options = BenchOptions(source=None, gallery=None, profile="mini", images=50)
+    folder, origin = searched_gallery(options, tiny, tmp_path)
+    gallery = Gallery.open(folder, tiny)
+    assert len(gallery) == 50
+    assert origin == "random unit vectors"
+    first = gallery.records[0]
+    hits = gallery.index("clip", "flat").search(gallery.embedding("clip", first.id)[None], 3)[0]
+    assert hits[0].id == first.id
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_made_gallery_has_as_many_references_as_are_asked(tiny, tmp_path):
+    gallery = Gallery.open(planted_gallery(40, tiny, tmp_path, asked=12), tiny)
+    found = from_references(gallery.records, captions_given=False).queries
+    assert [query.relevant for query in found] == [{0: 1}] * 5 + [{1: 1}] * 5 + [{2: 1}] * 2
+    texts = {query.text for query in found} | {record.caption for record in gallery.records}
+    assert len(texts) == 12 + 40
+
+
+def test_photos_of_installed_packages(tmp_path):
+    photos = sorted(path.name for path in packaged_photos(tmp_path / "photos").iterdir())
+    assert "cheetah.jpg" in photos
+
+
+def test_the_file_is_whole_or_refused_in_a_sentence(tmp_path):
+    write_json(tmp_path / "bench.json", {"figures": []})
+    assert json.loads((tmp_path / "bench.json").read_text()) == {"figures": []}
+    with pytest.raises(SourceError, match="cannot be written"):
+        write_json(tmp_path / "absent" / "bench.json", {})
+
+
+def test_an_app_that_cannot_start_is_reported_in_its_own_words(tmp_path):
+    with (
+        pytest.raises(AppError, match=r"stopped before it answered: .*no-such-gallery"),
+        running_app([tmp_path / "no-such-gallery"], "mini", "a dog", tmp_path),
+    ):
+        pytest.fail("it started")
+
+
+def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
+    options = BenchOptions(source=None, gallery=None, profile="mini")
+    result = image_tower(options, get_settings(), lambda _: None)
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    asked = [name for name, figure in figures.items() if figure["target"] is not None]
+    assert asked == ["image tower, int8, batch 16, an image, p50"]
+    whole = figures["image tower, fp32, batch 16, an image, p50"]["value"]
+    share = figures["image tower, int8 of fp32, p50"]["value"]
+    assert share == pytest.approx(figures[asked[0]]["value"] / whole, rel=0.5)
+
+
+def test_no_picture_to_time_is_one_sentence(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    options = BenchOptions(source=str(tmp_path), gallery=None, profile="mini")
+    with pytest.raises(SourceError, match=r"holds no picture that can be used\.$"):
+        image_tower(options, get_settings(), lambda _: None)
