@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import ImageError
-from core.images.decode import DecodedImage, decode, thumbnail_webp
+from core.images.decode import DecodedImage, decode
+from core.images.thumbnails import thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -286,7 +286,7 @@ class UploadSession:
             self._clip.append(described.clip_embeddings)
             for file, picture in zip(files, pictures, strict=True):
                 file.path.unlink(missing_ok=True)
-                notes = (Notice("note", file.file_name, f"shows its {n}") for n in picture.notes)
+                notes = (Notice("note", file.file_name, note) for note in picture.notes)
                 self._notices.extend(notes)
             self._snapshot = self._new_snapshot()
 

@@ -96,7 +96,7 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
     from core.gallery.layout import thumbnail_path
     from core.gallery.manifest import SourceRef
     from core.gallery.writer import write_gallery
-    from core.images.decode import thumbnail_webp
+    from core.images.thumbnails import thumbnail_webp
     from core.records import ImageRecord
 
     out = folder / "searched"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import ImageError
-from core.images.decode import DecodedImage, DecodeLimits, decode, thumbnail_webp
+from core.images.decode import DecodedImage, DecodeLimits, decode
+from core.images.thumbnails import thumbnail_webp
 from core.records import Caption, ImageRecord
 from precompute.build.workspace import Duplicate, Skipped
 from precompute.sources.caption_columns import merged

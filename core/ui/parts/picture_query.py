@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.errors import QueryError
-from core.images.decode import thumbnail_webp
+from core.images.thumbnails import thumbnail_webp
 from core.ui.parts.cards import Standing, hit_row
 from core.ui.parts.events import SEARCH_EVENT
 from core.ui.parts.markup import stage

@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from core.errors import ImageError
-from core.images.decode import WORKING_PX, decode, thumbnail_webp
+from core.images.decode import WORKING_PX, decode
+from core.images.thumbnails import thumbnail_webp
 from tests.core.encoded_pictures import BLUE, LIMITS, RED, encoded, two_halves
 
 MODES = {
@@ -75,6 +76,7 @@ def test_every_mode_and_format_becomes_rgb(mode, kind):
         assert abs(right.mean() - grey[0, -1]) < 6
 
 
+@example(case=("CMYK", "JPEG"), width=9, height=128, working_px=16)
 @settings(max_examples=60, deadline=None)
 @given(
     case=st.sampled_from(CASES),
@@ -187,7 +189,7 @@ def test_first_frame_of_several_with_a_note(kind):
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "lime", "blue")]
     content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     decoded = decode(content, "x", LIMITS)
-    assert decoded.notes == ("first frame of 3",)
+    assert decoded.notes == ("shows its first frame of 3",)
     red, green, _ = decoded.image.getpixel((20, 20))
     assert red > 230
     assert green < 25

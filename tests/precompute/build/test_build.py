@@ -94,12 +94,14 @@ def test_a_mixed_folder(mixed, tiny, tmp_path):
         ("photo 0.png", "in/copy of 0.png"),
         ("zz copy of 3.jpg", "photo 3.png"),
     ]
-    assert [(n.file_name, n.note) for n in result.notes] == [("moving.gif", "first frame of 3")]
+    assert [(n.file_name, n.note) for n in result.notes] == [
+        ("moving.gif", "shows its first frame of 3")
+    ]
 
     report = json.loads((out / "build_report.json").read_text())
     assert report["counts"] == {"images": 9, "duplicates": 2, "skipped": 7}
     assert {item["file_name"]: item["reason"] for item in report["skipped"]} == reasons
-    assert report["notes"] == [{"file_name": "moving.gif", "note": "first frame of 3"}]
+    assert report["notes"] == [{"file_name": "moving.gif", "note": "shows its first frame of 3"}]
     assert litter(out.parent) == []
 
 
