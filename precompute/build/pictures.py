@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from core.errors import ImageError
+from core.errors import ImageError, SourceError
 from core.images.decode import DecodedImage, DecodeLimits, decode
 from core.images.thumbnails import thumbnail_webp
 from core.records import Caption, ImageRecord
@@ -30,17 +31,39 @@ class Picture:
 
 
 def prepare(row: SourceImage, limits: DecodeLimits, thumbnail_px: int) -> Picture | Skipped:
-    """Decode one row and make its thumbnail, or say why that cannot be."""
+    """Decode one row and make its thumbnail, or say why that cannot be.
+
+    Raises:
+        SourceError: A file that was there when the source was opened cannot be read: that is no
+            fault of the picture, and others may follow.
+    """
     try:
         if row.content is None:
             return Skipped(row.file_name, row.problem)
         content = row.content
-        if not isinstance(content, (bytes, Path)):
+        if isinstance(content, Path):
+            content = _read(content, row.file_name, limits.max_bytes)
+        elif not isinstance(content, bytes):
             content = content(limits.max_bytes)
         decoded = decode(content, row.file_name, limits)
     except ImageError as error:
         return Skipped(row.file_name, error.reason)
     return Picture(row, decoded, thumbnail_webp(decoded.image, thumbnail_px))
+
+
+def _read(path: Path, file_name: str, max_bytes: int) -> bytes | Path:
+    """Return a file's bytes, or the path where decoding refuses it by its kind or size alone."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+            return path
+        with path.open("rb") as file:
+            return file.read(max_bytes + 1)
+    except OSError as error:
+        raise SourceError(
+            f"{file_name} can no longer be read ({error.strerror}). Finished shards are kept: give "
+            "the same command again once it can be, or take it out of the source."
+        ) from error
 
 
 def ahead(

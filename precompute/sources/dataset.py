@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from core.config import get_settings
 from core.errors import SourceError
 from precompute.sources.caption_columns import check_column, holds_captions
+from precompute.sources.folder_kind import table_files
 from precompute.sources.image_cells import read_cell
 from precompute.sources.open import (
     IMAGE_COLUMNS,
@@ -22,6 +26,7 @@ from precompute.sources.open import (
     printable_name,
 )
 from precompute.sources.remote_files import RemoteFiles
+from precompute.sources.system_files import is_system_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Dataset | IterableDataset
 
 _HUB_TIMEOUT_S = 15
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 T = TypeVar("T")
 
 
@@ -95,16 +101,57 @@ def open_local_dataset(path: Path, options: SourceOptions, *, kept: bool = False
     elif path.is_file():
         loaded = _reaching(
             options.source,
-            lambda: load_dataset("parquet", data_files=str(path), streaming=not kept),
+            lambda: load_dataset(
+                "webdataset" if path.suffix.lower() == ".tar" else "parquet",
+                data_files=glob.escape(str(path)),
+                streaming=not kept,
+            ),
         )
     else:
-        loaded = _reaching(
-            options.source,
-            lambda: load_dataset(str(path.resolve()), options.subset, streaming=not kept),
-        )
+        loaded = _reaching(options.source, lambda: _load_folder(path.resolve(), options, kept))
     dataset, split = _pick_split(loaded, options, kept=kept)
     name = printable_name(path.resolve().name)
-    return DatasetSource(dataset, options, name, split, None, _digest_of_files(path))
+    base = path if path.is_dir() else path.parent
+    digest = _digest_of_files(path)
+    return DatasetSource(dataset, options, name, split, None, digest, base=base)
+
+
+def _load_folder(folder: Path, options: SourceOptions, kept: bool) -> Any:  # noqa: ANN401
+    """Load the parquet files or archives of a folder, whatever else lies beside them."""
+    from datasets import load_dataset
+
+    found = table_files(folder, IMAGE_COLUMNS)
+    if options.subset or found is None or _has_configurations(folder):
+        return load_dataset(str(folder), options.subset, streaming=not kept)
+    splits = _splits(folder, found.paths)
+    return load_dataset(found.kind, data_files=splits, streaming=not kept)
+
+
+def _has_configurations(folder: Path) -> bool:
+    """Tell whether a dataset's card says itself which file belongs to what."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:100_000]
+    except OSError:
+        return False
+    return head.startswith("---") and "\nconfigs:" in head.split("\n---", 1)[0]
+
+
+def _splits(folder: Path, paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Return the files of each split, as ``datasets`` tells them by their names."""
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+
+    wanted = {str(path) for path in paths}
+    try:
+        patterns = get_data_patterns(str(folder))
+        by_split = DataFilesDict.from_patterns(patterns, base_path=str(folder))
+    except (EmptyDatasetError, FileNotFoundError):
+        by_split = {}
+    splits = {
+        str(split): [glob.escape(str(file)) for file in files if str(file) in wanted]
+        for split, files in by_split.items()
+    }
+    splits = {split: files for split, files in splits.items() if files}
+    return splits or {"train": [glob.escape(path) for path in sorted(wanted)]}
 
 
 class DatasetSource:
@@ -120,6 +167,7 @@ class DatasetSource:
         local_paths: Whether a row may name a file of this machine. Not for what comes from
             elsewhere, which could name a private one: then only a file of the Hub's cache.
         repositories: Ids of the dataset on the Hub, whose files a row may name.
+        base: Where a row's relative path begins.
 
     Raises:
         SourceError: A column does not exist, or none holds images.
@@ -138,6 +186,7 @@ class DatasetSource:
         *,
         local_paths: bool = True,
         repositories: Iterable[str] = (),
+        base: Path = Path(),
     ) -> None:
         """Find the columns; read no row."""
         import datasets
@@ -147,13 +196,21 @@ class DatasetSource:
             dataset = _reaching(name, dataset._resolve_features)
         features = dict(dataset.features or {})
         image = find_image_column(features, options)
+        inner = _item(features[image])
+        self._several = inner is not None
         self.columns = _find_columns(features, options, image)
-        if isinstance(features[image], datasets.Image):
-            dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        if isinstance(inner or features[image], datasets.Image):
+            undecoded: Any = datasets.Image(decode=False)
+            if inner is not None:
+                undecoded = datasets.List(undecoded)
+            dataset = dataset.cast_column(image, undecoded)
         self._dataset = dataset.select_columns(self.columns.used())
         self._image = image
         self._limit = options.limit
         self._local_paths = local_paths
+        self._base = base
+        self._folders_seen: set[Path] = set()
+        self._places: list[tuple[int, int]] = []
         settings = get_settings()
         self._remote = RemoteFiles(
             repositories, limit_s=settings.fetch_timeout_s, private=settings.fetch_private
@@ -166,23 +223,41 @@ class DatasetSource:
         self.remarks: list[str] = []
 
     def read(self, start: int) -> Iterator[SourceImage]:
-        """Yield the rows from number ``start`` on."""
+        """Yield the rows from number ``start`` on; of a row with several pictures, each."""
+        if not self._several:
+            yield from self._pictures(start)
+            return
+        # Only reading from the first row on tells how many pictures came before.
+        self._places.clear()
+        yield from islice(self._pictures(0), start, self._limit)
+
+    def _pictures(self, start: int) -> Iterator[SourceImage]:
         rows = self._rows(start)
         for number in range(start, start + self._most_rows(start)):
             row = _reaching(self.name, lambda: next(rows, None), after=number)
             if row is None:
                 return
-            file_name, content, problem = self._image_of(row.get(self._image), number)
-            yield self.columns.describe((row,), file_name, content, problem)
+            for place, cell in enumerate(self._cells(row.get(self._image))):
+                self._places.append((number, place))
+                file_name, content, problem = self._image_of(cell, number, place)
+                yield self.columns.describe((row,), file_name, content, problem)
+
+    def _cells(self, value: Any) -> Iterable[Any]:  # noqa: ANN401 - whatever a row holds
+        if not self._several:
+            return (value,)
+        return value or (None,)
 
     def content(self, row: int) -> Path | bytes | Opener:
         """Return the encoded picture of a row of a dataset that lies on this machine.
 
+        Of rows with several pictures, the number is that of the picture, once all were read.
+
         Raises:
             SourceError: It has none, or can no longer be read.
         """
-        cell = _reaching(self.name, lambda: self._dataset[row][self._image])
-        _, content, problem = self._image_of(cell, row)
+        number, place = self._places[row] if self._several else (row, 0)
+        value = _reaching(self.name, lambda: self._dataset[number][self._image])
+        _, content, problem = self._image_of([*self._cells(value)][place], number, place)
         if content is None:
             raise SourceError(f"Row {row} of {self.name} {problem}.")
         return content
@@ -191,16 +266,42 @@ class DatasetSource:
         self,
         value: Any,  # noqa: ANN401 - whatever a row holds
         number: int,
+        place: int,
     ) -> tuple[str, Path | bytes | Opener | None, str]:
         """Return file name, content and problem of one image cell."""
-        cell = read_cell(value, f"row-{number:06d}")
+        cell = read_cell(value, f"row-{number:06d}" + (f"-{place}" if self._several else ""))
         if cell.content is not None or cell.place is None:
             return cell.file_name, cell.content, cell.problem
         if "://" in cell.place:
             return cell.file_name, *self._remote.open(cell.place, cell.file_name)
         if not self._local_paths and not _is_cached(cell.place):
             return cell.file_name, None, "is named by a path, not contained in the dataset"
-        return cell.file_name, Path(cell.place), ""
+        path = self._existing(cell.place)
+        if path is None:
+            return cell.file_name, None, "is named in its row but does not exist"
+        return cell.file_name, path, ""
+
+    def _existing(self, place: str) -> Path | None:
+        """Return the file of a path in a row, relative to the dataset or to the working folder.
+
+        Raises:
+            SourceError: Its folder was there before, or the system cannot say.
+        """
+        for path in dict.fromkeys((self._base / place, Path(place))):
+            try:
+                path.lstat()
+            except OSError as error:
+                gone = path.parent in self._folders_seen and not path.parent.is_dir()
+                if error.errno in _ABSENT and not gone:
+                    continue
+                raise SourceError(
+                    f"{path} can no longer be read ({error.strerror}). Finished shards are kept: "
+                    "give the same command again once it can be."
+                ) from error
+            else:
+                self._folders_seen.add(path.parent)
+                return path
+        return None
 
     def _rows(self, start: int) -> Iterator[Mapping[str, Any]]:
         if hasattr(self._dataset, "__len__"):
@@ -209,10 +310,14 @@ class DatasetSource:
         return iter(self._dataset.skip(start))
 
     def _most_rows(self, start: int) -> int:
+        if self._several:
+            return 1 << 62
         return max(0, self._limit - start) if self._limit is not None else 1 << 62
 
     def _count(self, dataset: AnyDataset) -> int | None:
         count: int | None = None
+        if self._several:
+            return self._limit
         if hasattr(dataset, "__len__"):
             count = len(dataset)
         elif dataset.info.splits and self.split in dataset.info.splits:
@@ -260,7 +365,11 @@ def find_image_column(features: Mapping[str, Any], options: SourceOptions) -> st
         if not _may_hold_images(features[options.image_column]):
             raise SourceError(f"The column {options.image_column!r} holds no images.")
         return options.image_column
-    declared = [name for name in names if isinstance(features[name], datasets.Image)]
+    declared = [
+        name
+        for name in names
+        if isinstance(_item(features[name]) or features[name], datasets.Image)
+    ]
     if declared:
         return declared[0]
     for name in IMAGE_COLUMNS:
@@ -310,9 +419,18 @@ def _is_cached(path: str) -> bool:
     )
 
 
+def _item(feature: Any) -> Any:  # noqa: ANN401 - any kind of datasets feature
+    """Return what a column of lists holds in each; None if it is no list."""
+    if isinstance(feature, list):
+        return feature[0]
+    inner = getattr(feature, "feature", None)
+    return inner if not isinstance(feature, Mapping) else None
+
+
 def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datasets feature
     import datasets
 
+    feature = _item(feature) or feature
     if isinstance(feature, datasets.Image):
         return True
     if isinstance(feature, Mapping):
@@ -322,13 +440,19 @@ def _may_hold_images(feature: Any) -> bool:  # noqa: ANN401 - any kind of datase
 
 
 def _digest_of_files(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path] if path.is_file() else sorted(_meant_files(path))
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()
         name = os.path.relpath(file, path)
         digest.update(f"{printable_name(name)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def _meant_files(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_system_file(name)]
+        yield from (Path(place, name) for name in files if not is_system_file(name))
 
 
 def _reaching(source: str, call: Callable[[], T], after: int | None = None) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from core.errors import SourceError
 from precompute.sources.caption_columns import holds_captions, shown_columns
+from precompute.sources.folder_listing import FolderListing
 from precompute.sources.metadata_tables import FileNames, Row, read_table
 from precompute.sources.open import (
     METADATA_FILES,
@@ -31,11 +31,11 @@ _OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
 class FolderSource:
     """Every file below a folder, in the order of their relative names.
 
-    Hidden files and folders are left out, and so are the metadata files. All others are read,
-    so that what cannot be used is reported with its reason.
+    Hidden files and folders are left out, and so are the metadata files and what systems leave. All
+    others are read, so that what cannot be used is reported with its reason.
 
     Args:
-        folder: Where to look, recursively; links to folders are not followed.
+        folder: Where to look, recursively, as :class:`FolderListing` does.
         options: See :class:`~precompute.sources.open.SourceOptions`.
 
     Raises:
@@ -51,8 +51,10 @@ class FolderSource:
         self.split = options.split
         self._root = _split_folder(folder, options)
         self.name = printable_name(folder.resolve().name) or "folder"
-        self._problems: dict[str, str] = {}
-        files = self._walk()
+        listing = FolderListing(self._root)
+        self._problems = dict(listing.problems)
+        self._status = listing.status
+        files = [name for name in listing.files if posixpath.basename(name) not in METADATA_FILES]
         self.remarks: list[str] = []
         self._rows: dict[str, list[Row]] = defaultdict(list)
         tables = self._tables(folder, files)
@@ -67,7 +69,7 @@ class FolderSource:
             raise SourceError(f"{options.source} holds no image: it has no file at all.")
         self._names = names[: options.limit]
         self.total: int | None = len(self._names)
-        self.fingerprint = self._fingerprint(files)
+        self.fingerprint = self._fingerprint()
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the files from number ``start`` on."""
@@ -83,24 +85,6 @@ class FolderSource:
     def content(self, row: int) -> Path:
         """Return the file of a row."""
         return self._root / self._names[row]
-
-    def _walk(self) -> list[str]:
-        def refuse(error: OSError) -> None:
-            inside = os.path.relpath(error.filename, self._root)
-            if inside == ".":
-                raise SourceError(f"{self._root} cannot be read ({error.strerror}).")
-            self._problems[Path(inside).as_posix()] = f"cannot be read ({error.strerror})"
-
-        found = []
-        for folder, folders, files in os.walk(self._root, onerror=refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inside = Path(folder).relative_to(self._root)
-            found += [
-                (inside / name).as_posix()
-                for name in files
-                if not name.startswith(".") and name not in METADATA_FILES
-            ]
-        return found
 
     def _tables(self, folder: Path, files: Iterable[str]) -> list[Path]:
         """Return the metadata files above the split, at its top and in its folders."""
@@ -157,17 +141,11 @@ class FolderSource:
             )
         return columns
 
-    def _fingerprint(self, files: list[str]) -> str:
-        present = set(files)
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name in self._names:
-            size, changed = -1, -1
-            if name in present:
-                try:
-                    status = (self._root / name).stat()
-                    size, changed = status.st_size, status.st_mtime_ns
-                except OSError:
-                    pass
+            status = self._status.get(name)
+            size, changed = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
             row = json.dumps(self._rows.get(name), sort_keys=True, default=str)
             digest.update(f"{printable_name(name)}\0{size}\0{changed}\0{row}\n".encode())
         return digest.hexdigest()

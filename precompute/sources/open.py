@@ -18,7 +18,10 @@ from precompute.sources.caption_columns import (
     text_of,
 )
 
-IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+IMAGE_COLUMNS = (
+    *("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp"),
+    *("images", "imgs", "pictures", "photos"),
+)
 """Names under which images are looked for where no column is declared to hold images."""
 
 LICENSE_COLUMNS = ("license", "licence")
@@ -271,20 +274,23 @@ def _open_local(path: Path, options: SourceOptions, *, kept: bool) -> KeptSource
 
     if path.is_dir() and not _is_dataset_folder(path):
         return FolderSource(path, with_train_split(path, options) if kept else options)
-    if path.is_file() and path.suffix != ".parquet":
-        raise SourceError(f"{options.source} is a file; a source is a folder or a dataset.")
+    if path.is_file() and path.suffix.lower() not in (".parquet", ".tar"):
+        raise SourceError(
+            f"{options.source} is a file; a source is a folder, a dataset, or a file of one "
+            "(.parquet, or .tar of a WebDataset)."
+        )
     from precompute.sources.dataset import open_local_dataset
 
     return open_local_dataset(path, options, kept=kept)
 
 
 def _is_dataset_folder(path: Path) -> bool:
-    """Tell a dataset written by ``datasets``, or a folder of parquet files, from one of images."""
+    """Tell a dataset written by ``datasets``, or a folder of its files, from one of photos."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return True
-    if any((path / name).is_file() for name in METADATA_FILES):
-        return False
-    return any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
+    from precompute.sources.folder_kind import table_files
+
+    return table_files(path, IMAGE_COLUMNS) is not None
 
 
 def _first(candidates: Sequence[str], names: Sequence[str]) -> str | None:

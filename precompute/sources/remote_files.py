@@ -48,6 +48,10 @@ class _FailedError(Exception):
     """A host that did not answer as it should; worded likewise."""
 
 
+class _BrokenError(_FailedError):
+    """A connection that ended before the answer did."""
+
+
 @dataclass(slots=True)
 class _Host:
     """How a host has answered so far."""
@@ -136,7 +140,11 @@ class RemoteFiles:
     def _get(self, address: str, max_bytes: int) -> bytes:
         with self._backend.within(self._limit_s):
             for _ in range(_MOST_REDIRECTS + 1):
-                answer = self._one(address, max_bytes)
+                try:
+                    answer = self._one(address, max_bytes)
+                except _BrokenError:
+                    # A server may close a kept connection just as it is used again.
+                    answer = self._one(address, max_bytes)
                 if isinstance(answer, bytes):
                     return answer
                 address = urljoin(address, answer)
@@ -170,7 +178,7 @@ class RemoteFiles:
             raise _FailedError(f"it did not arrive within {self._limit_s:g} seconds") from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             reason = " ".join(str(error).split())[:100] or "the connection broke"
-            raise _FailedError(reason) from error
+            raise _BrokenError(reason) from error
         except (httpcore.UnsupportedProtocol, ValueError) as error:
             raise _RefusedError("is named by an address that is not valid") from error
 
