@@ -227,12 +227,17 @@ def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
 
 
 def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
-    rows = [row for row, record in enumerate(gallery.records) if record.references]
+    # References without words, such as "🐕!", say nothing that words could be compared with.
+    worded = [
+        [text for text in record.references if metrics.normalise_caption(text)]
+        for record in gallery.records
+    ]
+    rows = [row for row, texts in enumerate(worded) if texts]
     if gallery.manifest.caption_origin != "generated" or not rows:
         return None
     records = [gallery.records[row] for row in rows]
     captions = [record.caption for record in records]
-    references = [record.references for record in records]
+    references = [worded[row] for row in rows]
     embedded = models.clip.encode_text(captions)
     clip = gallery.manifest.clip
     return CaptionQuality(

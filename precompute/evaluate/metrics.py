@@ -67,6 +67,8 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
         raise ValueError(f"{len(captions)} captions for {len(references)} sets of references")
     generated = {row: [normalise_caption(text)] for row, text in enumerate(captions)}
     given = {row: [normalise_caption(t) for t in texts] for row, texts in enumerate(references)}
+    if not any(text for texts in given.values() for text in texts):
+        return 0.0  # an n-gram frequency of nothing ends the library
     score, _ = Cider().compute_score(given, generated)
     return float(score)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.errors import SourceError
 from core.records import ImageRecord
+from core.text import has_content, one_line
 
 EXPERTS_FILE = "ExpertAnnotations.txt"
 CROWD_FILE = "CrowdFlowerAnnotations.txt"
@@ -103,7 +104,8 @@ def _lines(record: ImageRecord) -> list[str]:
             raise SourceError(
                 f"The references of {record.file_name[:80]} are not text but {type(text).__name__}."
             )
-        found += [line.strip() for line in text.splitlines() if line.strip()]
+        lines = (one_line(line) for line in text.splitlines())
+        found += [line for line in lines if has_content(line)]
     return found
 
 
@@ -119,13 +121,14 @@ def from_trec(qrels: Path, queries: Path, records: Sequence[ImageRecord]) -> Que
     texts: dict[str, str] = {}
     for number, line in _numbered(queries):
         query_id, tab, text = line.partition("\t")
-        if not tab or not query_id.strip() or not text.strip():
+        text = one_line(text)
+        if not tab or not query_id.strip() or not has_content(text):
             raise SourceError(f"Line {number} of {queries.name} is not QUERY<tab>TEXT.")
         if query_id.strip() in texts:
             raise SourceError(
                 f"The query id {query_id.strip()[:40]!r} comes twice in {queries.name}."
             )
-        texts[query_id.strip()] = text.strip()
+        texts[query_id.strip()] = text
     rows = _rows_by_name(records)
     relevant: dict[str, dict[int, int]] = defaultdict(dict)
     judged: set[tuple[str, int]] = set()
@@ -195,7 +198,8 @@ def from_flickr8k_judgements(folder: Path, records: Sequence[ImageRecord]) -> Qu
         relevant[caption_id][row] = 1
     tokens = folder / TOKENS_FILE
     if tokens.is_file():
-        texts = dict(line.split("\t", 1) for _, line in _numbered(tokens) if "\t" in line)
+        named = (line.partition("\t") for _, line in _numbered(tokens))
+        texts = {name: one_line(text) for name, tab, text in named if tab}
     else:
         texts = {
             f"{record.file_name.rpartition('/')[2]}#{number}": text
@@ -252,7 +256,7 @@ def _query_set(
 
 def _numbered(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError):
         raise SourceError(f"{path.name} cannot be read as text.") from None
     for number, line in enumerate(lines, start=1):

@@ -78,3 +78,12 @@ def test_clip_score_is_two_and_a_half_times_the_positive_cosine():
     image = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     caption = np.array([[0.6, 0.8], [-1.0, 0.0], [0.0, 1.0]])
     assert clip_score(image, caption) == pytest.approx(2.5 * (0.6 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("captions", "references"), [(["a dog"], [["\N{DOG}!"]]), (["!", "a"], [["!"], ["..."]])]
+)
+def test_references_without_words_are_worth_nothing(captions, references):
+    pytest.importorskip("pycocoevalcap")
+    pytest.importorskip("sacrebleu")
+    assert (cider(captions, references), metrics.bleu4(captions, references)) == (0.0, 0.0)

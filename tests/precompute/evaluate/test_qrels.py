@@ -52,6 +52,16 @@ def test_no_references_says_how_to_get_some(references):
         from_references(named("a.jpg", references=references), captions_given=False)
 
 
+def test_queries_are_cleaned_as_those_of_visitors_are(tmp_path):
+    pictures = named("a.jpg", references=("so cute \ud83d", "\u200b"))
+    (query,) = from_references(pictures, captions_given=False).queries
+    assert query.text == "so cute"
+    (tmp_path / "queries").write_text("\ufeff1\ta\u2028red\x00 dog\r\n", encoding="utf-8")
+    (tmp_path / "qrels").write_text("\ufeff1 0 a.jpg 1\r\n", encoding="utf-8")
+    (query,) = from_trec(tmp_path / "qrels", tmp_path / "queries", pictures).queries
+    assert (query.id, query.text) == ("1", "a red dog")
+
+
 def test_references_that_are_not_text():
     with pytest.raises(SourceError, match=r"references of a\.jpg are not text but int"):
         from_references(named("a.jpg", references=(7,)), captions_given=False)
