@@ -63,6 +63,7 @@ class CaptionColumn:
     def value(self, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
         """Follow the keys into a value, or into each value of a list."""
         for key in self.keys:
+            value = _read_written(value)
             if isinstance(value, Mapping):
                 value = value.get(key)
             elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -150,6 +151,7 @@ def holds_captions(values: Iterable[Any]) -> bool | None:
 
 def _first_of(value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
     """Return the first value that is there in a list, at any depth."""
+    value = _read_written(value)
     while not isinstance(value, (str, bytes, Mapping)) and isinstance(value, Sequence):
         value = next((item for item in value if not _missing(item)), None)
     return None if _missing(value) else value
@@ -175,12 +177,12 @@ def captions_of(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a row
     """Return the captions in a value, cleaned.
 
     A value is a string, a list of them, a numpy array, or rows with a text of a usual name such
-    as ``raw``. A string that is a list, as JSON, Python or numpy writes it, is that list: a table
-    of text has no other way to hold five captions. What is missing (None, NaN, ``nan``) is none.
+    as ``raw``. A string that is a list or such a row, as JSON, Python or numpy writes it, is that:
+    a table of text has no other way to hold five captions. What is missing (None, NaN, ``nan``)
+    is none.
     """
+    value = _read_written(value)
     if isinstance(value, str):
-        if (items := _written_list(value)) is not None:
-            return captions_of(items)
         text = one_line(value)
         return (text,) if has_content(text) and text.lower() not in _MISSING else ()
     if isinstance(value, Mapping):
@@ -221,19 +223,21 @@ def _series(stem: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(found))
 
 
-def _written_list(text: str) -> list[Any] | None:
-    """Read a text that is a list of captions written by JSON, Python or numpy; else None."""
-    text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
+def _read_written(value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
+    """Read a text that is a list of captions, or texts by name, as such; return others as is."""
+    text = value.strip() if isinstance(value, str) else ""
+    if text[:1] + text[-1:] not in ("[]", "{}"):
+        return value
     for read in (json.loads, _strings_of_list, ast.literal_eval):
         try:
             found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if all(_missing(item) or isinstance(item, (str, Mapping, list)) for item in found):
-            return list(found)
-    return None
+        items = found.values() if isinstance(found, Mapping) else found
+        texts = (str, list) if isinstance(found, Mapping) else (str, list, Mapping)
+        if all(_missing(item) or isinstance(item, texts) for item in items):
+            return found
+    return value
 
 
 def _strings_of_list(text: str) -> list[str]:

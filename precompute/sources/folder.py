@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -25,6 +26,9 @@ from precompute.sources.open import (
 )
 
 _IMAGE_COLUMN = "image"
+_TABLE = re.compile(r"\A[^/]*(\.csv|\.tsv|\.jsonl|(captions?|metadata)[^/]*\.(json|txt))\Z", re.I)
+"""Files beside photos that may hold captions, but by another name."""
+
 _OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
 
 
@@ -60,9 +64,14 @@ class FolderSource:
         tables = self._tables(folder, files)
         self.kind = "imagefolder" if tables else "folder"
         self._column_names: dict[str, None] = {}
-        names_of_files = FileNames(files, self._root)
-        for table in tables:
-            self._add(table, folder, names_of_files, options)
+        if tables:
+            names_of_files = FileNames(files, self._root)
+            for table in tables:
+                self._add(table, folder, names_of_files, options)
+        elif other := [name for name in sorted(files) if _TABLE.search(name)]:
+            self.remarks.append(
+                f"{other[0]} is not read as captions: name a table of them {METADATA_FILES[1]}."
+            )
         self.columns = self._find_columns(options)
         names = sorted({*files, *self._rows, *self._problems})
         if not names:

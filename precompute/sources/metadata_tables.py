@@ -33,6 +33,8 @@ Row = dict[str, Any]
 
 _MAX_CSV_FIELD = 1 << 24
 _DELIMITERS = ("\t", ";", "|")
+_QUOTED: Any = {"quoting": csv.QUOTE_MINIMAL, "skipinitialspace": True}
+_UNQUOTED: Any = {"quoting": csv.QUOTE_NONE, "skipinitialspace": True}
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
@@ -210,41 +212,70 @@ def _json_lines(text: str, file_name: str) -> Iterator[Row]:
 
 def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
     """Read CSV or TSV; a caption with a comma that nobody put in quotes is put together again."""
-    csv.field_size_limit(_MAX_CSV_FIELD)
-    first_line = text.partition("\n")[0]
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    if delimiter not in first_line:
-        delimiter = next((other for other in _DELIMITERS if other in first_line), delimiter)
-    # A tab never stands in a cell, so quotes there are often but signs of the text.
-    bare = delimiter == "\t" and any(line.count('"') % 2 for line in text.split("\n"))
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL,
-        skipinitialspace=True,
-    )
+    delimiter, text = _delimiter(text, path.suffix)
     header: list[str] = []
-    first = most = 0
+    first = count = 0
     try:
-        for cells in reader:
+        for number, cells in _cells(text, delimiter, path.name, remarks):
             if not any(cell.strip() for cell in cells):
                 continue
             if not header:
                 header = cells
                 continue
-            if len(cells) > len(header):
-                first, most = first or reader.line_num, most + 1
-                last = len(header) - 1
-                cells = [*cells[:last], f"{delimiter} ".join(c.strip() for c in cells[last:])]
+            columns = len(header)
+            if any(cell.strip() for cell in cells[columns:]):
+                first, count = first or number, count + 1
+                text = f"{delimiter} ".join(cell.strip() for cell in cells[columns - 1 :])
+                cells = [*cells[: columns - 1], text]
             yield dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise SourceError(f"{path.name} cannot be read ({error}).") from error
     if first:
         remarks.append(
-            f"{most:,} rows of {path.name} have more cells than its header has columns, line "
+            f"{count:,} rows of {path.name} have more cells than its header has columns, line "
             f"{first} first. What is over was put to the last column, {header[-1].strip()!r}. A "
             f"text that holds {delimiter!r} must stand in quotes, or it is cut."
         )
+
+
+def _delimiter(text: str, suffix: str) -> tuple[str, str]:
+    """Return what separates the cells, and the text without a line that says so."""
+    if said := re.match(r"sep=(.)\r?\n", text):
+        return said[1], text[said.end() :]
+    header = text.partition("\n")[0]
+    usual = "\t" if suffix == ".tsv" else ","
+    if usual in header:
+        return usual, text
+    return next((other for other in _DELIMITERS if other in header), usual), text
+
+
+def _cells(
+    text: str, delimiter: str, file_name: str, remarks: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of a line and its cells.
+
+    A quote that nobody closed would swallow all lines up to the next one: then a line is read by
+    itself, its quotes as signs where they are odd.
+    """
+    csv.field_size_limit(_MAX_CSV_FIELD)
+    if '\\"' in text and '""' not in text:
+        text = text.replace('\\"', '""')
+    if text.count('"') % 2 == 0:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **_QUOTED)
+        for cells in reader:
+            yield reader.line_num, cells
+        return
+    first = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        odd = line.count('"') % 2 == 1
+        first = first or (number if odd else 0)
+        quoted = _UNQUOTED if odd else _QUOTED
+        for cells in csv.reader([line.rstrip("\r")], delimiter=delimiter, **quoted):
+            yield number, cells
+    remarks.append(
+        f"A quote in {file_name} is not closed, in line {first} or after it: each line was read by "
+        "itself."
+    )
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -40,6 +40,16 @@ EXPECTED = {"images/000.jpg": ("a dog", "a brown dog"), "images/001.jpg": ("a ca
     [
         (
             "metadata.csv",
+            "sep=;\r\nfile_name;captions;;\r\nimages/000.jpg;['a dog', 'a brown dog'];;\r\n"
+            "images/001.jpg;a cat, asleep;;\r\n",
+        ),
+        (
+            "metadata.csv",
+            'file_name,captions\nimages/000.jpg,"[\\"a dog\\", \\"a brown dog\\"]"\n'
+            'images/001.jpg,"a cat, asleep"\n',
+        ),
+        (
+            "metadata.csv",
             "\ufefffile_name,caption\r\nimages/000.jpg,a dog\r\nimages/000.jpg,a brown dog\r\n"
             'images/001.jpg,"a cat, asleep"\r\n',
         ),
@@ -74,7 +84,17 @@ EXPECTED = {"images/000.jpg": ("a dog", "a brown dog"), "images/001.jpg": ("a ca
             "./images/001.jpg,a cat, asleep\n",
         ),
     ],
-    ids=["bom-crlf", "semicolon", "flickr30k", "tsv", "numbers", "karpathy", "unquoted"],
+    ids=[
+        "excel",
+        "backslash",
+        "bom-crlf",
+        "semicolon",
+        "flickr30k",
+        "tsv",
+        "numbers",
+        "karpathy",
+        "unquoted",
+    ],
 )
 def test_tables_of_other_makers(photos, name, text):
     (photos / name).write_bytes(text.encode("utf-8"))
@@ -106,10 +126,26 @@ def test_a_caption_cut_by_its_own_comma_is_told(photos):
     assert "must stand in quotes" in remark
 
 
-def test_a_lone_quote_in_a_tsv_swallows_no_line(photos):
-    lines = ["file_name\tcaption", 'images/000.jpg\t"a dog', "images/001.jpg\ta cat"]
-    (photos / "metadata.tsv").write_text("\n".join(lines))
+@pytest.mark.parametrize(("suffix", "delimiter"), [("tsv", "\t"), ("csv", ",")])
+def test_a_quote_that_nobody_closed_swallows_no_line(photos, suffix, delimiter):
+    rows = [("file_name", "caption"), ("images/000.jpg", '"a dog'), ("images/001.jpg", '"a cat"')]
+    (photos / f"metadata.{suffix}").write_text("\n".join(delimiter.join(row) for row in rows))
     assert captions(photos) == {"images/000.jpg": ('"a dog',), "images/001.jpg": ("a cat",)}
+    (remark,) = opened(photos).remarks
+    assert "not closed, in line 2" in remark
+
+
+def test_a_table_of_captions_by_another_name_is_told(photos):
+    (photos / "results.csv").write_text("file_name,caption\nimages/000.jpg,a dog\n")
+    (remark,) = opened(photos).remarks
+    assert remark == "results.csv is not read as captions: name a table of them metadata.csv."
+    (photos / "results.csv").rename(photos / "metadata.csv")
+    assert opened(photos).remarks == []
+
+
+def test_the_column_of_names_can_be_named(photos):
+    (photos / "metadata.csv").write_text("id,photo file,text\n7,images/000.jpg,a dog\n")
+    assert captions(photos, image_column="photo file")["images/000.jpg"] == ("a dog",)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -44,8 +44,8 @@ def test_captions_a_line_are_several_references_only_where_that_is_said():
     options = SourceOptions("x", caption_column="txt")
     lines = expand(SourceOptions("flickr8k"))
     for chosen, expected in ((options, ("a dog a cat",)), (lines, ("a dog", "a cat"))):
-        columns = find_columns(names, chosen, "jpg")
-        assert columns.describe(row, "1.jpg", b"").references == expected
+        columns = find_columns(names, chosen, "jpg", lambda _: True)
+        assert columns.describe((row,), "1.jpg", b"").references == expected
 
 
 def test_published_figures_are_of_known_benchmarks_and_rise_with_the_rank():
