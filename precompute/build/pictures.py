@@ -62,7 +62,7 @@ def _read(path: Path, file_name: str, max_bytes: int) -> bytes | Path:
     except OSError as error:
         raise SourceError(
             f"{file_name} can no longer be read ({error.strerror}). Finished shards are kept: give "
-            "the same command again once it can be, or take it out of the source."
+            "the same command again once it can be; without the file, it starts over."
         ) from error
 
 
