@@ -33,11 +33,20 @@ REQUIRED_FILES: tuple[str, ...] = (
 """What the manifest must name beside the thumbnails; it may name more."""
 
 
+def thumbnail_file(image_id: str) -> str:
+    """Return the name of a picture's thumbnail: ``thumbnails/<2 hex digits>/<id>.webp``.
+
+    Args:
+        image_id: :attr:`core.records.ImageRecord.id`, 16 hex digits; not checked here.
+    """
+    return f"{THUMBNAILS_FOLDER}/{image_id[:2]}/{image_id}.webp"
+
+
 def thumbnail_path(folder: Path, image_id: str) -> Path:
-    """Return where a picture's thumbnail lies: ``thumbnails/<2 hex digits>/<id>.webp``.
+    """Return where a picture's thumbnail lies, see :func:`thumbnail_file`.
 
     Args:
         folder: The gallery's folder.
-        image_id: :attr:`core.records.ImageRecord.id`, 16 hex digits; not checked here.
+        image_id: As there.
     """
-    return folder / THUMBNAILS_FOLDER / image_id[:2] / f"{image_id}.webp"
+    return folder / thumbnail_file(image_id)

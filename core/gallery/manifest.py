@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from core.errors import (
-    CorruptGalleryError,
-    GalleryNotFoundError,
-    IncompleteGalleryError,
-    ManifestMismatchError,
-    ModelNotFoundError,
-)
-from core.files import sha256_of, write_atomically
-from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES, THUMBNAILS_FOLDER
+from core.errors import IncompleteGalleryError, ManifestMismatchError, ModelNotFoundError
+from core.files import write_atomically
+from core.gallery.folder import GalleryFolder, damaged
+from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES
 from core.models.spec import ModelSpec
 from core.models.weights import revision_of
 from core.records import CaptionPooling
@@ -28,6 +23,8 @@ if TYPE_CHECKING:
 
 FORMAT: Literal[1] = 1
 """Version of the layout on disk; a program reads its own version only."""
+
+_UNSEALED = 64 * "0"
 
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
@@ -49,7 +46,7 @@ def _named(name: str) -> str:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceRef(_Frozen):
@@ -152,8 +149,10 @@ class Manifest(_Frozen):
         captions_per_image: Most captions that an image has.
         caption_pooling: How the caption lens indexes several.
         counts: What became of the source's files.
-        thumbnails_sha256: See :func:`thumbnails_digest`.
+        thumbnails_sha256: See :meth:`core.gallery.folder.GalleryFolder.thumbnails_digest`.
         files: sha256 of each file but the manifest and the thumbnails, by its name in the folder.
+        self_sha256: Of the manifest's own bytes, with 64 zeros in this place; None in galleries
+            that were built before there was one.
     """
 
     format: Literal[1] = FORMAT
@@ -170,6 +169,7 @@ class Manifest(_Frozen):
     counts: Counts
     thumbnails_sha256: Sha256
     files: dict[Annotated[str, AfterValidator(_inside)], Sha256]
+    self_sha256: Sha256 | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -178,31 +178,29 @@ class Manifest(_Frozen):
         Raises:
             GalleryNotFoundError: No such folder.
             IncompleteGalleryError: No manifest in it.
-            CorruptGalleryError: The manifest is not JSON, or not a manifest.
+            CorruptGalleryError: The manifest is not JSON, not a manifest, or was changed.
             ManifestMismatchError: Another format version.
         """
-        if not folder.is_dir():
-            raise GalleryNotFoundError(
-                folder,
-                f"There is no gallery folder {folder}. "
-                f"Build it with: python -m precompute build SOURCE --out {folder}",
-            )
-        path = folder / MANIFEST_FILE
-        if not path.is_file():
-            raise IncompleteGalleryError(
-                folder,
-                f"{folder} has no {MANIFEST_FILE}: its build did not finish, or it is no gallery. "
-                f"Build it with: python -m precompute build SOURCE --out {folder} --overwrite",
-            )
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            reason = f"cannot be read ({error})" if isinstance(error, OSError) else "is not JSON"
-            raise damaged(folder, f"{MANIFEST_FILE} {reason}") from error
-        return cls._parse(folder, content)
+        return cls.parse(folder, read_manifest(GalleryFolder(folder)))
 
     @classmethod
-    def _parse(cls, folder: Path, content: Any) -> Manifest:  # noqa: ANN401 - any JSON
+    def parse(cls, folder: Path, content: bytes) -> Manifest:
+        """Return the manifest that :func:`read_manifest` read; raises as :meth:`read` does."""
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise damaged(folder, f"{MANIFEST_FILE} is not JSON") from error
+        manifest = cls._validated(folder, values)
+        digest = manifest.self_sha256
+        if digest is not None and digest != _self_digest(content, digest):
+            raise damaged(folder, f"{MANIFEST_FILE} is not the file that was built")
+        for name in REQUIRED_FILES:
+            if name not in manifest.files:
+                raise damaged(folder, f"{MANIFEST_FILE} does not name {name}")
+        return manifest
+
+    @classmethod
+    def _validated(cls, folder: Path, content: Any) -> Manifest:  # noqa: ANN401 - any JSON
         if not isinstance(content, dict):
             raise damaged(folder, f"{MANIFEST_FILE} is not a JSON object")
         # Before validation: another version has other fields, and a list of those says nothing.
@@ -218,40 +216,15 @@ class Manifest(_Frozen):
                 folder, f"{MANIFEST_FILE} is not valid at {field}: {first['msg']}"
             ) from error
 
-    def write(self, folder: Path) -> None:
-        """Write the manifest whole, forced to disk: from here on the folder is a gallery."""
-        content = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        write_atomically(folder / MANIFEST_FILE, (content + "\n").encode())
+    def write(self, folder: Path) -> Manifest:
+        """Write the manifest whole, forced to disk: from here on the folder is a gallery.
 
-    def verify(self, folder: Path, profile: Profile) -> None:
-        """Check that every file is the one that was built, and by models that answer now.
-
-        Args:
-            folder: The gallery's folder. Every file in it that the manifest covers is read once.
-            profile: The models that will embed the queries.
-
-        Raises:
-            ManifestMismatchError: Another sentence encoder or CLIP model, by dim or revision.
-            CorruptGalleryError: A file is missing, or its content is not what was built.
-            ModelNotFoundError: The profile's own models are not there.
+        Returns:
+            The manifest as written, with its :attr:`self_sha256`.
         """
-        self._verify_models(folder, profile)
-        for name in REQUIRED_FILES:
-            if name not in self.files:
-                raise damaged(folder, f"{MANIFEST_FILE} does not name {name}")
-        for name, expected in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise damaged(folder, f"{name} is missing")
-            if sha256_of(path) != expected:
-                raise damaged(folder, f"{name} is not the file that was built")
-        count, digest = thumbnails_digest(folder)
-        if digest != self.thumbnails_sha256:
-            raise damaged(
-                folder,
-                f"the thumbnails are not the ones that were built "
-                f"({count} there, {self.counts.images} built)",
-            )
+        content, digest = sealed(self.model_dump(mode="json"))
+        write_atomically(folder / MANIFEST_FILE, content)
+        return self.model_copy(update={"self_sha256": digest})
 
     def captioned_by(self, captioner: ModelSpec) -> bool:
         """Tell whether this captioner, at its revision of now, wrote the gallery's captions."""
@@ -260,7 +233,13 @@ class Manifest(_Frozen):
         except ModelNotFoundError:
             return False
 
-    def _verify_models(self, folder: Path, profile: Profile) -> None:
+    def check_models(self, folder: Path, profile: Profile) -> None:
+        """Check that the models that will embed the queries embedded the gallery.
+
+        Raises:
+            ManifestMismatchError: Another sentence encoder or CLIP model, by dim or revision.
+            ModelNotFoundError: The profile's own models are not there.
+        """
         for field, ref, spec in (
             ("sentence", self.sentence, profile.sentence),
             ("clip", self.clip, profile.clip),
@@ -275,28 +254,45 @@ class Manifest(_Frozen):
             raise ManifestMismatchError(folder, f"{field}.revision", needed.revision, ref.revision)
 
 
-def thumbnails_digest(folder: Path) -> tuple[int, str]:
-    """Return how many thumbnails a gallery folder holds, and one sha256 over all of them.
+def read_manifest(folder: GalleryFolder) -> bytes:
+    """Return the bytes of a gallery's manifest.
 
-    The digest covers the sorted names, relative to ``thumbnails/``, and the sha256 of each file.
+    Raises:
+        IncompleteGalleryError: There is none.
+        GalleryError: It cannot be read.
     """
-    root = folder / THUMBNAILS_FOLDER
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.webp")}
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name}:{sha256_of(files[name])}\n".encode())
-    return len(files), digest.hexdigest()
+    try:
+        return folder.read(MANIFEST_FILE).tobytes()
+    except FileNotFoundError as error:
+        raise IncompleteGalleryError(
+            folder.path,
+            f"{folder.path} has no {MANIFEST_FILE}: its build did not finish, or it is no "
+            f"gallery. Build it with: python -m precompute build SOURCE --out {folder.path} "
+            "--overwrite",
+        ) from error
+
+
+def sealed(values: dict[str, Any]) -> tuple[bytes, str]:
+    """Return a manifest's bytes, and the ``self_sha256`` that they hold.
+
+    Args:
+        values: All fields, as JSON has them; ``self_sha256`` is replaced.
+    """
+    unsealed = json.dumps({**values, "self_sha256": _UNSEALED}, indent=2, ensure_ascii=False)
+    content = (unsealed + "\n").encode()
+    digest = hashlib.sha256(content).hexdigest()
+    return content.replace(_seal(_UNSEALED), _seal(digest)), digest
+
+
+def _self_digest(content: bytes, digest: str) -> str:
+    return hashlib.sha256(content.replace(_seal(digest), _seal(_UNSEALED))).hexdigest()
+
+
+def _seal(digest: str) -> bytes:
+    """Return the field as it stands in the file; the quotes inside a text would be escaped."""
+    return f'"self_sha256": "{digest}"'.encode()
 
 
 def now() -> datetime:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).replace(microsecond=0)
-
-
-def damaged(folder: Path, what: str) -> CorruptGalleryError:
-    """Return the error for a gallery that is damaged, with what to run."""
-    return CorruptGalleryError(
-        folder,
-        f"Gallery {folder.name} is damaged: {what}. "
-        f"Build it again with: python -m precompute build SOURCE --out {folder} --overwrite",
-    )

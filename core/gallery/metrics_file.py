@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import GalleryError
+
+if TYPE_CHECKING:
+    from core.gallery.reader import Gallery
 
 METRICS_FILE = "metrics.json"
 
@@ -323,28 +326,24 @@ class Metrics(_Frozen):
         )
 
 
-def manifest_sha256(folder: Path) -> str:
-    """Return the digest that binds figures to the gallery in ``folder``."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-
-
-def read_metrics(folder: Path) -> Metrics | str:
-    """Return the figures of the gallery in ``folder``, or one sentence on why there are none.
+def read_metrics(gallery: Gallery) -> Metrics | str:
+    """Return the figures of a gallery, or one sentence on why there are none.
 
     ``metrics.json`` is written after the gallery and is not among the files that the manifest
     hashes: it names the manifest it was measured on instead, and is refused if that is another.
     """
-    path = folder / METRICS_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return "This gallery has not been evaluated."
-    except (OSError, UnicodeDecodeError):
+        content = gallery.read_beside(METRICS_FILE)
+    except GalleryError:
         return "The figures of this gallery cannot be read."
+    if content is None:
+        return "This gallery has not been evaluated."
     try:
-        metrics = Metrics.model_validate_json(text)
+        metrics = Metrics.model_validate_json(content.decode())
+    except UnicodeDecodeError:
+        return "The figures of this gallery cannot be read."
     except ValidationError:
         return "The figures of this gallery were written in another format or are damaged."
-    if metrics.provenance.manifest_sha256 != manifest_sha256(folder):
+    if metrics.provenance.manifest_sha256 != gallery.manifest_sha256:
         return "The figures beside this gallery were measured on another build of it."
     return metrics

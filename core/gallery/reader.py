@@ -2,85 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.errors import EmbeddingError, UnknownImageError
 from core.gallery.caption_rows import CaptionRows
-from core.gallery.layout import RECORDS_FILE, embeddings_file, index_file
-from core.gallery.manifest import Manifest, damaged
+from core.gallery.folder import GalleryFolder, damaged
+from core.gallery.layout import RECORDS_FILE, embeddings_file, index_file, thumbnail_file
+from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.picture_set import PictureSet
 from core.gallery.writer import check_ids, records_schema, write_gallery
-from core.records import ImageRecord, IndexKind, Lens, record_from
-from core.search.index import Index
+from core.records import LENSES, ImageRecord, IndexKind, Lens, record_from
+from core.search.index import Index, check_embeddings
+from core.search.ivf_file import Clusters, read_clusters
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
 
 __all__ = ["Gallery", "write_gallery"]
 
+_READ_WHOLE = {
+    RECORDS_FILE,
+    *(embeddings_file(lens) for lens in LENSES),
+    *(index_file(lens, "ivf") for lens in LENSES),
+}
+"""The flat indexes hold the embeddings once more, for other programs; nothing reads them here."""
+_MOST_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What was read of a gallery, verified.
+
+    Attributes:
+        manifest: What it is made of.
+        manifest_sha256: Of the manifest's bytes.
+        records: The pictures, in row order.
+        embeddings: Of every caption, and of every picture.
+        clusters: Of each lens's IVF index.
+    """
+
+    manifest: Manifest
+    manifest_sha256: str
+    records: Sequence[ImageRecord]
+    embeddings: Mapping[Lens, np.ndarray]
+    clusters: Mapping[Lens, Clusters]
+
 
 class Gallery(PictureSet):
     """The pictures of one gallery and what is needed to search them.
 
-    Make one with :meth:`open`. Safe to use from many threads. Arrays and indexes are memory
-    maps: replacing the folder on disk does not disturb a gallery that is open.
+    Make one with :meth:`open`. Safe to use from many threads. All but the thumbnails is in this
+    process's memory, and they are read from the folder that was opened: replacing it on disk, or
+    changing a file in it, neither disturbs a search nor mixes two builds.
 
     Attributes:
         folder: Where it lies, as the operator gave it.
         manifest: What it is made of.
+        manifest_sha256: Of the manifest's file; binds figures to this build.
         records: The pictures, in row order.
         caption_rows: Which rows of ``caption_embeddings`` are whose.
         caption_embeddings: Of every caption: float32 (captions, dim), rows of unit norm.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        records: Sequence[ImageRecord],
-        embeddings: dict[Lens, np.ndarray],
-    ) -> None:
+    def __init__(self, folder: GalleryFolder, parts: _Parts) -> None:
         """Hold verified parts; see :meth:`open`."""
-        super().__init__(folder, records, embeddings)
-        self.manifest = manifest
+        super().__init__(folder.path, parts.records, parts.embeddings)
+        self.manifest = parts.manifest
+        self.manifest_sha256 = parts.manifest_sha256
         self.caption_rows = CaptionRows.of(self.records)
-        self.caption_embeddings = embeddings["captions"]
+        self.caption_embeddings = parts.embeddings["captions"]
+        self._held = folder
+        self._clusters = parts.clusters
 
     @classmethod
     def open(cls, folder: Path, profile: Profile) -> Gallery:
         """Verify a gallery against its manifest and the models that will search it, and open it.
+
+        Every file in it that the manifest covers is read once.
 
         Raises:
             GalleryNotFoundError: No such folder.
             IncompleteGalleryError: No manifest in it.
             CorruptGalleryError: A file is missing, or not the one that was built.
             ManifestMismatchError: Built by other models, or in another format.
+            GalleryError: A file cannot be read.
+            ModelNotFoundError: The profile's own models are not there.
         """
-        manifest = Manifest.read(folder)
-        manifest.verify(folder, profile)
-        records = _read_records(folder)
+        held = GalleryFolder(folder)
+        content = read_manifest(held)
+        manifest = Manifest.parse(folder, content)
+        manifest.check_models(folder, profile)
+        for name, sha256 in manifest.files.items():
+            if name not in _READ_WHOLE:
+                held.verify(name, sha256)
+        records = _read_records(folder, held.read_verified(RECORDS_FILE, manifest.files))
         if len(records) != manifest.counts.images:
             raise damaged(
                 folder,
                 f"{RECORDS_FILE} has {len(records)} rows, "
                 f"the manifest says {manifest.counts.images}",
             )
-        embeddings: dict[Lens, np.ndarray] = {
-            "captions": _read_embeddings(
-                folder, "captions", len(CaptionRows.of(records)), manifest.sentence.dim
-            ),
-            "clip": _read_embeddings(folder, "clip", len(records), manifest.clip.dim),
-        }
-        return cls(folder, manifest, records, embeddings)
+        count, digest = held.thumbnails_digest(record.id for record in records)
+        if digest != manifest.thumbnails_sha256:
+            raise damaged(
+                folder,
+                f"the thumbnails are not the ones that were built "
+                f"({count} there, {manifest.counts.images} built)",
+            )
+        captions = len(CaptionRows.of(records))
+        indexed = captions if manifest.caption_pooling == "best" else len(records)
+        embeddings: dict[Lens, np.ndarray] = {}
+        clusters: dict[Lens, Clusters] = {}
+        needed: tuple[tuple[Lens, int | None, int, int], ...] = (
+            ("captions", manifest.sentence.dim, captions, indexed),
+            ("clip", manifest.clip.dim, len(records), len(records)),
+        )
+        for lens, dim, count, points in needed:
+            array = held.read_verified(embeddings_file(lens), manifest.files)
+            embeddings[lens] = _embeddings_in(array, folder, lens, count, dim)
+            index = held.read_verified(index_file(lens, "ivf"), manifest.files)
+            clusters[lens] = _clusters_in(index, folder, lens, points, embeddings[lens].shape[1])
+        sha256 = hashlib.sha256(content).hexdigest()
+        return cls(held, _Parts(manifest, sha256, records, embeddings, clusters))
 
     @property
     def name(self) -> str:
         """What the manifest calls it."""
         return self.manifest.name
+
+    def is_in_place(self) -> bool:
+        """Tell whether this is still the gallery in its folder, or was replaced or removed."""
+        return self._held.is_in_place()
+
+    def read_thumbnail(self, image_id: str) -> bytes:
+        """Return a picture's thumbnail: webp.
+
+        Raises:
+            UnknownImageError: No such id, or its thumbnail was deleted, as by a new build.
+            GalleryError: It cannot be read.
+        """
+        self.row(image_id)
+        try:
+            return self._held.read(thumbnail_file(image_id)).tobytes()
+        except FileNotFoundError as error:
+            raise UnknownImageError(image_id) from error
+
+    def read_beside(self, name: str) -> bytes | None:
+        """Return a file that lies in the gallery's folder and is no part of it, or None.
+
+        Raises:
+            GalleryError: It cannot be read.
+        """
+        try:
+            return self._held.read(name).tobytes()
+        except FileNotFoundError:
+            return None
 
     def embeddings(self, lens: Lens) -> np.ndarray:
         """Return a lens's embeddings, read-only: float32 (n, dim), row i = record i.
@@ -106,39 +190,59 @@ class Gallery(PictureSet):
         return means
 
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
-        path = self.folder / index_file(lens, kind)
-        best = lens == "captions" and self.manifest.caption_pooling == "best"
-        owners = None if self.caption_rows.single or not best else self.caption_rows.owners
-        index = Index.load(path, self._ids, owners=owners)
-        if index.kind != kind or index.dim != self._embeddings[lens].shape[1]:
-            raise damaged(self.folder, f"{path.name} is a {index.kind} index of dim {index.dim}")
-        return index
+        vectors, owners = self.embeddings(lens), None
+        if lens == "captions" and self.manifest.caption_pooling == "best":
+            vectors, owners = self.caption_rows.indexed(self.caption_embeddings, "best")
+        if kind == "flat":
+            return Index.build(vectors, self._ids, kind, owners)
+        return Index.restore(self._clusters[lens], vectors, self._ids, owners)
 
 
-def _read_records(folder: Path) -> tuple[ImageRecord, ...]:
+def _read_records(folder: Path, content: np.ndarray) -> tuple[ImageRecord, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(folder / RECORDS_FILE, schema=records_schema())
+        table = pq.read_table(pa.BufferReader(pa.py_buffer(content)), schema=records_schema())
         records = tuple(record_from(row) for row in table.to_pylist())
         check_ids(records)
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(folder, f"{RECORDS_FILE} is not a table of pictures ({error})") from error
     return records
 
 
-def _read_embeddings(folder: Path, lens: Lens, count: int, dim: int | None) -> np.ndarray:
-    path = folder / embeddings_file(lens)
+def _embeddings_in(
+    content: np.ndarray, folder: Path, lens: Lens, count: int, dim: int | None
+) -> np.ndarray:
+    """Return the array that a file's bytes hold, without a copy."""
+    name = embeddings_file(lens)
+    header = io.BytesIO(content[:_MOST_HEADER_BYTES].tobytes())
     try:
-        # An array without elements cannot be mapped.
-        array = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise damaged(folder, f"{path.name} is not an array ({error})") from error
-    if array.dtype != np.float32 or array.shape != (count, dim):
-        raise damaged(
-            folder,
-            f"{path.name} is {array.dtype} {array.shape}, float32 {(count, dim)} is needed",
-        )
+        version = np.lib.format.read_magic(header)
+        read = np.lib.format.read_array_header_1_0
+        shape, by_column, dtype = read(header) if version == (1, 0) else (None, False, None)
+    except (ValueError, EOFError) as error:
+        raise damaged(folder, f"{name} is not an array ({error})") from error
+    if dtype is not None and dtype.hasobject:
+        raise damaged(folder, f"{name} is not an array of numbers (it holds Python objects)")
+    start = header.tell()
+    if by_column:
+        raise damaged(folder, f"{name} is stored by column, not by row")
+    if (dtype, shape) != (np.float32, (count, dim)):
+        raise damaged(folder, f"{name} is {dtype} {shape}, float32 {(count, dim)} is needed")
+    if content.size - start != 4 * count * (dim or 0):
+        raise damaged(folder, f"{name} is not as long as its {count} rows")
+    try:
+        array = check_embeddings(content[start:].view(np.float32).reshape(count, dim or 0))
+    except EmbeddingError as error:
+        raise damaged(folder, f"{name} cannot be searched: {error}") from error
     array.setflags(write=False)
     return array
+
+
+def _clusters_in(content: np.ndarray, folder: Path, lens: Lens, count: int, dim: int) -> Clusters:
+    try:
+        return read_clusters(content, count, dim)
+    except ValueError as error:
+        name = index_file(lens, "ivf")
+        raise damaged(folder, f"{name} is not an index of its embeddings ({error})") from error

@@ -14,6 +14,7 @@ import numpy as np
 from core.errors import EmbeddingError, IncompleteGalleryError
 from core.files import fsync, sha256_of
 from core.gallery.caption_rows import CaptionRows
+from core.gallery.folder import GalleryFolder
 from core.gallery.layout import (
     MANIFEST_FILE,
     RECORDS_FILE,
@@ -22,7 +23,7 @@ from core.gallery.layout import (
     index_file,
     thumbnail_path,
 )
-from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now, thumbnails_digest
+from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now
 from core.records import INDEX_KINDS, CaptionPooling, ImageRecord, Lens
 from core.search.index import Index, check_embeddings
 
@@ -106,7 +107,7 @@ def write_gallery(
             indexed, owners = rows.indexed(vectors, caption_pooling)
         for kind in INDEX_KINDS:
             Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
-    _, digest = thumbnails_digest(folder)
+    _, digest = GalleryFolder(folder).thumbnails_digest(ids)
     manifest = Manifest(
         name=name,
         created_at=created_at or now(),
@@ -123,8 +124,7 @@ def write_gallery(
         files={file: sha256_of(folder / file) for file in sorted({*REQUIRED_FILES, *extra})},
     )
     fsync(folder)
-    manifest.write(folder)
-    return manifest
+    return manifest.write(folder)
 
 
 def check_ids(records: Sequence[ImageRecord]) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.errors import CorruptGalleryError, EmbeddingError, QueryError
+from core.errors import EmbeddingError, QueryError
 from core.files import fsync
 from core.records import INDEX_KINDS, Hit, IndexKind
+from core.search.ivf_file import Clusters
 
 if TYPE_CHECKING:
     import faiss
@@ -74,10 +75,10 @@ def cluster_count(size: int) -> int:
 class Index:
     """Image ids ranked by inner product with a query; higher is better.
 
-    Make one with :meth:`build` or :meth:`load`. Safe to search from many threads at once: a
+    Make one with :meth:`build` or :meth:`restore`. Safe to search from many threads at once: a
     search changes nothing, nprobe included. A search of one query runs on the calling thread.
 
-    Ties: scores are recomputed in double precision from the stored vectors and rounded to
+    Ties: scores are recomputed in double precision from the embeddings and rounded to
     float32; images of equal score come in row order, whatever the kind, k or batch size.
 
     An image may have several vectors: it is ranked by the nearest of them, and comes once.
@@ -89,16 +90,17 @@ class Index:
 
     def __init__(
         self,
-        backend: faiss.Index,
+        vectors: np.ndarray,
         ids: Sequence[str],
-        kind: IndexKind,
         owners: np.ndarray | None = None,
+        clustered: faiss.IndexIVFFlat | None = None,
     ) -> None:
-        """Take over a FAISS index; see :meth:`build`, :meth:`load`."""
+        """Hold the embeddings and, for the kind ``ivf``, a FAISS index over them."""
+        self._vectors = vectors
         # Any: the stubs that come with FAISS lack attributes that its classes have.
-        self._backend: Any = backend
+        self._clustered: Any = clustered
         self.ids = ids
-        self.kind = kind
+        self.kind: IndexKind = "flat" if clustered is None else "ivf"
         self._owners = owners
         self._most_vectors = 1 if owners is None else int(np.bincount(owners).max(initial=1))
 
@@ -113,9 +115,11 @@ class Index:
         """Index embeddings; the same input gives the same index, byte for byte.
 
         Args:
-            embeddings: float32 (n, dim), rows of unit norm; n may be 0.
+            embeddings: float32 (n, dim), rows of unit norm; n may be 0. They are not copied, and
+                must not be changed.
             ids: Image ids, in row order.
-            kind: ``flat``, or ``ivf`` with :func:`cluster_count` clusters.
+            kind: ``flat``, which costs nothing to make, or ``ivf`` with :func:`cluster_count`
+                clusters.
             owners: The place in ``ids`` of each row's image: int (n,), each image once or more;
                 None stands for n images of one row each.
 
@@ -123,74 +127,67 @@ class Index:
             EmbeddingError: See :func:`check_embeddings`; or the numbers of rows and ids differ.
             QueryError: Unknown kind.
         """
-        import faiss
-
         check_index_kind(kind)
         vectors = check_embeddings(embeddings)
         _check_owners(len(vectors), ids, owners)
-        dim = vectors.shape[1]
-        backend: Any = faiss.IndexFlatIP(dim)
-        if kind == "ivf":
-            backend = faiss.IndexIVFFlat(
-                backend, dim, cluster_count(len(vectors)), faiss.METRIC_INNER_PRODUCT
-            )
-            backend.cp.seed = _TRAINING_SEED
-            backend.cp.min_points_per_centroid = 1  # a small gallery is no cause for a warning
-            # An empty gallery has nothing to train on, yet an untrained index cannot be searched.
-            backend.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
-        backend.add(vectors)
-        return cls(backend, ids, kind, owners)
+        if kind == "flat":
+            return cls(vectors, ids, owners)
+        clustered = _untrained(vectors.shape[1], cluster_count(len(vectors)))
+        clustered.cp.seed = _TRAINING_SEED
+        clustered.cp.min_points_per_centroid = 1  # a small gallery is no cause for a warning
+        # An empty gallery has nothing to train on, yet an untrained index cannot be searched.
+        clustered.train(vectors if len(vectors) else np.eye(1, vectors.shape[1], dtype=np.float32))
+        clustered.add(vectors)
+        return cls(vectors, ids, owners, clustered)
 
     @classmethod
-    def load(
-        cls, path: Path, ids: Sequence[str], mmap: bool = True, owners: np.ndarray | None = None
+    def restore(
+        cls,
+        clusters: Clusters,
+        embeddings: np.ndarray,
+        ids: Sequence[str],
+        owners: np.ndarray | None = None,
     ) -> Index:
-        """Read an index that :meth:`save` wrote.
+        """Make an ``ivf`` index of an earlier build without training it again.
 
         Args:
-            path: The file.
-            ids: Image ids in the row order of the build.
-            mmap: Leave the vectors on disk, read page by page as searches need them.
-            owners: As the index was built with.
+            clusters: What :func:`core.search.ivf_file.read_clusters` read, of as many embeddings.
+            embeddings: As the index was built with; so are the next two.
+            ids: Image ids, in row order.
+            owners: See :meth:`build`.
 
         Raises:
-            CorruptGalleryError: Not an index of one of our kinds, or of another size.
+            EmbeddingError: See :meth:`build`.
         """
         import faiss
 
-        # The first flag maps inverted lists only, the second the flat codes.
-        flags = faiss.IO_FLAG_READ_ONLY
-        try:
-            backend = faiss.read_index(str(path), flags | faiss.IO_FLAG_MMAP_IFC if mmap else flags)
-        except RuntimeError as error:
-            raise CorruptGalleryError(
-                path.parent, f"{path.name} is not an index that FAISS can read."
-            ) from error
-        kinds: dict[type, IndexKind] = {faiss.IndexFlatIP: "flat", faiss.IndexIVFFlat: "ivf"}
-        kind = kinds.get(type(backend))
-        if kind is None or backend.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise CorruptGalleryError(
-                path.parent, f"{path.name} is a {type(backend).__name__}, not a flat or IVF index."
+        vectors = check_embeddings(embeddings, clusters.centroids.shape[1])
+        _check_owners(len(vectors), ids, owners)
+        if len(vectors) != len(clusters.members):
+            raise EmbeddingError(
+                f"{len(vectors)} embeddings were given for clusters of {len(clusters.members)}."
             )
-        needed = len(ids) if owners is None else len(owners)
-        if backend.ntotal != needed:
-            raise CorruptGalleryError(
-                path.parent,
-                f"{path.name} holds {backend.ntotal} vectors for {len(ids)} images"
-                + (f" that have {needed}." if owners is not None else "."),
-            )
-        return cls(backend, ids, kind, owners)
+        clustered = _untrained(vectors.shape[1], len(clusters.centroids))
+        clustered.quantizer.add(clusters.centroids)
+        clustered.is_trained = True
+        rows = np.arange(len(vectors), dtype=np.int64)
+        clustered.add_core(len(vectors), *map(faiss.swig_ptr, (vectors, rows, clusters.members)))
+        return cls(vectors, ids, owners, clustered)
 
     def save(self, path: Path) -> None:
-        """Write the index to a file and force it to disk; the ids are not part of it.
+        """Write the index as a file of FAISS and force it to disk; the ids are not part of it.
 
         Raises:
             OSError: It could not be written, as on a full disk.
         """
         import faiss
 
+        index = self._clustered
+        if index is None:
+            index = faiss.IndexFlatIP(self.dim)
+            index.add(self._vectors)
         try:
-            faiss.write_index(self._backend, str(path))
+            faiss.write_index(index, str(path))
         except RuntimeError as error:
             reason = f"{path.name} could not be written: {error}"
             raise OSError(errno.EIO, reason) from error
@@ -198,7 +195,7 @@ class Index:
 
     def __len__(self) -> int:
         """Return the number of vectors."""
-        return int(self._backend.ntotal)
+        return len(self._vectors)
 
     @property
     def size(self) -> int:
@@ -208,12 +205,12 @@ class Index:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self._backend.d)
+        return int(self._vectors.shape[1])
 
     @property
     def nlist(self) -> int | None:
         """Number of clusters; None for a flat index."""
-        return int(self._backend.nlist) if self.kind == "ivf" else None
+        return None if self._clustered is None else int(self._clustered.nlist)
 
     @property
     def default_nprobe(self) -> int | None:
@@ -270,9 +267,7 @@ class Index:
         fetched = min(len(self), depth + _SPARE_CANDIDATES)
         while pending.size:
             queries = vectors[pending]
-            scores, rows, found = self._backend.search_and_reconstruct(
-                queries, fetched, params=parameters
-            )
+            scores, rows = self._nearest(queries, fetched, parameters)
             settled = (
                 (rows[:, -1] < 0)
                 | (scores[:, depth - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
@@ -280,15 +275,21 @@ class Index:
             )
             for position in np.flatnonzero(settled):
                 kept = rows[position] >= 0
-                rankings[pending[position]] = self._rank(
-                    queries[position], rows[position][kept], found[position][kept], k
-                )
+                rankings[pending[position]] = self._rank(queries[position], rows[position][kept], k)
             pending = pending[~settled]
             fetched = min(len(self), 4 * fetched)
         return rankings
 
-    def _rank(self, query: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> list[Hit]:
-        products = found.astype(np.float64) * query.astype(np.float64)
+    def _nearest(self, queries: np.ndarray, count: int, parameters: Any) -> Any:  # noqa: ANN401
+        """Return scores and rows, each (q, count), best first; -1 fills up what is not found."""
+        if self._clustered is not None:
+            return self._clustered.search(queries, count, params=parameters)
+        import faiss
+
+        return faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+
+    def _rank(self, query: np.ndarray, rows: np.ndarray, k: int) -> list[Hit]:
+        products = self._vectors[rows].astype(np.float64) * query.astype(np.float64)
         scores = products.sum(axis=1).astype(np.float32)
         if self._owners is not None:
             rows = self._owners[rows]
@@ -300,6 +301,12 @@ class Index:
             Hit(id=self.ids[rows[at]], score=min(1.0, max(-1.0, float(scores[at]))), rank=rank)
             for rank, at in enumerate(order, start=1)
         ]
+
+
+def _untrained(dim: int, nlist: int) -> Any:  # noqa: ANN401 - a faiss.IndexIVFFlat
+    import faiss
+
+    return faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, nlist, faiss.METRIC_INNER_PRODUCT)
 
 
 def _check_owners(vectors: int, ids: Sequence[str], owners: np.ndarray | None) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
-from core.gallery.manifest import Manifest
+from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Profile
 from core.records import SAMPLE_NAME
 
@@ -153,9 +153,7 @@ def _unusable(folder: Path, profile: Profile) -> str | None:
     if not folder.exists():
         return "first start"
     try:
-        manifest = Manifest.read(folder)
-        manifest.verify(folder, profile)
-        if not manifest.captioned_by(profile.captioner):
+        if not Gallery.open(folder, profile).manifest.captioned_by(profile.captioner):
             return "the captioner has changed"
     except ManifestMismatchError:
         return "the models have changed"

@@ -24,7 +24,6 @@ from core.gallery.metrics_file import (
     MeasuredModel,
     Metrics,
     Provenance,
-    manifest_sha256,
 )
 from core.gallery.reader import Gallery
 from core.models.choose_clip import with_clip
@@ -291,7 +290,7 @@ def _provenance(gallery: Gallery, queries: QuerySet, plan: Plan) -> Provenance:
         models["captioner"] = manifest.captioner
     source = manifest.source
     return Provenance(
-        manifest_sha256=manifest_sha256(gallery.folder),
+        manifest_sha256=gallery.manifest_sha256,
         source=source.id + (f" at {source.revision}" if source.revision else ""),
         split=source.split or "",
         caption_origin=manifest.caption_origin,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.gallery.metrics_file import Metrics, manifest_sha256
+from core.files import sha256_of
+from core.gallery.metrics_file import Metrics
 from tests.core.planted import image_ids
 
 BASE = {
@@ -99,7 +100,7 @@ def planted_metrics(folder: Path, hostile: str = "", **changes: object) -> Metri
         "notes": ["R@k counts a query as found if any relevant picture is among the first k."],
         "seconds": {"rank": 1.5},
         "provenance": {
-            "manifest_sha256": manifest_sha256(folder),
+            "manifest_sha256": sha256_of(folder / "manifest.json"),
             "source": f"photos {hostile}",
             "split": "validation",
             "caption_origin": "generated",

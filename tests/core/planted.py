@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from core.gallery.layout import thumbnail_path
-from core.gallery.manifest import Manifest, SourceRef
+from core.gallery.manifest import Manifest, SourceRef, sealed
 from core.gallery.reader import write_gallery
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
@@ -96,6 +97,13 @@ def gallery_on_disk(
         source=SourceRef(kind="folder", id="photos"),
         created_at=CREATED_AT,
     )
+
+
+def forge_manifest(folder: Path, **changes: object) -> None:
+    """Change fields of a gallery's manifest as somebody would who knows how it is made."""
+    path = folder / "manifest.json"
+    content, _ = sealed({**json.loads(path.read_text()), **changes})
+    path.write_bytes(content)
 
 
 class PlantedEncoder:

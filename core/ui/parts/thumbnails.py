@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.errors import TwoLensError
@@ -19,7 +20,7 @@ def thumbnail_route(shelf: Shelf) -> Route:
     """Return ``/thumbnails/{gallery}/{id}.webp``.
 
     A visitor's text never becomes part of a path: the gallery is looked up on the shelf, the id in
-    that gallery's records, and the file's place is derived from the record. An id names the bytes
+    that gallery's records, and the file's name is derived from the record. An id names the bytes
     of its image, so the answer may be cached for good.
     """
 
@@ -30,11 +31,9 @@ def thumbnail_route(shelf: Shelf) -> Route:
             return missing
         try:
             gallery = shelf.entry(request.path_params["gallery"]).gallery
-            path = gallery.thumbnail(gallery.record(image_id).id)
+            content = await run_in_threadpool(gallery.read_thumbnail, image_id)
         except TwoLensError:
             return missing
-        if not path.is_file():
-            return missing
-        return FileResponse(path, media_type="image/webp", headers={"Cache-Control": _FOR_GOOD})
+        return Response(content, media_type="image/webp", headers={"Cache-Control": _FOR_GOOD})
 
     return Route("/thumbnails/{gallery}/{image_id}.webp", thumbnail, methods=["GET", "HEAD"])

@@ -71,7 +71,7 @@ def evaluation_view(shelf: Shelf, gallery: str | None) -> str:
     if not shelf.entries:
         return "<section><h2>Which is better?</h2><p>No gallery is loaded.</p></section>"
     entry = shelf.entry(gallery)
-    found = read_metrics(entry.gallery.folder)
+    found = read_metrics(entry.gallery)
     if not isinstance(found, Metrics):
         return _without_figures(entry, found)
     return "".join(

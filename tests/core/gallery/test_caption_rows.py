@@ -19,6 +19,7 @@ from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,
     brute_force,
+    forge_manifest,
     image_ids,
     profile,
     records,
@@ -203,11 +204,9 @@ def test_embeddings_of_another_number_are_refused(made):
 
 def test_an_index_of_the_other_kind_is_found_out(made, pooling):
     folder, models, _, rows, _ = made
-    gallery = Gallery.open(folder, models)
-    other = "best" if pooling == "mean" else "mean"
-    gallery.manifest = gallery.manifest.model_copy(update={"caption_pooling": other})
-    with pytest.raises(CorruptGalleryError, match="vectors for 50 images"):
-        gallery.index("captions", "flat")
+    forge_manifest(folder, caption_pooling="best" if pooling == "mean" else "mean")
+    with pytest.raises(CorruptGalleryError, match=r"captions.ivf.faiss is not an index .*vectors"):
+        Gallery.open(folder, models)
 
 
 def test_near_duplicates_are_dropped_in_favour_of_the_first():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -25,6 +24,7 @@ from core.records import INDEX_KINDS, LENSES
 from tests.core.planted import (
     CREATED_AT,
     brute_force,
+    forge_manifest,
     gallery_on_disk,
     profile,
     records,
@@ -83,10 +83,10 @@ def test_every_index_ranks_its_lens_by_brute_force(planted, lens, kind):
     )
 
 
-def test_embeddings_are_read_only_views_of_the_file(planted):
+def test_embeddings_are_read_only_and_not_copied_for_a_row(planted):
     gallery = Gallery.open(planted.folder, planted.profile)
     row = gallery.embedding("clip", gallery.records[0].id)
-    assert isinstance(row.base, np.memmap)
+    assert np.shares_memory(row, gallery.embeddings("clip"))
     assert row.dtype == np.float32
     with pytest.raises(ValueError, match="read-only"):
         row[0] = 1
@@ -231,10 +231,8 @@ def test_a_rewrite_that_dies_leaves_no_gallery(planted):
 
 def forge(planted, name):
     """Make the manifest agree with a file that was changed after the build."""
-    path = planted.folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["files"][name] = sha256_of(planted.folder / name)
-    path.write_text(json.dumps(manifest))
+    files = {**planted.manifest.files, name: sha256_of(planted.folder / name)}
+    forge_manifest(planted.folder, files=files)
 
 
 def _pickled(planted, tmp_path):
@@ -247,6 +245,23 @@ def _short_array(planted, tmp_path):
 
 def _double_array(planted, tmp_path):
     np.save(planted.folder / "clip.npy", planted.clip.astype(np.float64))
+
+
+def _not_unit(planted, tmp_path):
+    np.save(planted.folder / "clip.npy", planted.clip * np.float32(2))
+
+
+def _by_column(planted, tmp_path):
+    np.save(planted.folder / "clip.npy", np.asfortranarray(planted.clip))
+
+
+def _half_a_row_more(planted, tmp_path):
+    with (planted.folder / "clip.npy").open("ab") as file:
+        file.write(bytes(12))
+
+
+def _no_header(planted, tmp_path):
+    (planted.folder / "clip.npy").write_bytes(b"\x93NUMPY\x01\0\xff\xff{")
 
 
 def _not_parquet(planted, tmp_path):
@@ -281,6 +296,10 @@ def _hostile_id(planted, tmp_path):
         (_pickled, "clip.npy", "is not an array .*Python objects"),
         (_short_array, "clip.npy", r"is float32 \(59, 6\), float32 \(60, 6\) is needed"),
         (_double_array, "clip.npy", r"is float64 \(60, 6\), float32"),
+        (_not_unit, "clip.npy", "cannot be searched: Row 0 has norm 2"),
+        (_by_column, "clip.npy", "is stored by column"),
+        (_half_a_row_more, "clip.npy", "is not as long as its 60 rows"),
+        (_no_header, "clip.npy", "is not an array"),
         (_not_parquet, "records.parquet", "is not a table of pictures"),
         (_other_records, "records.parquet", "has 9 rows, the manifest says 60"),
         (_foreign_columns, "records.parquet", "is not a table of pictures"),
@@ -296,13 +315,25 @@ def test_files_that_do_not_fit_are_refused_even_when_their_hash_is_right(
         Gallery.open(planted.folder, planted.profile)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [("captions.flat.faiss", "clip.flat.faiss"), ("clip.ivf.faiss", "clip.flat.faiss")],
-)
-def test_an_index_of_another_lens_or_kind_is_refused_when_it_is_opened(planted, source, target):
-    shutil.copy(planted.folder / source, planted.folder / target)
-    forge(planted, target)
-    gallery = Gallery.open(planted.folder, planted.profile)
-    with pytest.raises(CorruptGalleryError, match="clip.flat.faiss is a (flat|ivf) index of dim"):
-        gallery.index("clip", "flat")
+@pytest.mark.parametrize("source", ["captions.ivf.faiss", "clip.flat.faiss"])
+def test_an_index_of_another_lens_or_kind_is_refused(planted, source):
+    shutil.copy(planted.folder / source, planted.folder / "clip.ivf.faiss")
+    forge(planted, "clip.ivf.faiss")
+    with pytest.raises(CorruptGalleryError, match="clip.ivf.faiss is not an index of its embed"):
+        Gallery.open(planted.folder, planted.profile)
+
+
+def test_a_forged_flat_index_has_no_say(planted):
+    """It holds the embeddings once more, for other programs; a search reads the array itself."""
+    path = planted.folder / "clip.flat.faiss"
+    path.write_bytes(path.read_bytes()[:45] + b"\xff" * 100)
+    forge(planted, "clip.flat.faiss")
+    (hits,) = (
+        Gallery.open(planted.folder, planted.profile)
+        .index("clip", "flat")
+        .search(planted.clip[3:4], 3)
+    )
+    ids = [record.id for record in records(60)]
+    assert [hit.id for hit in hits] == [
+        image_id for image_id, _ in brute_force(planted.clip, ids, planted.clip[3], 3)
+    ]

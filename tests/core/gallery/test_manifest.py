@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from pydantic import ValidationError
@@ -16,16 +17,12 @@ from core.errors import (
     IncompleteGalleryError,
     ManifestMismatchError,
 )
+from core.gallery.folder import GalleryFolder
 from core.gallery.layout import REQUIRED_FILES
-from core.gallery.manifest import Manifest, ModelRef, thumbnails_digest
+from core.gallery.manifest import Manifest, ModelRef
 from core.gallery.reader import Gallery
 from core.models.weights import revision_of
-from tests.core.planted import records
-
-
-def edit(planted, **changes):
-    path = planted.folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+from tests.core.planted import forge_manifest, image_ids, records
 
 
 def refused(planted, kind, *sentences):
@@ -43,7 +40,7 @@ def refused(planted, kind, *sentences):
 
 def test_a_written_manifest_reads_back_equal(planted):
     assert Manifest.read(planted.folder) == planted.manifest
-    planted.manifest.verify(planted.folder, planted.profile)
+    assert Gallery.open(planted.folder, planted.profile).manifest == planted.manifest
     assert planted.manifest.counts.images == 60
     assert planted.manifest.sentence == ModelRef(
         name="sentence",
@@ -102,8 +99,9 @@ def test_a_thumbnail_changed_swapped_or_added(planted):
     second.write_bytes(first.read_bytes())
     first.write_bytes(before)
     Gallery.open(planted.folder, planted.profile)
-    (first.parent / "other.webp").write_bytes(before)
-    refused(planted, CorruptGalleryError, "(61 there, 60 built)")
+    first.unlink()
+    first.mkdir()
+    refused(planted, CorruptGalleryError, "(59 there, 60 built)")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_a_manifest_that_is_none(planted, content, sentence):
     ],
 )
 def test_a_manifest_with_an_unfit_field(planted, changes, field):
-    edit(planted, **changes)
+    forge_manifest(planted.folder, **changes)
     refused(planted, CorruptGalleryError, f"manifest.json is not valid at {field}")
 
 
@@ -161,18 +159,20 @@ def test_a_manifest_with_an_unfit_field(planted, changes, field):
 )
 def test_a_file_name_that_leads_out_of_the_folder(planted, name):
     (planted.folder.parent / "outside.txt").write_text("secret")
-    edit(planted, files={**planted.manifest.files, name: "0" * 64})
+    forge_manifest(planted.folder, files={**planted.manifest.files, name: "0" * 64})
     refused(planted, CorruptGalleryError, "manifest.json is not valid at files")
 
 
 @pytest.mark.parametrize("name", REQUIRED_FILES)
 def test_a_manifest_that_does_not_cover_a_file(planted, name):
-    edit(planted, files={k: v for k, v in planted.manifest.files.items() if k != name})
+    forge_manifest(
+        planted.folder, files={k: v for k, v in planted.manifest.files.items() if k != name}
+    )
     refused(planted, CorruptGalleryError, f"manifest.json does not name {name}")
 
 
 def test_another_format_version(planted):
-    edit(planted, format=2, files={"new layout": 7})
+    forge_manifest(planted.folder, format=2, files={"new layout": 7})
     error = refused(planted, ManifestMismatchError, "format is 2, but 1 is needed")
     assert (error.field, error.expected, error.found) == ("format", 1, 2)
 
@@ -224,22 +224,66 @@ def test_a_manifest_is_frozen(planted):
         planted.manifest.name = "other"
 
 
-def test_unknown_fields_are_passed_over(planted):
-    """A later program may add fields that an older one need not know."""
-    edit(planted, colour="blue")
-    assert Manifest.read(planted.folder) == planted.manifest
+def test_unknown_fields_are_refused(planted):
+    """A field of another name may be one of ours with a changed letter."""
+    forge_manifest(planted.folder, colour="blue")
+    refused(planted, CorruptGalleryError, "not valid at colour: Extra inputs are not permitted")
+    forge_manifest(planted.folder, counts={"images": 60, "duplicats": 1})
+    refused(planted, CorruptGalleryError, "not valid at counts.duplicats")
 
 
-def test_the_thumbnail_digest_covers_names_and_contents(tmp_path):
-    root = tmp_path / "thumbnails"
-    assert thumbnails_digest(tmp_path)[0] == 0
-    (root / "ab").mkdir(parents=True)
-    (root / "ab" / "1.webp").write_bytes(b"one")
-    digests = {thumbnails_digest(tmp_path)}
-    (root / "ab" / "1.webp").rename(root / "ab" / "2.webp")
-    digests.add(thumbnails_digest(tmp_path))
-    (root / "ab" / "2.webp").write_bytes(b"two")
-    digests.add(thumbnails_digest(tmp_path))
+def test_a_changed_byte_of_the_manifest_is_refused_wherever_it_is(planted):
+    path = planted.folder / "manifest.json"
+    content = path.read_bytes()
+    random = Random(0)
+    for _ in range(200):
+        at, bits = random.randrange(len(content)), random.randrange(1, 256)
+        path.write_bytes(content[:at] + bytes([content[at] ^ bits]) + content[at + 1 :])
+        with pytest.raises((CorruptGalleryError, ManifestMismatchError)):
+            Gallery.open(planted.folder, planted.profile)
+    path.write_bytes(content.replace(b" ", b"\t", 1))  # the same values, in other bytes
+    refused(planted, CorruptGalleryError, "manifest.json is not the file that was built")
+    path.write_bytes(content)
+    assert Gallery.open(planted.folder, planted.profile).manifest.self_sha256 is not None
+
+
+def test_a_manifest_from_before_it_held_its_own_digest_is_read(planted):
+    path = planted.folder / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["self_sha256"]
+    path.write_text(json.dumps(values))
+    assert len(Gallery.open(planted.folder, planted.profile)) == 60
+
+
+def test_what_file_managers_and_servers_leave_beside_the_thumbnails_does_not_count(planted):
+    first = next((planted.folder / "thumbnails").rglob("*.webp"))
+    for name in ("@eaDir", ".AppleDouble", "#recycle"):
+        (first.parent / name).mkdir()
+        (first.parent / name / first.name).write_bytes(b"a server's own, smaller thumbnail")
+    for name in (f"._{first.name}", ".DS_Store", "Thumbs.db", "other.webp"):
+        (first.parent / name).write_bytes(b"a file manager's own")
+    (planted.folder / "thumbnails" / "@eaDir").mkdir()
+    (planted.folder / ".DS_Store").write_bytes(b"a file manager's own")
+    assert len(Gallery.open(planted.folder, planted.profile)) == 60
+
+
+def test_the_thumbnail_digest_covers_ids_and_contents(tmp_path):
+    root, (one, two) = tmp_path / "thumbnails", image_ids(2)
+    folder = GalleryFolder(tmp_path)
+
+    def digest():
+        return folder.thumbnails_digest([one, two])
+
+    assert digest()[0] == 0
+    first, second = (root / name[:2] / f"{name}.webp" for name in (one, two))
+    first.parent.mkdir(parents=True)
+    second.parent.mkdir(parents=True, exist_ok=True)
+    first.write_bytes(b"one")
+    digests = {digest()}
+    first.rename(second)
+    digests.add(digest())
+    second.write_bytes(b"two")
+    digests.add(digest())
     assert len(digests) == 3
     assert {count for count, _ in digests} == {1}
 

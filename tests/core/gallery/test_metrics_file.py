@@ -6,14 +6,20 @@ import json
 
 import pytest
 
-from core.gallery.metrics_file import METRICS_FILE, Metrics, manifest_sha256, read_metrics
+from core.gallery.metrics_file import METRICS_FILE, Metrics, read_metrics
+from core.gallery.reader import Gallery
 from tests.core.measured import planted_metrics
+from tests.core.planted import forge_manifest
+
+
+def figures_of(planted):
+    return read_metrics(Gallery.open(planted.folder, planted.profile))
 
 
 def test_figures_survive_the_file_under_the_names_of_the_literature(planted):
     metrics = planted_metrics(planted.folder)
     (planted.folder / METRICS_FILE).write_text(metrics.to_json(), encoding="utf-8")
-    assert read_metrics(planted.folder) == metrics
+    assert figures_of(planted) == metrics
     content = json.loads(metrics.to_json())
     assert content["lenses"]["captions"]["R@5"] == pytest.approx(0.4)
     assert content["lenses"]["captions"]["ci95"]["R@5"] == pytest.approx([0.35, 0.45])
@@ -41,7 +47,7 @@ def test_a_figure_is_found_by_its_name(planted):
 def test_absent_or_damaged_figures_are_a_sentence(planted, content, sentence):
     if content is not None:
         (planted.folder / METRICS_FILE).write_bytes(content)
-    found = read_metrics(planted.folder)
+    found = figures_of(planted)
     assert not isinstance(found, Metrics)
     assert sentence in found
 
@@ -49,12 +55,12 @@ def test_absent_or_damaged_figures_are_a_sentence(planted, content, sentence):
 def test_figures_of_another_build_are_refused(planted):
     metrics = planted_metrics(planted.folder)
     (planted.folder / METRICS_FILE).write_text(metrics.to_json(), encoding="utf-8")
-    manifest = planted.folder / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes() + b"\n")
-    assert metrics.provenance.manifest_sha256 != manifest_sha256(planted.folder)
-    assert "another build" in str(read_metrics(planted.folder))
+    forge_manifest(planted.folder, created_at="2027-01-01T00:00:00Z")
+    gallery = Gallery.open(planted.folder, planted.profile)
+    assert metrics.provenance.manifest_sha256 != gallery.manifest_sha256
+    assert "another build" in str(figures_of(planted))
 
 
 def test_figures_leave_the_gallery_valid(planted):
     (planted.folder / METRICS_FILE).write_text(planted_metrics(planted.folder).to_json())
-    planted.manifest.verify(planted.folder, planted.profile)
+    assert Gallery.open(planted.folder, planted.profile).manifest == planted.manifest

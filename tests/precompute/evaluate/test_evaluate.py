@@ -246,7 +246,7 @@ def test_the_command_writes_figures_report_plots_and_pictures(command, planted, 
     done = command(planted.folder, "--json", tmp_path / "f.json", "--report", tmp_path / "report")
     assert done.exit_code == 0, done.output
     assert "random" in done.output and "fused is" in done.output
-    metrics = read_metrics(planted.folder)
+    metrics = read_metrics(Gallery.open(planted.folder, planted.profile))
     assert (tmp_path / "f.json").read_text() == metrics.to_json()
     content = json.loads((tmp_path / "f.json").read_text())
     assert {"captions", "clip", "fused", "bm25", "random"} <= set(content["lenses"])
