@@ -12,7 +12,19 @@ from core.errors import ModelNotFoundError
 from core.files import sha256_of
 from core.models.spec import ModelSpec
 
-_WEIGHTS = "*.safetensors"
+MODEL_FILES = (
+    "*.safetensors",
+    *("*.json", "*.jinja"),
+    # Of tokenizers: word lists, merges, and what sentencepiece and its like keep.
+    *("*.txt", "*.model", "*.spm", "*.vocab", "*.bpe", "*.tiktoken"),
+    "qformer_tokenizer/*",
+)
+"""Of a model's folder or repository, what is read, and what its revision covers: nothing pickled,
+nothing of its training."""
+
+_NOT_READ = "metrics.json"
+"""Matches a pattern all the same, and says how good a model is, not what it does."""
+
 _LENT_WEIGHTS = "model*.safetensors"
 """Of a captioner, what may belong to its image tower."""
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -71,10 +83,11 @@ def files_of(spec: ModelSpec, *names: str) -> Path:
 
 @lru_cache(maxsize=32)
 def revision_of(spec: ModelSpec) -> str:
-    """Return what pins a model's weights: a Hub commit, or a digest of its local safetensors.
+    """Return what pins a model: a Hub commit, or a digest of its local files.
 
-    The digest covers the names and contents of the folder's ``*.safetensors`` and ``*.json``, so
-    a retrained checkpoint never passes for the one that built a gallery. A model with a base is
+    The digest covers the names and contents of the folder's :data:`MODEL_FILES`, tokenizers
+    included, so a retrained checkpoint, or one that reads its words otherwise, never passes for
+    the one that built a gallery. A model with a base is
     pinned together with it; a CLIP model with the weights alone of the captioner whose image tower
     it uses, for how that captions is nothing to it.
     """
@@ -85,11 +98,14 @@ def revision_of(spec: ModelSpec) -> str:
     folder = local_folder(spec)
     if folder is None:
         return spec.revision or "main"
-    return _digest(folder, _WEIGHTS, "*.json")
+    return _digest(folder, *MODEL_FILES)
 
 
 def _digest(folder: Path, *patterns: str) -> str:
+    found = {path.relative_to(folder).as_posix(): path for p in patterns for path in folder.glob(p)}
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-        digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
+    for name in sorted(found):
+        hidden = found[name].name.startswith(".")
+        if not hidden and name != _NOT_READ and found[name].is_file():
+            digest.update(f"{name}:{sha256_of(found[name])}\n".encode())
     return digest.hexdigest()[:16]

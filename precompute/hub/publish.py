@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import HubError, ModelError, SourceError
-from core.models.captioner.loading import CHECKPOINT_FILES
+from core.models.weights import MODEL_FILES
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def publication(folder: Path) -> Publication:
     elif (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
         files = {
             path.relative_to(folder).as_posix(): path
-            for pattern in CHECKPOINT_FILES
+            for pattern in MODEL_FILES
             for path in sorted(folder.glob(pattern))
         }
         _check_captioner(folder)
-        option, read = "--captioner", CHECKPOINT_FILES
+        option, read = "--captioner", MODEL_FILES
     else:
         raise SourceError(
             f"{folder} is neither a captioner, nor an adapter or an open_clip model: it has no "

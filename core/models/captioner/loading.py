@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
 from core.models.captioner.settings import DECODING_FILE, Decoding, read_decoding
 from core.models.spec import ModelSpec, Precision
-from core.models.weights import files_of, local_folder
+from core.models.weights import MODEL_FILES, files_of, local_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
-
-CHECKPOINT_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "qformer_tokenizer/*")
-"""Of a checkpoint's folder or repository, what is read: nothing pickled, nor its training's."""
 
 _FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
 """Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
@@ -93,7 +90,7 @@ def read_instructblip(
         return add_adapter(model, spec, merge=precision != "int8"), processor
     if precision == "int8" and not _has_bitsandbytes():
         raise MissingDependencyError("bitsandbytes", "Captioning in 8 bits")
-    folder = files_of(spec, *CHECKPOINT_FILES)
+    folder = files_of(spec, *MODEL_FILES)
     quantization = None
     if precision == "int8":
         quantization = BitsAndBytesConfig(
@@ -130,7 +127,7 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
     """
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    folder = files_of(spec, *CHECKPOINT_FILES)
+    folder = files_of(spec, *MODEL_FILES)
     require_safetensors(spec.name, folder)
     with _one_sentence(spec):
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
