@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
+from zipfile import BadZipFile
 
 import httpcore
 
@@ -222,8 +223,18 @@ class _HubFile:
             config = DownloadConfig(token=self.token)
             with xopen(self.address, "rb", download_config=config) as file:
                 return bytes(file.read(max_bytes + 1))
-        except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        except (FileNotFoundError, PermissionError, KeyError, ValueError, BadZipFile) as error:
             raise ImageError(self.file_name, "cannot be fetched") from error
+        except (OSError, RuntimeError, HTTPError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if 400 <= status < 500 and status not in _NO_ANSWER:
+                reason = f"cannot be fetched (the Hub answers {status})"
+                raise ImageError(self.file_name, reason) from error
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise SourceError(
+                f"{self.file_name} could not be fetched from the Hub ({reason}). Finished shards "
+                "are kept: give the same command again once the Hub can be reached."
+            ) from error
 
 
 class _GuardedBackend(httpcore.NetworkBackend):

@@ -227,6 +227,19 @@ def test_the_builder_s_token_is_for_the_repository_that_is_read():
         assert opener.token is token, address
 
 
+def test_a_hub_that_is_out_of_reach_stops_the_reading_and_a_missing_file_does_not(monkeypatch):
+    def answer(connection: socket.socket, path: str) -> None:
+        status = "404 Not Found" if "absent" in path else "500 Broken"
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with served(answer) as address:
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", address)
+        with pytest.raises(ImageError, match="cannot be fetched"):
+            fetch(files(), "hf://datasets/owner/absent@abc/a.png")
+        with pytest.raises(SourceError, match="a.png could not be fetched from the Hub"):
+            fetch(files(), "hf://datasets/owner/set@abc/a.png")
+
+
 def test_a_column_of_addresses_is_read(tmp_path, monkeypatch):
     settings = Settings(fetch_private=True, fetch_timeout_s=LIMIT_S)
     monkeypatch.setattr(dataset, "get_settings", lambda: settings)
