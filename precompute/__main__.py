@@ -354,8 +354,9 @@ def _signals_interrupt() -> Iterator[None]:
 
     taken = []
     if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(each) is signal.SIG_DFL:
+        for name in ("SIGTERM", "SIGHUP"):
+            each = getattr(signal, name, None)  # Windows has no SIGHUP
+            if each is not None and signal.getsignal(each) is signal.SIG_DFL:
                 signal.signal(each, interrupt)
                 taken.append(each)
     try:

@@ -202,7 +202,8 @@ class DatasetSource:
         if isinstance(inner or features[image], datasets.Image):
             undecoded: Any = datasets.Image(decode=False)
             if inner is not None:
-                undecoded = datasets.List(undecoded)
+                kind = type(features[image])
+                undecoded = [undecoded] if kind is list else kind(undecoded)
             dataset = dataset.cast_column(image, undecoded)
         self._dataset = dataset.select_columns(self.columns.used())
         self._image = image
@@ -287,9 +288,11 @@ class DatasetSource:
         Raises:
             SourceError: Its folder was there before, or the system cannot say.
         """
-        for path in dict.fromkeys((self._base / place, Path(place))):
+        names = (place, place.replace("\\", "/"))
+        bases = (self._base, Path())
+        for path in dict.fromkeys(base / name for name in names for base in bases):
             try:
-                path.lstat()
+                path.stat()
             except OSError as error:
                 gone = path.parent in self._folders_seen and not path.parent.is_dir()
                 if error.errno in _ABSENT and not gone:
@@ -371,7 +374,7 @@ def find_image_column(features: Mapping[str, Any], options: SourceOptions) -> st
         if isinstance(_item(features[name]) or features[name], datasets.Image)
     ]
     if declared:
-        return declared[0]
+        return min(declared, key=lambda name: _item(features[name]) is not None)
     for name in IMAGE_COLUMNS:
         if name in names and _may_hold_images(features[name]):
             return name
@@ -452,7 +455,8 @@ def _digest_of_files(path: Path) -> str:
 def _meant_files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_system_file(name)]
-        yield from (Path(place, name) for name in files if not is_system_file(name))
+        paths = (Path(place, name) for name in files if not is_system_file(name))
+        yield from (path for path in paths if path.is_file())
 
 
 def _reaching(source: str, call: Callable[[], T], after: int | None = None) -> T:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from core.errors import SourceError
 from precompute.sources.system_files import is_system_file
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _PHOTOS = frozenset(
         *(".tif", ".tiff", ".avif", ".heic", ".heif", ".dng"),
     }
 )
+
+_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,9 @@ def table_files(folder: Path, image_columns: Iterable[str]) -> TableFiles | None
     Args:
         folder: Not one that ``datasets`` saved.
         image_columns: Names under which a column of bytes counts as pictures.
+
+    Raises:
+        SourceError: The rows are pointers of Git LFS.
     """
     photos = False
     parquet: list[Path] = []
@@ -63,9 +69,23 @@ def table_files(folder: Path, image_columns: Iterable[str]) -> TableFiles | None
         return TableFiles("parquet", tuple(with_pictures))
     if photos or not (archives or parquet):
         return None
+    for path in (*archives, *parquet):
+        if _is_pointer(path):
+            raise SourceError(
+                f"{path.name} is a pointer of Git LFS in place of the file: run git lfs pull in "
+                f"{folder.name} first."
+            )
     if archives:
         return TableFiles("webdataset", tuple(sorted(archives)))
     return TableFiles("parquet", tuple(sorted(parquet)))
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS)) == _LFS
+    except OSError:
+        return False
 
 
 def _is_meant(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import posixpath
 import re
 import unicodedata
@@ -168,8 +167,8 @@ def _stems(base: str) -> set[str]:
 
 def _lies(path: Path) -> bool:
     try:
-        return os.path.lexists(path)
-    except ValueError:
+        return path.exists()
+    except (OSError, ValueError):
         return False
 
 

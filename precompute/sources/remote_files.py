@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 from zipfile import BadZipFile
@@ -36,6 +37,7 @@ _HEADERS = [
     ("User-Agent", "TwoLens/1 (builds image search galleries)"),
     ("Accept", "image/*, */*"),
 ]
+_NOT_VALID = "is named by an address that is not valid"
 _HUB_FILE = re.compile(r"\A(?:zip://(?:(?!::).)*::)?(?P<file>hf://(?:(?!::).)*)\Z", re.DOTALL)
 """A file in a repository, or in a zip there, as ``datasets`` names them."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -78,9 +80,6 @@ class RemoteFiles:
         self._repositories = {each.casefold() for each in repositories}
         self._limit_s = limit_s
         self._backend = _GuardedBackend(private)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=self._backend
-        )
         self._hosts: dict[str, _Host] = {}
         self._lock = threading.Lock()
 
@@ -99,8 +98,16 @@ class RemoteFiles:
 
     def _token_for(self, address: str) -> bool | None:
         inside = address[len("hf://") :].casefold()
-        own = (f"datasets/{name}{end}" for name in self._repositories for end in "@/")
-        return None if inside.startswith(tuple(own)) else False
+        own = tuple(f"datasets/{name}{end}" for name in self._repositories for end in "@/")
+        return None if inside.startswith(own) and ".." not in inside.split("/") else False
+
+    @cached_property
+    def _pool(self) -> httpcore.ConnectionPool:
+        import httpx
+
+        return httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context(), network_backend=self._backend
+        )
 
     def fetch(self, address: str, file_name: str, max_bytes: int) -> bytes:
         """Return a page's content, at most one byte more than the limit.
@@ -109,7 +116,10 @@ class RemoteFiles:
             ImageError: It cannot be had.
             SourceError: Its host, which has answered before, does so no more.
         """
-        host = urlsplit(address).netloc.rpartition("@")[2]
+        try:
+            host = urlsplit(address).netloc.rpartition("@")[2]
+        except ValueError as error:
+            raise ImageError(file_name, _NOT_VALID) from error
         with self._lock:
             known = self._hosts.setdefault(host, _Host())
             if known.failed_in_a_row >= _FAILURES_IN_A_ROW:
@@ -139,6 +149,7 @@ class RemoteFiles:
                 )
 
     def _get(self, address: str, max_bytes: int) -> bytes:
+        _ = self._pool  # made before the time runs
         with self._backend.within(self._limit_s):
             for _ in range(_MOST_REDIRECTS + 1):
                 try:
@@ -148,8 +159,8 @@ class RemoteFiles:
                     answer = self._one(address, max_bytes)
                 if isinstance(answer, bytes):
                     return answer
-                address = urljoin(address, answer)
-                if urlsplit(address).scheme not in ("http", "https"):
+                address = _joined(address, answer)
+                if not address.lower().startswith(("http://", "https://")):
                     raise _RefusedError("cannot be fetched (it leads to another scheme)")
         raise _RefusedError(f"cannot be fetched (more than {_MOST_REDIRECTS} redirects)")
 
@@ -181,7 +192,14 @@ class RemoteFiles:
             reason = " ".join(str(error).split())[:100] or "the connection broke"
             raise _BrokenError(reason) from error
         except (httpcore.UnsupportedProtocol, ValueError) as error:
-            raise _RefusedError("is named by an address that is not valid") from error
+            raise _RefusedError(_NOT_VALID) from error
+
+
+def _joined(address: str, place: str) -> str:
+    try:
+        return urljoin(address, place)
+    except ValueError as error:
+        raise _RefusedError(_NOT_VALID) from error
 
 
 def _ascii(address: str) -> str:
@@ -191,7 +209,7 @@ def _ascii(address: str) -> str:
     try:
         return str(httpx.URL(address.strip()))
     except httpx.InvalidURL as error:
-        raise _RefusedError("is named by an address that is not valid") from error
+        raise _RefusedError(_NOT_VALID) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ _NAMES = frozenset(
     {
         # Windows and macOS; what begins with a dot is left out by its first letter.
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"),
-        *("$recycle.bin", "recycler", "system volume information", "__macosx"),
+        *("$recycle.bin", "system volume information", "__macosx"),
         *("network trash folder", "temporary items"),
         # Storage servers (Synology, QNAP and others), and Linux file systems.
         *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),

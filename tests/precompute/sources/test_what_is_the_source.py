@@ -8,12 +8,13 @@ import os
 import tarfile
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from core.errors import SourceError
-from precompute.sources.open import SourceImage, SourceOptions, open_source
+from precompute.sources.open import SourceImage, SourceOptions, open_kept_source, open_source
 from tests.precompute.conftest import noise_photo
 
 
@@ -127,12 +128,36 @@ class TestDatasetFiles:
         assert list(opened(path).read(1)) == rows[1:]
         assert list(opened(path, limit=3).read(1)) == rows[1:3]
 
+    def test_lists_of_declared_images(self, tmp_path):
+        kind = datasets.Features({"images": datasets.List(datasets.Image())})
+        cells = [
+            [{"bytes": noise_photo(i), "path": f"{i}.png"} for i in row] for row in ([0, 1], [2])
+        ]
+        rows = datasets.Dataset.from_dict({"images": cells}, features=kind)
+        rows.save_to_disk(tmp_path / "saved")
+        rows.to_parquet(tmp_path / "rows.parquet")
+        for place in ("saved", "rows.parquet"):
+            assert taken(tmp_path / place) == ["0.png", "1.png", "2.png"]
+        kept = open_kept_source(SourceOptions(str(tmp_path / "saved")))
+        assert len(list(kept.read(0))) == 3
+        assert [kept.content(row) for row in range(3)] == [noise_photo(i) for i in range(3)]
+
+    def test_a_clone_without_its_large_files(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        (tmp_path / "data" / "train-0.parquet").write_text(pointer)
+        with pytest.raises(SourceError, match="pointer of Git LFS.*git lfs pull"):
+            opened(tmp_path)
+
     def test_a_path_in_a_row_begins_at_the_dataset(self, tmp_path):
         put(tmp_path / "set" / "img" / "a.png", 4)
         path = tmp_path / "set" / "rows.parquet"
-        pq.write_table(pa.table({"image": ["img/a.png", "img/absent.png"]}), path)
-        there, absent = read(path)
-        assert there.content == tmp_path / "set" / "img" / "a.png"
+        names = ["img/a.png", "img\\a.png", "img/absent.png", "img/dangling.png"]
+        (tmp_path / "set" / "img" / "dangling.png").symlink_to("absent.png")
+        pq.write_table(pa.table({"image": names}), path)
+        there, windows, absent, dangling = read(path)
+        assert dangling.problem == absent.problem
+        assert there.content == windows.content == tmp_path / "set" / "img" / "a.png"
         assert (absent.content, absent.problem) == (None, "is named in its row but does not exist")
 
 
