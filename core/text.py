@@ -32,6 +32,8 @@ def one_line(text: str) -> str:
     Control characters and lone surrogates become spaces, and runs of whitespace one space, so that
     the same letters typed on two keyboards are the same text. Joiners inside emoji stay.
     """
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
     spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
     return composed(" ".join(spaced.split()))
 
@@ -42,7 +44,7 @@ def whole_characters(text: str) -> str:
     Python keeps bytes of a file's name that are no text as such halves, which UTF-8 cannot write.
     Two halves side by side become the character that they are.
     """
-    if not any("\ud800" <= character <= "\udfff" for character in text):
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 

@@ -126,13 +126,14 @@ def build(
     caption_column: Annotated[
         str | None,
         typer.Option(
-            help="Reference captions, kept for evaluation only; found by itself when called "
-            "captions, caption, sentences or text."
+            help="Reference captions, kept for evaluation only: a column, captions.en for one of "
+            "several texts, caption for caption_0, caption_1 ...; found by itself where its name "
+            "is usual."
         ),
     ] = None,
     captions_from: Annotated[
         str | None,
-        typer.Option(help="Use this column's captions instead of generating them."),
+        typer.Option(help="Use this column's captions instead of generating them; named likewise."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows or files read.")] = None,
     profile: Annotated[

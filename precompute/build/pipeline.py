@@ -233,7 +233,7 @@ class _Build:
         """Return what an earlier picture gets of a row with the same bytes: its captions."""
         row, columns = picture.row, self._source.columns
         references = row.references
-        if row.given_caption and columns.given == columns.references:
+        if row.given_caption and columns.given_is_reference:
             references = (row.given_caption, *references)
         another_row = self._source.kind == "dataset" and bool(references)
         return Duplicate(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.errors import SourceError
 from core.records import ImageRecord
-from core.text import has_content, one_line
+from core.text import composed, has_content, one_line
 
 EXPERTS_FILE = "ExpertAnnotations.txt"
 CROWD_FILE = "CrowdFlowerAnnotations.txt"
@@ -265,16 +265,20 @@ def _numbered(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _rows_by_name(records: Iterable[ImageRecord]) -> dict[str, int]:
-    """Map ids, file names and file names without folders to rows; ambiguous ones to -1."""
+    """Map ids, file names and file names without folders (NFC) to rows; ambiguous ones to -1."""
     rows: dict[str, int] = {}
     for row, record in enumerate(records):
-        for name in {record.id, record.file_name, record.file_name.rpartition("/")[2]}:
+        for name in {record.id, *map(composed, _names(record))}:
             rows[name] = row if rows.get(name, row) == row else -1
     return rows
 
 
+def _names(record: ImageRecord) -> tuple[str, str]:
+    return record.file_name, record.file_name.rpartition("/")[2]
+
+
 def _row(rows: Mapping[str, int], name: str, file: Path) -> int:
-    row = rows.get(name)
+    row = rows.get(composed(name))
     if row is None:
         raise SourceError(f"{file.name} names the picture {name[:80]!r}, which the gallery lacks.")
     if row < 0:

@@ -7,7 +7,6 @@ import io
 import json
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import SourceError
-from core.text import one_line, whole_characters
+from core.text import composed, one_line, whole_characters
 from precompute.sources.caption_columns import shown_columns
 
 FILE_COLUMNS = (
@@ -64,7 +63,7 @@ def read_table(path: Path, file_column: str | None = None) -> Table:
         SourceError: It cannot be read, or no column names files.
     """
     remarks: list[str] = []
-    rows = [_trimmed(row) for row in _rows(path, remarks)]
+    rows = _trimmed(_rows(path, remarks))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         return Table([], FILE_COLUMNS[0], remarks)
@@ -97,6 +96,7 @@ class FileNames:
         """Index the names; open nothing."""
         self._files = set(files)
         self._root = root
+        self._found: dict[tuple[str, str], tuple[str, str]] = {}
         self._spellings: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
         for name in self._files:
@@ -123,8 +123,14 @@ class FileNames:
             if exact in self._files:
                 return exact, ""
         name = _name(value)
+        # A picture may have many rows.
+        if (folder, name) not in self._found:
+            self._found[folder, name] = self._look(folder, name)
+        return self._found[folder, name]
+
+    def _look(self, folder: str, name: str) -> tuple[str, str]:
         exact = posixpath.normpath(posixpath.join(folder, name))
-        slashes = unicodedata.normalize("NFC", name.replace("\\", "/"))
+        slashes = composed(name.replace("\\", "/"))
         inside = posixpath.normpath(posixpath.join(folder, slashes))
         if slashes.startswith("/") or _DRIVE.match(slashes) or inside.split("/")[0] == "..":
             return whole_characters(name), OUTSIDE
@@ -156,7 +162,7 @@ def _name(value: Any) -> str:  # noqa: ANN401 - a cell
 
 
 def _spelled(name: str) -> str:
-    return unicodedata.normalize("NFC", whole_characters(name))
+    return composed(whole_characters(name))
 
 
 def _stems(base: str) -> set[str]:
@@ -288,5 +294,13 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise SourceError(f"{path.name} cannot be read ({reason}).") from error
 
 
-def _trimmed(row: Mapping[Any, Any]) -> Row:
-    return {one_line(str(name)): value for name, value in row.items()}
+def _trimmed(rows: Iterable[Mapping[Any, Any]]) -> list[Row]:
+    """Return the rows with clean names of columns."""
+    clean: dict[Any, str] = {}
+    found = []
+    for row in rows:
+        for name in row:
+            if name not in clean:
+                clean[name] = one_line(str(name))
+        found.append({clean[name]: value for name, value in row.items()})
+    return found

@@ -146,6 +146,13 @@ class Columns:
     lines: bool = False
     names: tuple[str, ...] = ()
 
+    @property
+    def given_is_reference(self) -> bool:
+        """Whether the caption that is given is one of the references, were it not given."""
+        if self.given is None or self.references is None:
+            return False
+        return bool({*self.given.columns} & {*self.references.columns})
+
     def used(self) -> list[str]:
         """Return the distinct names, for reading no other columns."""
         names = [self.image, self.license, self.source_url]
@@ -171,8 +178,9 @@ class Columns:
         if self.given is not None:
             found = self._captions(rows, self.given)
             given = found[0] if found else ""
-            if self.given == self.references:
-                references = references[1:]
+            if self.given_is_reference and given in references:
+                place = references.index(given)
+                references = references[:place] + references[place + 1 :]
         return SourceImage(
             file_name=file_name,
             content=content,

@@ -62,6 +62,14 @@ def test_queries_are_cleaned_as_those_of_visitors_are(tmp_path):
     assert (query.id, query.text) == ("1", "a red dog")
 
 
+def test_a_picture_is_found_in_qrels_in_either_unicode_form(tmp_path):
+    (tmp_path / "queries").write_text("1\ta cup\n", encoding="utf-8")
+    (tmp_path / "qrels").write_text("1 0 caf\xe9.jpg 1\n", encoding="utf-8")
+    pictures = named("cafe\u0301.jpg")
+    (query,) = from_trec(tmp_path / "qrels", tmp_path / "queries", pictures).queries
+    assert dict(query.relevant) == {0: 1}
+
+
 def test_references_that_are_not_text():
     with pytest.raises(SourceError, match=r"references of a\.jpg are not text but int"):
         from_references(named("a.jpg", references=(7,)), captions_given=False)

@@ -90,6 +90,8 @@ def test_numbered_columns_give_their_captions_in_order(tmp_path):
     assert rows_of(source)[1].references == five
     row = rows_of(source, captions_from="caption")[1]
     assert (row.given_caption, row.references) == (five[0], five[1:])
+    row = rows_of(source, captions_from="caption_1")[1]
+    assert (row.given_caption, row.references) == (five[1], (five[0], *five[2:]))
     assert rows_of(source, caption_column="caption_3")[1].references == (five[3],)
 
 
