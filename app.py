@@ -127,7 +127,7 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
     from core.ui.launch import launch
 
     threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()
-    launch(shelf, host=settings.host, port=settings.port, uploads=uploads)
+    launch(shelf, host=settings.host, port=settings.port, uploads=uploads, settings=settings)
 
 
 def _warm_up(shelf: Shelf) -> None:

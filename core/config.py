@@ -51,6 +51,14 @@ class Settings(BaseSettings):
     )
     host: str = Field(default_factory=_default_host, description="Address the app listens on.")
     port: int = Field(7860, ge=0, le=65535, description="Port the app listens on; 0 picks one.")
+    max_connections: int = Field(
+        512,
+        ge=8,
+        description="Connections that may be open at once, at most half of the process's files.",
+    )
+    request_timeout_s: float = Field(
+        20, gt=0, description="Seconds after which a request that stops arriving is cut."
+    )
     max_query_chars: int = Field(1000, ge=1, description="Longest query that is answered.")
     query_cache_size: int = Field(2048, ge=0, description="Query embeddings kept in memory.")
     max_image_bytes: int = Field(50_000_000, ge=1, description="Largest file that is decoded.")
@@ -77,6 +85,9 @@ class Settings(BaseSettings):
     )
     max_upload_pixels: int = Field(
         10_000_000_000, ge=1, description="Most pixels of all photos of one upload."
+    )
+    upload_free_bytes: int = Field(
+        1_000_000_000, ge=0, description="Bytes of the disk that uploads leave free."
     )
     upload_idle_s: float = Field(
         3600, gt=0, description="Seconds without a request after which an upload is forgotten."

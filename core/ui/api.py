@@ -148,7 +148,8 @@ def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) ->
 
 def _whole(k: object) -> int:
     """Accept a whole number however JSON wrote it."""
-    if isinstance(k, bool) or not isinstance(k, (int, float)) or k != int(k):
+    whole = isinstance(k, int) or (isinstance(k, float) and k.is_integer())
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or not whole:
         raise QueryError(f"k is a whole number from 1 to 50; got {str(k)[:20]!r}.")
     return int(k)
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from functools import partial
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from core.config import Settings, get_settings
+from core.ui.connections import bound_connections
+from core.ui.guard import Function, Guard, RequestLimits
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import thumbnail_route
+from core.ui.sessions import MOST_SESSIONS, Sessions
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.inbox import Inbox
 from core.ui.uploads.routes import upload_routes
@@ -20,8 +27,18 @@ from core.uploads.registry import Uploads
 logger = logging.getLogger("twolens")
 
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
 def launch(
-    shelf: Shelf, *, host: str, port: int, block: bool = True, uploads: Uploads | None = None
+    shelf: Shelf,
+    *,
+    host: str,
+    port: int,
+    block: bool = True,
+    uploads: Uploads | None = None,
+    settings: Settings | None = None,
 ) -> gr.Blocks:
     """Serve the page and the endpoints.
 
@@ -31,21 +48,23 @@ def launch(
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         block: Whether to return only when the server stops.
+        settings: Hold the limits of requests; those of the uploads or of the environment if None.
 
     Returns:
         The running page; its ``local_url`` is where it answers.
     """
+    settings = settings or (uploads.settings if uploads is not None else get_settings())
+    limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
     routes = [thumbnail_route(shelf)]
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.
         os.environ["GRADIO_TEMP_DIR"] = str(uploads.inbox)
-        inbox = Inbox(uploads.inbox, uploads.limits)
+        inbox = Inbox(uploads.inbox, uploads.limits, settings.upload_free_bytes)
         desk = UploadDesk(uploads, inbox)
-        routes += [inbox.route(), *upload_routes(uploads)]
+        routes += [*inbox.routes(), *upload_routes(uploads)]
     page = build_page(shelf, desk)
-    if desk is not None:
-        desk.drop_tab = partial(_drop_shown, page)
+    guard = Middleware(Guard, limits, _functions(page))
     page.queue(max_size=uploads.settings.upload_queue_size if uploads is not None else None)
     page.launch(
         server_name=host,
@@ -63,19 +82,33 @@ def launch(
         _frontend=False,
         # The inbox has limits of its own; without it, gradio's upload route exists all the same.
         max_file_size=None if uploads is not None else "1mb",
-        app_kwargs={"routes": routes},
+        app_kwargs={"routes": routes, "middleware": [guard], "lifespan": _forgetful},
+        state_session_capacity=MOST_SESSIONS,
         mcp_server=importlib.util.find_spec("mcp") is not None,
         theme=theme(),
         head=head(),
     )
+    bound_connections(page.server.config, limits.connections, limits.seconds)
     logger.info("TwoLens answers on %s", page.local_url)
     if block:
         page.block_thread()
     return page
 
 
-def _drop_shown(page: gr.Blocks, tab: str) -> None:
-    """Drop gradio's copy of what a tab showed, which it would keep long after the tab."""
-    session = page.state_holder.session_data.get(tab)
-    if session is not None:
-        session.config_values.clear()
+def _functions(page: gr.Blocks) -> Mapping[int, Function]:
+    return {
+        number: Function(
+            function.api_name if isinstance(function.api_name, str) else None,
+            any(isinstance(block, (gr.File, gr.Image)) for block in function.inputs),
+        )
+        for number, function in page.fns.items()
+        if function.fn is not None  # else it is a script of the page
+    }
+
+
+@asynccontextmanager
+async def _forgetful(app: Starlette) -> AsyncIterator[None]:
+    """Put sessions that keep nothing in the place of gradio's, before the first request."""
+    gradio_app: Any = app
+    gradio_app.state_holder = Sessions(gradio_app.get_blocks())
+    yield

@@ -10,7 +10,7 @@ import gradio as gr
 from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
-from core.ui.parts.events import PAGE_EVENT
+from core.ui.parts.events import PAGE_EVENT, PageBlocks
 from core.ui.parts.markup import escape
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import start_state
@@ -70,7 +70,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
         shelf: The galleries.
         desk: Serves visitors' own photos; None leaves out their tab.
     """
-    with gr.Blocks(
+    with PageBlocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=_TIDY_UP
     ) as page:
         with gr.Row(elem_classes=["tl-top"], equal_height=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -195,3 +198,35 @@ def test_the_endpoints_are_tools_for_agents(address):
     for name in NAMES:
         assert any(tool.endswith(name.strip("/")) for tool in names), (name, names)
     assert len(tools) == len(NAMES)
+
+
+def test_an_agent_finds_pictures(address):
+    mcp = pytest.importorskip("mcp")
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def ask() -> tuple[list[str], dict]:
+        url = f"{address}/gradio_api/mcp/"
+        async with (
+            streamablehttp_client(url) as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = [tool.name for tool in (await session.list_tools()).tools]
+            found = await session.call_tool("compare", {"query": "dog beach", "k": 2})
+            return names, ast.literal_eval(found.content[0].text)
+
+    names, found = asyncio.run(ask())
+    assert sorted(f"/{name}" for name in names) == sorted(NAMES)
+    assert [hit["rank"] for hit in found["captions"]] == [1, 2]
+
+
+@pytest.mark.parametrize("way", ["call", "call/v2", "run"])
+def test_plain_http_finds_pictures(address, way):
+    body = {"query": "dog", "k": 2} if way == "call/v2" else {"data": ["dog", 2, ""]}
+    reply = httpx.post(f"{address}/gradio_api/{way}/compare", json=body).json()
+    if way == "run":
+        (found,) = reply["data"]
+    else:
+        stream = httpx.get(f"{address}/gradio_api/{way}/compare/{reply['event_id']}").text
+        (found,) = json.loads(stream.partition("data: ")[2])
+    assert len(found["captions"]) == 2

@@ -17,6 +17,8 @@ R = TypeVar("R")
 
 logger = logging.getLogger("twolens")
 
+_SAID_CHARS = 300
+
 SEARCH_EVENT: dict[str, Any] = {
     "queue": False,
     "concurrency_id": "search",
@@ -35,6 +37,36 @@ PAGE_EVENT: dict[str, Any] = {
     "show_progress": "hidden",
 }
 """Keyword arguments of an event that only redraws a part of the page."""
+
+
+class PageBlocks(gr.Blocks):
+    """Blocks whose callers get one sentence for whatever goes wrong.
+
+    The log gets no traceback of what a caller sent amiss.
+    """
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> list[Any]:  # noqa: ANN401
+        """Turn what was sent into a handler's arguments, or say that it does not fit."""
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error as error:
+            raise gr.Error(str(error.message)[:_SAID_CHARS], print_exception=False) from error
+        except Exception as error:
+            logger.debug("a caller's values do not fit", exc_info=error)
+            raise gr.Error(
+                "What was sent does not fit this function; see its description.",
+                print_exception=False,
+            ) from error
+
+    async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Answer one call."""
+        try:
+            return await super().process_api(block_fn, *args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:
+            sentence = sentence_for(error, str(getattr(block_fn, "name", block_fn)))
+            raise gr.Error(sentence, print_exception=False) from error
 
 
 def for_endpoint(handler: Callable[P, R]) -> Callable[P, R]:

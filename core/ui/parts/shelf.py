@@ -127,7 +127,7 @@ class Shelf:
             raise QueryError("No gallery is loaded, so there is nothing to search.")
         if not name:
             return self.entries[0]
-        found = self._by_name.get(name)
+        found = self._by_name.get(name) if isinstance(name, str) else None
         if found is None:
             raise QueryError(f"There is no gallery called {str(name)[:40]!r}.")
         return found

@@ -93,7 +93,7 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
     Raises:
         QueryError: The query or k cannot be answered.
     """
-    if not shelf.entries or not query.strip():
+    if not shelf.entries or not (query or "").strip():
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
     comparison = entry.service.compare(query, k=picture_count(k))

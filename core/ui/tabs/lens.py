@@ -132,11 +132,11 @@ def answer(
         QueryError: The query, k, index or nprobe cannot be answered.
         ModelError: The lens's encoder cannot be loaded.
     """
-    if not shelf.entries or not query.strip():
+    if not shelf.entries or not (query or "").strip():
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
     asked = picture_count(k)
-    nprobe = min(int(probes), cluster_count(shelf, gallery_name, lens))
+    nprobe = min(int(probes or 1), cluster_count(shelf, gallery_name, lens))
     found = entry.service.compare_indexes(query, lens, k=asked, nprobe=nprobe)
     shown = found.ivf if kind == "ivf" else found.flat
     standing = standing_of(entry, query.strip(), LENSES)

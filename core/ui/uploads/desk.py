@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,8 +59,6 @@ class UploadDesk:
     Attributes:
         uploads: All uploads.
         inbox: Where files arrive.
-        drop_tab: Called with gradio's name for a tab whose upload was forgotten, so that what the
-            page showed of it is forgotten as well.
     """
 
     def __init__(self, uploads: Uploads, inbox: Inbox) -> None:
@@ -69,7 +67,6 @@ class UploadDesk:
         self.inbox = inbox
         self._lock = threading.Lock()
         self._tabs: dict[str, str] = {}
-        self.drop_tab: Callable[[str], None] = lambda _: None
         uploads.when_forgotten = self._forgotten
 
     def find(self, upload_id: str | None) -> UploadSession | None:
@@ -185,8 +182,6 @@ class UploadDesk:
             tabs = [tab for tab, owned in self._tabs.items() if owned == upload_id]
             for tab in tabs:
                 del self._tabs[tab]
-        for tab in tabs:
-            self.drop_tab(tab)
 
     def _too_much(self, size: int) -> str:
         limits = self.uploads.limits

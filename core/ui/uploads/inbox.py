@@ -2,35 +2,37 @@
 
 Gradio stores a file under the hash of its content, where whoever has the same file can find it and
 two visitors get in each other's way, and a file that is too large ends the whole folder's upload.
-Here each request gets a folder of its own with a name nobody can guess, and of what is too much
-only the size is kept, so that the rest arrives.
+Here each request gets a folder of its own with a name nobody can guess, of what is too much only
+the size is kept, so that the rest arrives, and bytes count as they are written, so that requests
+which are never finished cannot fill the disk.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import secrets
 import shutil
 import threading
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gradio.route_utils import GradioMultiPartParser, GradioUploadFile, MultiPartException
-from gradio.routes import file_upload_statuses
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from core.ui.guard import UPLOAD_PATH, Refusal
+from core.ui.uploads.form import UploadForm, least_bytes
+from core.ui.uploads.progress import UploadProgress
 from core.uploads.limits import UploadLimits
 
-UPLOAD_PATH = "/gradio_api/upload"
-_FILES_A_REQUEST = 2_000
-_LONGEST_FIELD = 10_000
 _REQUESTS_THAT_FIT = 4
-_LEAST_FREE_BYTES = 1_000_000_000
+_REQUESTS_AT_ONCE = 64
 _SHOWN_S = 5.0
+_BUSY = "Too many files are arriving at once; please try again in a minute."
+_NO_SPACE = "There is no space left for files here; please try again later, or tell the operator."
+
+logger = logging.getLogger("twolens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +56,29 @@ class Inbox:
     Args:
         folder: Private folder, which gradio must know as its upload folder.
         limits: A request keeps no more than one upload may hold.
+        least_free_bytes: What stays free on the disk.
     """
 
-    def __init__(self, folder: Path, limits: UploadLimits) -> None:
+    def __init__(self, folder: Path, limits: UploadLimits, least_free_bytes: int) -> None:
         """Start empty."""
         self._folder = folder
         self._limits = limits
+        self._least_free = least_free_bytes
         self._arrived: dict[str, Arrived] = {}
+        self._held = self._arriving = 0
+        self._requests = 0
         self._lock = threading.Lock()
+        self._progress = UploadProgress()
 
-    def route(self) -> Route:
-        """Return the route that takes the place of gradio's own."""
-        return Route(UPLOAD_PATH, self._receive, methods=["POST"])
+    def routes(self) -> list[Route]:
+        """Return the routes that take the place of gradio's own."""
+        return [Route(UPLOAD_PATH, self._receive, methods=["POST"]), self._progress.route()]
 
     def take(self, path: str) -> Arrived | None:
         """Hand over a file that arrived under this path; None if none did or it was taken."""
         with self._lock:
             arrived = self._arrived.pop(path, None)
+            self._held -= self._cost(arrived) if arrived is not None else 0
         return arrived if arrived is not None and arrived.path.is_file() else None
 
     def tidy(self, path: Path) -> None:
@@ -88,101 +96,76 @@ class Inbox:
         timer.start()
 
     async def _receive(self, request: Request) -> Response:
-        if not request.headers.get("Content-Type", "").startswith("multipart/form-data"):
-            return PlainTextResponse("Files are sent as multipart/form-data.", status_code=400)
-        stored, free = self._stored(), shutil.disk_usage(self._folder).free
-        if stored > _REQUESTS_THAT_FIT * self._limits.bytes or free < _LEAST_FREE_BYTES:
-            return PlainTextResponse(
-                "Too many files are arriving at once; please try again in a minute.",
-                status_code=503,
-            )
-        folder = self._folder / secrets.token_urlsafe(24)
-        folder.mkdir(mode=0o700)
-        parser = _BoundedParser(request, folder, self._limits)
+        self._begin()
+        upload_id = request.query_params.get("upload_id", "")
+        self._progress.begin(upload_id)
+        form: UploadForm | None = None
         try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            return PlainTextResponse(error.message, status_code=400)
-        except BaseException:  # the visitor went away, or the server stops
-            shutil.rmtree(folder, ignore_errors=True)
+            form = UploadForm(
+                request.headers.get("Content-Type", ""),
+                self._folder / secrets.token_urlsafe(24),
+                self._limits,
+                self._admit,
+                lambda name, size: self._progress.add(upload_id, name, size),
+            )
+            # A thread, as a slow disk must not hold up the other visitors.
+            async for chunk in request.stream():
+                await run_in_threadpool(form.feed, chunk)
+            form.finish()
+        except OSError as error:
+            if form is not None:
+                form.discard()
+            logger.error("an upload cannot be stored: %s", error)
+            raise Refusal(503, _NO_SPACE) from error
+        except BaseException:  # refused, the visitor went away, or the server stops
+            if form is not None:
+                form.discard()
             raise
-        paths = []
-        for number, file in enumerate(form.getlist("files")):
-            if not isinstance(file, GradioUploadFile):
-                continue
-            size, whole = parser.sizes[id(file)]
-            file.file.close()
-            path = folder / str(number)
-            os.replace(file.file.name, path)
-            if not whole:
-                os.truncate(path, 0)
-            with self._lock:
-                self._arrived[str(path)] = Arrived(path, size, whole)
-            paths.append(str(path))
-        return JSONResponse(paths)
+        else:
+            return JSONResponse([self._keep(*file) for file in form.files])
+        finally:
+            self._progress.end(upload_id)
+            self._end(form)
 
-    def _stored(self) -> int:
+    def _begin(self) -> None:
+        free = shutil.disk_usage(self._folder).free
         with self._lock:
-            gone = [key for key, file in self._arrived.items() if not file.path.exists()]
-            for key in gone:
-                del self._arrived[key]
-            return sum(file.size for file in self._arrived.values() if file.whole)
+            self._count_again()
+            if self._requests >= _REQUESTS_AT_ONCE:
+                raise Refusal(503, _BUSY)
+            if free < self._least_free:
+                logger.warning("uploads are refused: %d bytes are free on their disk", free)
+                raise Refusal(503, _NO_SPACE)
+            self._requests += 1
 
+    def _admit(self, size: int) -> None:
+        """Count bytes that are about to be written, of all requests together.
 
-class _BoundedParser(GradioMultiPartParser):
-    """Gradio's parser, which stops writing a file once it is too much.
+        Raises:
+            Refusal: They do not fit beside what has arrived and was not yet taken.
+        """
+        with self._lock:
+            if self._held + self._arriving + size > _REQUESTS_THAT_FIT * self._limits.bytes:
+                raise Refusal(503, _BUSY)
+            self._arriving += size
 
-    Attributes:
-        sizes: For each file by its ``id``: bytes sent, and whether they were all kept.
-    """
+    def _keep(self, path: Path, size: int, whole: bool) -> str:
+        with self._lock:
+            arrived = self._arrived[str(path)] = Arrived(path, size, whole)
+            self._held += self._cost(arrived)
+        return str(path)
 
-    def __init__(self, request: Request, folder: Path, limits: UploadLimits) -> None:
-        upload_id = request.query_params.get("upload_id")
-        if upload_id:
-            file_upload_statuses.track(upload_id)
-        stream: AsyncGenerator[bytes, None] = request.stream()  # type: ignore[assignment]
-        super().__init__(
-            request.headers,
-            stream,
-            max_files=_FILES_A_REQUEST,
-            upload_dir=folder,
-            upload_id=upload_id,
-            upload_progress=file_upload_statuses if upload_id else None,
-            max_file_size=float("inf"),
-        )
-        self.sizes: dict[int, tuple[int, bool]] = {}
-        self._limits = limits
-        self._kept = 0
-        self._sent_here = 0
-        self._kept_here = 0
+    def _end(self, form: UploadForm | None) -> None:
+        with self._lock:
+            self._requests -= 1
+            self._arriving -= form.admitted if form is not None else 0
 
-    def on_part_begin(self) -> None:
-        super().on_part_begin()
-        self._sent_here = self._kept_here = 0
+    def _count_again(self) -> None:
+        """Forget files that were never taken and that somebody deleted since."""
+        gone = [key for key, file in self._arrived.items() if not file.path.exists()]
+        for key in gone:
+            del self._arrived[key]
+        self._held = sum(self._cost(file) for file in self._arrived.values())
 
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        part: Any = self._current_part
-        if part.file is None:
-            if len(part.data) + end - start > _LONGEST_FIELD:
-                raise MultiPartException("A field of the form is too long.")
-            part.data += data[start:end]
-            return
-        self._sent_here += end - start
-        room = min(
-            self._limits.decode.max_bytes - self._kept_here,
-            self._limits.bytes - self._kept - self._kept_here,
-        )
-        if self._sent_here - (end - start) > self._kept_here or end - start > room:
-            return  # too much already: of what follows only the size counts
-        self._kept_here += end - start
-        super().on_part_data(data, start, end)
-
-    def on_part_end(self) -> None:
-        file = self._current_part.file
-        if file is not None:
-            whole = self._sent_here == self._kept_here
-            self.sizes[id(file)] = (self._sent_here, whole)
-            if whole:
-                self._kept += self._kept_here
-        super().on_part_end()
+    def _cost(self, file: Arrived) -> int:
+        return least_bytes(self._limits) + (file.size if file.whole else 0)

@@ -1,0 +1,79 @@
+"""What the server remembers of a tab: which upload is its own, and nothing that was typed.
+
+Gradio keeps, for each of the last 10,000 tabs, a copy of every component with the last value sent
+or shown, for links that restore a page. TwoLens has no such links.
+"""
+
+from __future__ import annotations
+
+import datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from gradio.state_holder import SessionState, StateHolder
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+MOST_SESSIONS = 2_000
+
+
+class Sessions(StateHolder):
+    """Gradio's sessions, of which those without an upload are dropped first.
+
+    Args:
+        page: Whose sessions they are; it must have been launched with
+            ``state_session_capacity=MOST_SESSIONS``.
+    """
+
+    def __init__(self, page: gr.Blocks) -> None:
+        """Start without any."""
+        super().__init__()
+        self.set_blocks(page)
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        """Return a session, new if need be."""
+        if session_id not in self.session_data:
+            self.session_data[session_id] = _Session(self.blocks)
+        self.update(session_id)
+        self.time_last_used[session_id] = datetime.datetime.now()
+        return self.session_data[session_id]
+
+    def update(self, session_id: str) -> None:
+        """Note that a session was used, and drop the oldest ones that hold no upload."""
+        with self.lock:
+            if session_id in self.session_data:
+                self.session_data.move_to_end(session_id)
+            surplus = len(self.session_data) - self.capacity
+            if surplus <= 0:
+                return
+            idle = (
+                key
+                for key, session in list(self.session_data.items())
+                if key != session_id and not _holds_something(session)
+            )
+            for key, _ in zip(idle, range(surplus), strict=False):
+                del self.session_data[key]
+                self.time_last_used.pop(key, None)
+
+
+class _Session(SessionState):
+    """The values of a tab's ``gr.State``, without those of its other components."""
+
+    def __init__(self, page: gr.Blocks) -> None:
+        # No blocks, no copies of their values; everything else comes from the default config.
+        super().__init__(SimpleNamespace(default_config=page.default_config, blocks={}))  # type: ignore[arg-type]
+
+    def __setitem__(self, key: int, value: Any) -> None:  # noqa: ANN401 - whatever a State holds
+        super().__setitem__(key, value)
+        self.config_values.clear()
+
+    def _update_config(self, key: int) -> None:
+        """Keep no copy of a component."""
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:  # noqa: ANN401
+        """Keep no copy of a value."""
+
+
+def _holds_something(session: SessionState) -> bool:
+    return any(value is not None for value in list(session.state_data.values()))
