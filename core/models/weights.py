@@ -67,6 +67,11 @@ def files_of(spec: ModelSpec, *names: str) -> Path:
     folder = local_folder(spec)
     if folder is not None:
         return folder
+    return _fetched(spec, names)
+
+
+@lru_cache(maxsize=32)
+def _fetched(spec: ModelSpec, names: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     repository = spec.source.partition(":")[2]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelNotFoundError
-from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.blip import BlipCaptioner
+from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import require_safetensors
 from core.models.devices import resolve_device
 from core.models.locate import located

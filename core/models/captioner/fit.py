@@ -12,7 +12,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from core.errors import ModelError
 from core.models.captioner.settings import DECODING_FILE
@@ -40,7 +42,12 @@ class UnsureRule:
     clip_revision: str
 
 
-@lru_cache(maxsize=32)
+_usual_embeddings: WeakKeyDictionary[TextEncoder, tuple[tuple[str, ...], np.ndarray]] = (
+    WeakKeyDictionary()
+)
+"""Of each CLIP model that is in use, the mean embedding of the texts asked about last."""
+
+
 def read_unsure_rule(captioner: ModelSpec, clip: ModelSpec) -> UnsureRule | None:
     """Return a captioner's rule; None if it has none, or one for another CLIP model.
 
@@ -51,18 +58,25 @@ def read_unsure_rule(captioner: ModelSpec, clip: ModelSpec) -> UnsureRule | None
     path = files_of(captioner, DECODING_FILE) / DECODING_FILE
     if not path.is_file():
         return None
+    about = path.stat()
+    rule = _parsed(path, captioner.name, (about.st_mtime_ns, about.st_size, about.st_ino))
+    return rule if rule and rule.usual and rule.clip_revision == revision_of(clip) else None
+
+
+@lru_cache(maxsize=32)
+def _parsed(path: Path, name: str, version: tuple[int, ...]) -> UnsureRule | None:
+    """Return the rule in a file; another version of the file is read anew."""
     try:
         values = json.loads(path.read_text(encoding="utf-8")).get("unsure")
         if values is None:
             return None
-        rule = UnsureRule(
+        return UnsureRule(
             float(values["below"]),
             tuple(str(text) for text in values["usual"]),
             str(values["clip_revision"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{DECODING_FILE} of {captioner.name} has no rule for unsure.") from error
-    return rule if rule.usual and rule.clip_revision == revision_of(clip) else None
+        raise ModelError(f"{DECODING_FILE} of {name} has no rule for unsure.") from error
 
 
 def fits(
@@ -80,15 +94,16 @@ def fits(
         float32 (n,), in [-2, 2].
     """
     own = clip.encode_text(texts)
-    # Encoders are told apart by identity.
-    middle = _middle(clip, tuple(usual))  # type: ignore[arg-type]
-    return ((own - middle) * images).sum(axis=1)
+    return ((own - _mean_embedding(clip, tuple(usual))) * images).sum(axis=1)
 
 
-@lru_cache(maxsize=4)
-def _middle(clip: TextEncoder, texts: tuple[str, ...]) -> np.ndarray:
+def _mean_embedding(clip: TextEncoder, texts: tuple[str, ...]) -> np.ndarray:
     """Return the mean embedding, float32 (dim,), of texts that every batch is compared with."""
-    return clip.encode_text(texts).mean(axis=0)
+    known = _usual_embeddings.get(clip)
+    if known is None or known[0] != texts:
+        known = (texts, clip.encode_text(texts).mean(axis=0))
+        _usual_embeddings[clip] = known
+    return known[1]
 
 
 def with_doubts(

@@ -12,7 +12,8 @@ from PIL import Image
 from core.describing import Describer, record_of
 from core.errors import ModelError
 from core.images.decode import DecodedImage
-from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.blip import BlipCaptioner
+from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import (
     DECODING_FILE,
     Decoding,

@@ -78,7 +78,6 @@ def test_what_is_kept_beside_the_shipped_captioner_is_for_the_models_beside_it()
     """Both name a revision, and are passed over without a word where it is another one."""
     revision_of.cache_clear()
     read_sight.cache_clear()
-    read_unsure_rule.cache_clear()
     mini = PROFILES["mini"]
     assert read_sight(mini.captioner, mini.sentence) is not None
     assert read_unsure_rule(mini.captioner, mini.clip) is not None

@@ -8,7 +8,8 @@ from PIL import Image
 
 from core.config import Settings
 from core.errors import ModelError, ModelNotFoundError
-from core.models.captioner.instructblip import BlipCaptioner, InstructBlipCaptioner
+from core.models.captioner.blip import BlipCaptioner
+from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import Decoding
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec

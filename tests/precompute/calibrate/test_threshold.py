@@ -10,7 +10,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from core.describing import Describer
-from core.models.captioner.fit import read_unsure_rule
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
 from core.models.clip.encoder import ClipEncoder, MiniLmEncoder
@@ -73,7 +72,6 @@ def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tm
     usual = content["unsure"]["usual"]
     assert 1 <= len(usual) == len(set(usual)) <= PHOTOS
 
-    read_unsure_rule.cache_clear()
     models = Describer(
         InstructBlipCaptioner(ModelSpec("tiny", f"path:{captioner}", licence="none"), device="cpu"),
         MiniLmEncoder(PROFILES["mini"].sentence, device="cpu"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,6 @@ def write(models, rule: object) -> None:
     folder = models.profile.captioner.source.partition(":")[2]
     with open(f"{folder}/twolens.json", "w", encoding="utf-8") as file:
         json.dump({"decoding": {}, "unsure": rule} if rule is not None else {"decoding": {}}, file)
-    read_unsure_rule.cache_clear()
 
 
 def rule_of(models, below: float) -> dict[str, object]:
@@ -97,3 +97,24 @@ def test_describing_flags_what_the_captioner_wrote_and_not_what_was_given(models
     assert not any(said[0].flags for said in describer.describe(images, given).captions)
     write(models, rule_of(models, -3.0))
     assert not any(said[0].flags for said in describer.describe(images).captions)
+
+
+def test_a_rule_that_was_chosen_anew_counts_at_once(models):
+    captioner, clip = models.profile.captioner, models.profile.clip
+    write(models, rule_of(models, below=0.25))
+    assert read_unsure_rule(captioner, clip).below == 0.25
+    write(models, rule_of(models, below=0.5))
+    assert read_unsure_rule(captioner, clip).below == 0.5
+
+
+def test_a_clip_model_that_was_let_go_leaves_memory(models):
+    images = models.clip.encode_image(pictures()[:1])
+
+    class Passing:
+        encode_text = staticmethod(models.clip.encode_text)
+
+    clip = Passing()
+    fits(clip, ["caption 1"], images, USUAL)
+    gone = weakref.ref(clip)
+    del clip
+    assert gone() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def candidates_of(folder: Path, images) -> list[list[str]]:
     captioner = captioner_of(folder)
     loaded = captioner._ready()
     wide = replace(SEARCH, num_beams=6)
-    written, _ = captioner._generate(loaded, images, wide, num_return_sequences=6)
+    encoded = captioner._encode(loaded, images)
+    written = captioner._written(loaded, encoded, wide, num_return_sequences=6)
     texts = [one.caption.text for one in written]
     return [texts[start : start + 6] for start in range(0, len(texts), 6)]
 
@@ -140,7 +142,7 @@ def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
     assert captioner.caption_several(images[::-1], 4) == several[::-1]
 
 
-def test_class_tokens_are_what_the_image_tower_says_while_the_captioner_writes(checkpoint, images):
+def test_class_tokens_are_what_the_image_tower_says(checkpoint, images):
     captioner = captioner_of(checkpoint)
     tokens = captioner.class_tokens(images)
     loaded = captioner._ready()
@@ -148,7 +150,6 @@ def test_class_tokens_are_what_the_image_tower_says_while_the_captioner_writes(c
     tower = loaded.model.vision_model(inputs["pixel_values"])
     assert tokens.dtype == np.float32
     assert tokens == pytest.approx(tower.last_hidden_state[:, 0].detach().numpy(), abs=1e-5)
-    assert captioner._generate(loaded, images, SEARCH)[1] == pytest.approx(tokens, abs=1e-5)
 
 
 def test_a_sight_for_another_tower_is_one_sentence_at_the_load(checkpoint, sentence):
@@ -188,3 +189,30 @@ def test_a_damaged_sight_is_one_sentence(checkpoint, sentence):
 def test_choices_that_are_not_possible(values):
     with pytest.raises(ModelError, match="is not possible"):
         replace(SEARCH, **values)
+
+
+def test_captioners_at_work_in_two_threads_see_their_own_pictures(checkpoint, images, sentence):
+    width = captioner_of(checkpoint).class_tokens(images[:1]).shape[1]
+    random = np.random.default_rng(3)
+    # What is seen depends on the picture, so that another's class token picks another caption.
+    weight = random.normal(size=(width, SENTENCE.dim)).astype(np.float32)
+    aims = Sight(np.zeros(width, np.float32), weight, np.zeros(SENTENCE.dim, np.float32))
+    write_sight(checkpoint, aims, SENTENCE)
+    captioner = captioner_of(checkpoint, sentence, sight_weight=1000)
+    alone = [captioner.caption([image])[0].text for image in images]
+    assert len(set(alone)) > 1
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert [
+                one[0].text for one in pool.map(lambda i: captioner.caption([i]), images)
+            ] == alone
+
+
+def test_the_image_tower_sees_each_picture_once_however_many_captions(checkpoint, images, sentence):
+    captioner = captioner_of(checkpoint, sentence, prompt="a dog", retry_prompt="a cat")
+    seen = []
+    tower = captioner._ready().model.vision_model
+    watch = tower.register_forward_hook(lambda _, __, out: seen.append(len(out[0])))
+    captioner.caption_several(images, 4)
+    watch.remove()
+    assert seen == [len(images)]

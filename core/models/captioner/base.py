@@ -1,0 +1,316 @@
+"""What captioners that generate token by token share: one load, one retry, reranking."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from threading import Lock, RLock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.models.captioner.generation import Written, better, judged, search_arguments, unlike
+from core.models.captioner.rerank import Sight, best_said, said_together
+from core.models.captioner.sampling import sampling_arguments
+from core.models.captioner.settings import Decoding
+from core.models.spec import ModelSpec, TextEncoder
+from core.records import Caption
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LARGEST_BATCH = 32
+"""Images that are in memory as tensors at once; a longer request is cut into several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A captioner in memory.
+
+    Attributes:
+        model: The transformers model, in eval mode.
+        processor: The checkpoint's.
+        device: Where the model is.
+        decoding: Prompt and search.
+        suppressed: Token ids that are never generated.
+        sight: Reranks candidate captions; None takes the likeliest one.
+        tokenizing: Held while a tokenizer works: a fast one fails with "Already borrowed" when
+            two threads use it at once.
+        prompts: Tokens of the prompts that were asked, each (1, length).
+    """
+
+    model: Any
+    processor: Any
+    device: str
+    decoding: Decoding
+    suppressed: list[int] | None = None
+    sight: Sight | None = None
+    tokenizing: Lock = field(default_factory=Lock)
+    prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """One batch of images after the image tower, which runs once however often they are captioned.
+
+    Attributes:
+        pixels: Tensor (n, 3, height, width), what the tower was given.
+        tokens: Tensor (n, tokens, width), its last hidden state; the first is the class token.
+    """
+
+    pixels: Any
+    tokens: Any
+
+    def take(self, rows: Sequence[int]) -> EncodedImages:
+        """Return some of the images."""
+        return EncodedImages(self.pixels[rows], self.tokens[rows])
+
+    def class_tokens(self) -> np.ndarray:
+        """Return what the tower says of each image as a whole, float32 (n, width)."""
+        tokens: np.ndarray = self.tokens[:, 0].float().cpu().numpy()
+        return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What was written of one image.
+
+    Attributes:
+        caption: The one that is chosen.
+        others: The undoubted candidates beside it, the likeliest first.
+        seen: Where the image's captions should lie, float32 (dim,); None without a sight.
+    """
+
+    caption: Caption
+    others: tuple[Caption, ...] = ()
+    seen: np.ndarray | None = None
+
+
+class GeneratingCaptioner(ABC):
+    """What captioners that generate token by token have in common: loading once, and one retry."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        sentence: TextEncoder | None = None,
+    ) -> None:
+        """Remember what to load; load nothing."""
+        self.spec = spec
+        self._device = device
+        self._decoding = decoding
+        self._sentence = sentence
+        self._lock = RLock()
+        self._loaded: Loaded | None = None
+
+    def load(self) -> None:
+        """Read the weights unless that was done; safe to call from several threads.
+
+        Raises:
+            ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
+            MissingDependencyError: 8 bits were demanded and bitsandbytes is not installed.
+            ModelError: The checkpoint is damaged, or its parts do not belong together.
+        """
+        self._ready()
+
+    def caption(self, images: Sequence[Image]) -> list[Caption]:
+        """Caption RGB images, in order; a doubtful caption is decoded once more, differently.
+
+        Returns:
+            One caption an image. Its text is empty only under the flag ``empty``; ``retried``
+            says that the first attempt was doubtful. The confidence is the mean probability that
+            the model itself, before any penalty or constraint of the search, gave the generated
+            tokens, the end token among them.
+        """
+        loaded = self._ready()
+        return [
+            one.caption
+            for batch in batches(images)
+            for one in self._describe(loaded, self._encode(loaded, batch), {})
+        ]
+
+    def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
+        """Write several captions of each RGB image, in order.
+
+        Returns:
+            For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
+            (``FurtherCaptions``), the surest ones first; with a sight, those alone that bring the
+            mean of all nearer to what was seen, by how much they do. None of
+            them is doubtful, and no two of an image have the same words. They may be fewer, or
+            more.
+        """
+        if count <= 1:
+            return [(caption,) for caption in self.caption(images)]
+        loaded = self._ready()
+        found: list[tuple[Caption, ...]] = []
+        for batch in batches(images):
+            known: dict[str, np.ndarray] = {}
+            encoded = self._encode(loaded, batch)
+            described = self._describe(loaded, encoded, known)
+            further = self._further(loaded, encoded, batch, count - 1)
+            for one, more in zip(described, further, strict=True):
+                captions = unlike((one.caption, *one.others, *more))
+                if one.seen is not None:
+                    embeddings = self._embedded(captions, known)
+                    order = said_together(embeddings, one.seen, first=0)
+                    captions = tuple(captions[place] for place in order)
+                found.append(captions)
+        return found
+
+    def _describe(
+        self, loaded: Loaded, encoded: EncodedImages, known: dict[str, np.ndarray]
+    ) -> list[_Described]:
+        """Caption one batch, the doubtful ones of it twice.
+
+        Args:
+            loaded: The model.
+            encoded: The batch.
+            known: Embeddings of texts, added to.
+        """
+        described = self._first(loaded, encoded, loaded.decoding, known)
+        doubtful = [row for row, one in enumerate(described) if one.caption.flags]
+        if doubtful:
+            retry = loaded.decoding.for_retry()
+            again = self._first(loaded, encoded.take(doubtful), retry, known)
+            for row, second in zip(doubtful, again, strict=True):
+                chosen = better(described[row].caption, second.caption)
+                described[row] = replace(second, caption=chosen)
+        return described
+
+    def _first(
+        self,
+        loaded: Loaded,
+        encoded: EncodedImages,
+        decoding: Decoding,
+        known: dict[str, np.ndarray],
+    ) -> list[_Described]:
+        """Search once, and choose among what was found if the captioner has a sight."""
+        if loaded.sight is None:
+            return [_Described(one.caption) for one in self._written(loaded, encoded, decoding)]
+        each = decoding.candidates
+        wide = replace(decoding, num_beams=max(decoding.num_beams, each))
+        written = self._written(loaded, encoded, wide, num_return_sequences=each)
+        seen = loaded.sight(encoded.class_tokens())
+        groups = [written[start : start + each] for start in range(0, len(written), each)]
+        clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
+        embeddings = self._embedded([one.caption for own in clear for one in own], known)
+        described = []
+        for own, aim in zip(clear, seen, strict=True):
+            rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
+            chosen = best_said(rows, [one.surprise for one in own], aim, decoding.sight_weight)
+            others = tuple(
+                one.caption
+                for place, one in enumerate(own)
+                if place != chosen and not one.caption.flags
+            )
+            described.append(_Described(own[chosen].caption, others, aim))
+        return described
+
+    def _further(
+        self, loaded: Loaded, encoded: EncodedImages, images: Sequence[Image], wanted: int
+    ) -> list[list[Caption]]:
+        """Return the candidates of each image, the surest first."""
+        further = loaded.decoding.further
+        prompts = further.prompts or (loaded.decoding.prompt,)
+        each = math.ceil(wanted * further.candidates / len(prompts))
+        beams = max(loaded.decoding.num_beams, each)
+        candidates: list[list[Caption]] = [[] for _ in images]
+        for prompt in prompts:
+            decoding = replace(loaded.decoding, prompt=prompt, num_beams=beams)
+            search: dict[str, Any] = {"num_return_sequences": each}
+            if further.method == "sample":
+                decoding = replace(decoding, num_beams=1)
+                search = sampling_arguments(images, each, decoding.max_new_tokens, further)
+            written = self._written(loaded, encoded, decoding, **search)
+            for place, one in enumerate(written):
+                candidates[place // each].append(one.caption)
+        return [
+            sorted(own, key=lambda one: one.confidence or 0, reverse=True) for own in candidates
+        ]
+
+    def _embedded(self, captions: Sequence[Caption], known: dict[str, np.ndarray]) -> np.ndarray:
+        """Embed captions for the sight, each text once."""
+        assert self._sentence is not None  # else there would be no sight
+        new = [text for text in dict.fromkeys(one.text for one in captions) if text not in known]
+        if new:
+            known.update(zip(new, self._sentence.encode_text(new), strict=True))
+        return np.stack([known[one.text] for one in captions])
+
+    def _ready(self) -> Loaded:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    @abstractmethod
+    def _load(self) -> Loaded:
+        """Read the weights."""
+
+    def _encode(self, loaded: Loaded, images: Sequence[Image]) -> EncodedImages:
+        """Run the image tower over one batch of RGB images, once."""
+        import torch
+
+        pixels = loaded.processor.image_processor(
+            [image.convert("RGB") for image in images], return_tensors="pt"
+        ).to(loaded.device)["pixel_values"]
+        with torch.inference_mode():
+            output = loaded.model.vision_model(pixel_values=pixels)
+        return EncodedImages(pixels, output.last_hidden_state)
+
+    def _written(
+        self, loaded: Loaded, encoded: EncodedImages, decoding: Decoding, **search: object
+    ) -> list[Written]:
+        """Generate captions of one batch, those of an image together.
+
+        Args:
+            loaded: The model.
+            encoded: The batch.
+            decoding: Prompt and search.
+            search: Changes arguments of ``generate``.
+        """
+        import torch
+
+        with torch.inference_mode():
+            output = _with_encoded(loaded.model, encoded).generate(
+                pixel_values=encoded.pixels,
+                **self._prompt(loaded, decoding.prompt, len(encoded.pixels)),
+                **{**search_arguments(decoding), **search},
+            )
+        with loaded.tokenizing:
+            return judged(loaded.processor, output, self._text_model(loaded), decoding)
+
+    @abstractmethod
+    def _prompt(self, loaded: Loaded, prompt: str, count: int) -> dict[str, Any]:
+        """Return what ``generate`` is given beside pixels for ``count`` images."""
+
+    @abstractmethod
+    def _text_model(self, loaded: Loaded) -> Any:  # noqa: ANN401 - transformers' own
+        """Return the part of the model that generates."""
+
+
+def _with_encoded(model: Any, encoded: EncodedImages) -> Any:  # noqa: ANN401 - transformers' own
+    """Return the model with the tower's output in the tower's place; all else is shared.
+
+    A view for one call: nothing of the model itself changes, so calls at once do not meet.
+    """
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    class Known(torch.nn.Module):
+        def forward(self, *_: object, **__: object) -> BaseModelOutputWithPooling:
+            return BaseModelOutputWithPooling(last_hidden_state=encoded.tokens)
+
+    view = copy(model)
+    view._modules = {**model._modules, "vision_model": Known()}
+    return view
+
+
+def batches(images: Sequence[Image]) -> Iterator[Sequence[Image]]:
+    """Cut a request into batches that fit into memory."""
+    for start in range(0, len(images), _LARGEST_BATCH):
+        yield images[start : start + _LARGEST_BATCH]
