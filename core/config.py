@@ -79,6 +79,9 @@ class Settings(BaseSettings):
         None, description="Where uploads lie while they live; in the cache folder unless set."
     )
     max_uploads: int = Field(64, ge=1, description="Visitors' uploads that may live at once.")
+    max_uploads_per_visitor: int = Field(
+        16, ge=1, description="Uploads from one address that may live at once."
+    )
     max_upload_files: int = Field(500, ge=1, description="Most photos of one upload.")
     max_upload_bytes: int = Field(
         1_000_000_000, ge=1, description="Most bytes of all files of one upload."
@@ -91,6 +94,11 @@ class Settings(BaseSettings):
     )
     upload_idle_s: float = Field(
         3600, gt=0, description="Seconds without a request after which an upload is forgotten."
+    )
+    upload_empty_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds without a request after which an upload with no photo is forgotten.",
     )
     upload_closed_s: float = Field(
         120, ge=0, description="Seconds after its tab was closed when an upload is forgotten."

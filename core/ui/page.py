@@ -20,7 +20,7 @@ from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import cluster_count, lens_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
-from core.ui.uploads.tab import upload_tab, visitor_state
+from core.ui.uploads.tab import upload_tab
 
 TITLE = "TwoLens: two ways to find a picture by words"
 _STATIC = Path(__file__).parent / "static"
@@ -92,14 +92,12 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
                 elem_id="gallery",
                 elem_classes=["tl-gallery"],
             )
-        if desk is not None:
-            visitor = visitor_state(desk)
         with gr.Tabs(elem_classes=["tl-tabs"]):
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
             if desk is not None:
                 with gr.Tab("Your photos", id="upload"):
-                    upload_tab(page, desk, visitor)
+                    upload_tab(page, desk)
             lens_tabs = []
             for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
                 with gr.Tab(title, id=lens) as tab:
@@ -138,7 +136,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
         )
         add_endpoints(shelf)
         if desk is not None:
-            add_upload_endpoints(desk, visitor)
+            add_upload_endpoints(desk)
     return page
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -19,12 +19,15 @@ from core.errors import UploadError
 from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import SourceRef
 from core.gallery.writer import write_gallery
+from core.uploads.limits import disk_trouble
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
     from core.models.spec import ModelSpec
     from core.records import ImageRecord
     from core.uploads.snapshot import Snapshot
+
+logger = logging.getLogger(__name__)
 
 GALLERY_NAME = "my-photos"
 """Name of the gallery, and of the folder in the zip."""
@@ -79,33 +82,38 @@ def write_gallery_zip(
         folder: Private folder for the work; the zip is left there for the caller to delete.
 
     Raises:
-        UploadError: There is no picture yet, or the upload was forgotten meanwhile.
+        UploadError: There is no picture yet, the upload was forgotten meanwhile, or the disk is
+            full.
     """
     if not len(snapshot):
         raise UploadError("There is nothing to download yet: no photo is described.")
-    work = Path(tempfile.mkdtemp(prefix="zip-", dir=folder))
     try:
-        gallery = work / GALLERY_NAME
-        _link_thumbnails(snapshot, gallery)
-        write_gallery(
-            gallery,
-            name=GALLERY_NAME,
-            records=snapshot.records,
-            caption_embeddings=snapshot.embeddings("captions"),
-            clip_embeddings=snapshot.embeddings("clip"),
-            profile=replace(profile, captioner=captioner),
-            source=SourceRef(kind="upload", id="your photos"),
-        )
-        handle, name = tempfile.mkstemp(prefix="gallery-", suffix=".zip", dir=folder)
-        # Stored, not deflated: webp and unit vectors hardly get smaller.
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            for path in sorted(gallery.rglob("*")):
-                archive.write(path, path.relative_to(work).as_posix())
-        return Path(name)
+        with tempfile.TemporaryDirectory(
+            prefix="zip-", dir=folder, ignore_cleanup_errors=True
+        ) as name:
+            work = Path(name)
+            gallery = work / GALLERY_NAME
+            _link_thumbnails(snapshot, gallery)
+            write_gallery(
+                gallery,
+                name=GALLERY_NAME,
+                records=snapshot.records,
+                caption_embeddings=snapshot.embeddings("captions"),
+                clip_embeddings=snapshot.embeddings("clip"),
+                profile=replace(profile, captioner=captioner),
+                source=SourceRef(kind="upload", id="your photos"),
+            )
+            packed = work / "gallery.zip"
+            # Stored, not deflated: webp and unit vectors hardly get smaller.
+            with zipfile.ZipFile(packed, "w") as archive:
+                for path in sorted(gallery.rglob("*")):
+                    archive.write(path, path.relative_to(work).as_posix())
+            return packed.rename(folder / f"{work.name}.zip")
     except FileNotFoundError as error:
         raise UploadError("These photos were changed meanwhile; try the download again.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        logger.error("a gallery to download could not be written: %s", error)
+        raise UploadError(f"The gallery {disk_trouble(error)}; try again later.") from error
 
 
 def _link_thumbnails(snapshot: Snapshot, gallery: Path) -> None:

@@ -8,8 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,11 +88,15 @@ class _Ready:
 def run_intake(session: UploadSession, intake: Intake) -> Iterator[Progress]:
     """Describe a session's waiting files, batch by batch, and say how far it is.
 
-    A stop, or closing the generator, keeps what is described and lets the other files wait again.
+    A stop, or closing the generator, keeps what is described and lets the other files wait again;
+    a photo that is being decoded then is not waited for. The models run in the context of whoever
+    asks for the next report: a rented GPU is charged to the visitor that it names.
+
     At most a few batches of decoded pictures are in memory, however many files there are.
 
     Raises:
-        UploadError: The upload has ended, or a run is under way.
+        UploadError: The upload has ended, a run is under way, or the disk is full; all files that
+            are not described wait again.
         ModelError: A model cannot be loaded; all files wait again.
     """
     session.begin()
@@ -165,22 +170,28 @@ class _Run:
             self.decoding.append((file, self.pool.submit(self._decode, file)))
 
     def _decode(self, file: WaitingFile) -> tuple[DecodedImage, bytes]:
+        if self.session.stop_asked.is_set():
+            raise CancelledError
         picture = decode(file.path, file.file_name, self.session.limits.decode)
         return picture, thumbnail_webp(picture.image, self.intake.thumbnail_px)
 
     def collect_decoded(self) -> None:
         while self.decoding and self.decoding[0][1].done():
-            file, future = self.decoding.popleft()
+            # Taken away only once it is settled: after an error it waits again.
+            file, future = self.decoding[0]
             try:
                 picture, thumbnail = future.result()
+                admitted = self.session.admit(file, picture, thumbnail) is not None
+            except CancelledError:
+                return
             except ImageError as error:
                 self.session.turn_away(file, error.reason)
-                self.settled += 1
-                continue
-            if self.session.admit(file, picture, thumbnail) is None:
-                self.settled += 1
-            else:
+                admitted = False
+            self.decoding.popleft()
+            if admitted:
                 self.ready.append(_Ready(file, picture))
+            else:
+                self.settled += 1
 
     def start_describing(self) -> None:
         full = len(self.ready) >= self.intake.batch_size
@@ -189,7 +200,7 @@ class _Run:
         size = min(len(self.ready), self.intake.batch_size)
         self.batch = [self.ready.popleft() for _ in range(size)]
         images = [item.picture.image for item in self.batch]
-        self.describing = self.model_thread.submit(self.intake.describe, images)
+        self.describing = self.model_thread.submit(copy_context().run, self.intake.describe, images)
 
     def collect_described(self) -> None:
         if self.describing is None or not self.describing.done():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +14,12 @@ from core.text import has_content, one_line
 if TYPE_CHECKING:
     from core.config import Settings
 
+NoticeKind = Literal["refused", "duplicate", "note"]
+
 MAX_CAPTION_CHARS = 500
+
+NOTICES_KEPT = 100
+"""Notices of one upload that are kept, the newest; of the others their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,49 @@ class Notice:
         reason: Continues the name: "is truncated".
     """
 
-    kind: Literal["refused", "duplicate", "note"]
+    kind: NoticeKind
     file_name: str
     reason: str
+
+
+class Notices:
+    """What a visitor is told of their files: the newest notices, and how many there were."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._newest: deque[Notice] = deque(maxlen=NOTICES_KEPT)
+        self._counts: Counter[NoticeKind] = Counter()
+
+    def __iter__(self) -> Iterator[Notice]:
+        """Go through the newest, in the order in which they came."""
+        return iter(tuple(self._newest))
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._newest)
+
+    def add(self, notice: Notice) -> None:
+        """Keep a notice, in the place of the oldest if need be."""
+        self._newest.append(notice)
+        self._counts[notice.kind] += 1
+
+    def count(self, kind: NoticeKind) -> int:
+        """Return how many of a kind there were, kept or not."""
+        return self._counts[kind]
+
+    def newest(self, most: int) -> list[Notice]:
+        """Return at most so many, the newest last."""
+        return list(self)[-most:]
+
+    @property
+    def total(self) -> int:
+        """How many there were, kept or not."""
+        return self._counts.total()
+
+
+def disk_trouble(error: OSError) -> str:
+    """Return why something could not be stored, to continue a sentence, without a path in it."""
+    return f"could not be stored on the server ({error.strerror or 'unknown reason'})"
 
 
 def checked_caption(text: str) -> str:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from core.errors import UploadError
 from core.search.service import SearchService
 from core.uploads.captioner import RENTED_BATCH, RentedCaptioner
 from core.uploads.intake import Intake, Progress, run_intake
-from core.uploads.limits import UploadLimits, checked_caption
+from core.uploads.limits import UploadLimits, checked_caption, disk_trouble
 from core.uploads.run_folder import RunFolder, sweep_older
 from core.uploads.session import UploadSession
 
@@ -34,11 +35,29 @@ _LONGEST_TRANSFER_S = 600.0
 _NEWEST_WEIGHT = 0.5
 
 
+@dataclass(slots=True)
+class _Place:
+    """One of the places for uploads.
+
+    Attributes:
+        session: What takes it.
+        visitor: Whose it is; None is not counted.
+        used_at: When it was last asked for, in monotonic seconds.
+        ends_at: When it is forgotten unless it is used.
+    """
+
+    session: UploadSession
+    visitor: str | None
+    used_at: float
+    ends_at: float
+
+
 class Uploads:
     """The uploads of a running app. Every method may be called from any thread.
 
     Nothing is written outside :attr:`folder`, which dies with the process; embeddings and indexes
-    are in memory only. A thread forgets uploads that are idle, whose tab was closed, or too old.
+    are in memory only. A thread forgets uploads that are idle, whose tab was closed, or too old;
+    one that holds no photo gives its place back soon.
 
     Attributes:
         settings: Limits and times.
@@ -72,9 +91,8 @@ class Uploads:
         self.inbox = self.folder / _INBOX
         self.inbox.mkdir(mode=0o700)
         self._lock = threading.Lock()
-        self._sessions: dict[str, UploadSession] = {}
+        self._places: dict[str, _Place] = {}
         self._views: dict[str, UploadSession] = {}
-        self._deadlines: dict[str, float] = {}
         self._seconds_an_image = seconds_an_image
         self.when_forgotten: Callable[[str], None] = lambda _: None
         self._closing = threading.Event()
@@ -99,32 +117,48 @@ class Uploads:
 
     def __len__(self) -> int:
         """Return how many uploads live."""
-        return len(self._sessions)
+        return len(self._places)
 
     # -- whose is which
 
-    def start(self) -> UploadSession:
-        """Begin an upload.
+    def start(self, visitor: str | None = None) -> UploadSession:
+        """Begin an upload; one that gets no photo is forgotten soon.
+
+        Args:
+            visitor: Whose it is, of whom only so many may live at once; None is not counted.
 
         Raises:
-            UploadError: As many as may live at once do.
+            UploadError: As many as may live at once do, or its folder cannot be made.
         """
         with self._lock:
-            if self._closing.is_set() or len(self._sessions) >= self.settings.max_uploads:
-                raise UploadError(
-                    f"{self.settings.max_uploads} uploads are open, which is all that fit here; "
-                    "please try again in a few minutes."
-                )
+            self._check_room(visitor)
             profile = self.models.profile
-            session = UploadSession(
-                self.folder / _SESSIONS / secrets.token_hex(8),
-                self._limits,
-                (_dim(profile.sentence.dim), _dim(profile.clip.dim)),
-            )
-            self._sessions[session.id] = session
+            dims = (_dim(profile.sentence.dim), _dim(profile.clip.dim))
+            folder = self.folder / _SESSIONS / secrets.token_hex(8)
+            try:
+                session = UploadSession(folder, self._limits, dims)
+            except OSError as error:
+                logger.error("an upload could not begin: %s", error)
+                raise UploadError(f"Your photos {disk_trouble(error)}; try again later.") from error
+            now = time.monotonic()
+            place = _Place(session, visitor, now, now + self.settings.upload_idle_s)
+            self._places[session.id] = place
             self._views[session.view_token] = session
-            self._deadlines[session.id] = time.monotonic() + self.settings.upload_idle_s
             return session
+
+    def _check_room(self, visitor: str | None) -> None:
+        settings = self.settings
+        if self._closing.is_set() or len(self._places) >= settings.max_uploads:
+            raise UploadError(
+                f"{settings.max_uploads} uploads are open, which is all that fit here; "
+                "please try again in a few minutes."
+            )
+        own = sum(place.visitor == visitor for place in self._places.values())
+        if visitor is not None and own >= settings.max_uploads_per_visitor:
+            raise UploadError(
+                f"{own} uploads from your address are open, which is all that one address may "
+                "have; press Forget everything in another tab, or try again in a few minutes."
+            )
 
     def get(self, session_id: str | None) -> UploadSession:
         """Return an upload by its secret id and put off its end.
@@ -133,11 +167,12 @@ class Uploads:
             UploadError: It has ended, or there never was one.
         """
         with self._lock:
-            session = self._sessions.get(session_id or "")
-            if session is None:
+            place = self._places.get(session_id or "")
+            if place is None:
                 raise UploadError("There is no upload here, or it was forgotten; add your photos.")
-            self._deadlines[session.id] = time.monotonic() + self.settings.upload_idle_s
-            return session
+            place.used_at = time.monotonic()
+            place.ends_at = place.used_at + self.settings.upload_idle_s
+            return place.session
 
     def by_view_token(self, token: str) -> UploadSession | None:
         """Return the upload whose thumbnails and downloads a token opens, if it lives."""
@@ -184,12 +219,11 @@ class Uploads:
     def forget(self, session_id: str) -> bool:
         """Delete an upload for good; False if there was none."""
         with self._lock:
-            session = self._sessions.pop(session_id, None)
-            self._deadlines.pop(session_id, None)
-            if session is None:
+            place = self._places.pop(session_id, None)
+            if place is None:
                 return False
-            self._views.pop(session.view_token, None)
-        session.forget()
+            self._views.pop(place.session.view_token, None)
+        place.session.forget()
         self.when_forgotten(session_id)
         return True
 
@@ -199,42 +233,54 @@ class Uploads:
         Using it again puts that off: a tab that loses its connection for a moment looks closed.
         """
         with self._lock:
-            session = self._sessions.get(session_id)
-            if session is not None:
-                session.stop()
-                self._deadlines[session_id] = time.monotonic() + self.settings.upload_closed_s
+            place = self._places.get(session_id)
+            if place is not None:
+                place.session.stop()
+                place.ends_at = time.monotonic() + self.settings.upload_closed_s
 
     def close(self) -> None:
-        """Forget everything and delete the folder; a second call does nothing."""
+        """Forget everything and delete the folder; a second call does nothing.
+
+        Threads that decode or describe a photo at this moment are not waited for.
+        """
         self._closing.set()
-        for session_id in list(self._sessions):
+        for session_id in list(self._places):
             self.forget(session_id)
         self._run_folder.close()
 
     def forget_overdue(self) -> int:
         """Forget the uploads whose time is up, and return how many."""
-        now = time.monotonic()
-        oldest = now - self.settings.upload_max_age_s
         with self._lock:
-            overdue = [
-                session.id
-                for session in self._sessions.values()
-                if self._deadlines[session.id] <= now or session.created_at <= oldest
-            ]
+            overdue = [id_ for id_, place in self._places.items() if self._is_overdue(place)]
         return sum(self.forget(session_id) for session_id in overdue)
+
+    def _is_overdue(self, place: _Place) -> bool:
+        now = time.monotonic()
+        if place.ends_at <= now or place.session.created_at <= now - self.settings.upload_max_age_s:
+            return True
+        return place.used_at <= now - self.settings.upload_empty_s and place.session.is_empty
 
     def _put_off(self, session: UploadSession) -> None:
         with self._lock:
-            if session.id in self._deadlines:
-                soonest = time.monotonic() + self.settings.upload_closed_s
-                self._deadlines[session.id] = max(self._deadlines[session.id], soonest)
+            place = self._places.get(session.id)
+            if place is not None:
+                place.used_at = time.monotonic()
+                soonest = place.used_at + self.settings.upload_closed_s
+                place.ends_at = max(place.ends_at, soonest)
 
     def _keep_tidy(self) -> None:
-        pause = max(0.1, min(5.0, self.settings.upload_idle_s / 4, self.settings.upload_closed_s))
+        settings = self.settings
+        longest = (
+            5.0,
+            settings.upload_idle_s / 4,
+            settings.upload_empty_s,
+            settings.upload_closed_s,
+        )
+        pause = max(0.1, min(longest))
         while not self._closing.wait(pause):
             try:
                 forgotten = self.forget_overdue()
-                sweep_older(self.inbox, self.settings.upload_closed_s + _LONGEST_TRANSFER_S)
+                sweep_older(self.inbox, settings.upload_closed_s + _LONGEST_TRANSFER_S)
                 if forgotten:
                     logger.info("forgot %d uploads whose time was up", forgotten)
             except Exception:  # the next round must come whatever happens in this one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -9,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +21,14 @@ from core.gallery.layout import thumbnail_path
 from core.images.decode import DecodedImage
 from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
-from core.uploads.limits import Notice, UploadLimits
+from core.uploads.limits import Notice, Notices, UploadLimits, disk_trouble
 from core.uploads.snapshot import GrowingEmbeddings, Snapshot
 
 if TYPE_CHECKING:
     import numpy as np
 
+
+logger = logging.getLogger(__name__)
 
 _WAITING_FOLDER = "waiting"
 _TOKEN_BYTES = 24
@@ -64,6 +68,7 @@ class UploadSession:
         view_token: Secret in the addresses of thumbnails and downloads; allows reading only.
         folder: The upload's own folder, readable by this process's user alone.
         limits: How much it may hold.
+        notices: What became of files that are not simply there.
         created_at: Monotonic seconds.
     """
 
@@ -79,6 +84,7 @@ class UploadSession:
         self.view_token = secrets.token_urlsafe(_TOKEN_BYTES)
         self.folder = folder
         self.limits = limits
+        self.notices = Notices()
         self.created_at = time.monotonic()
         self.stop_asked = threading.Event()
         folder.mkdir(mode=0o700, parents=True)
@@ -87,7 +93,6 @@ class UploadSession:
         self._busy = threading.Lock()
         self._ended = False
         self._waiting: deque[WaitingFile] = deque()
-        self._notices: list[Notice] = []
         self._held: dict[str, _Held] = {}
         self._held_files = 0
         self._held_bytes = 0
@@ -111,16 +116,16 @@ class UploadSession:
         return self._snapshot
 
     @property
-    def notices(self) -> tuple[Notice, ...]:
-        """What became of files that are not simply there, in order."""
-        with self._lock:
-            return tuple(self._notices)
-
-    @property
     def waiting(self) -> tuple[WaitingFile, ...]:
         """Files that were received and not yet described, in order."""
         with self._lock:
             return tuple(self._waiting)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no photo, and none is being described."""
+        with self._lock:
+            return not (self._waiting or self._held or self.is_busy)
 
     @property
     def is_busy(self) -> bool:
@@ -158,12 +163,17 @@ class UploadSession:
         with self._lock:
             self._check_not_ended()
             reason = self._no_room(size)
+            target = self.folder / _WAITING_FOLDER / secrets.token_hex(8)
+            if not reason:
+                try:
+                    os.replace(path, target)
+                except OSError as error:
+                    logger.error("an upload could not be stored: %s", error)
+                    reason = f"{disk_trouble(error)}; please send it again"
             if reason:
                 path.unlink(missing_ok=True)
-                self._notices.append(Notice("refused", file_name, reason))
+                self.notices.add(Notice("refused", file_name, reason))
                 return False
-            target = self.folder / _WAITING_FOLDER / secrets.token_hex(8)
-            os.replace(path, target)
             self._waiting.append(WaitingFile(target, file_name, size))
             self._held_files += 1
             self._held_bytes += size
@@ -173,7 +183,7 @@ class UploadSession:
         """Note a file that never arrived whole."""
         with self._lock:
             self._check_not_ended()
-            self._notices.append(Notice("refused", shown_name(name), reason))
+            self.notices.add(Notice("refused", shown_name(name), reason))
 
     def _no_room(self, size: int) -> str:
         limits = self.limits
@@ -235,6 +245,9 @@ class UploadSession:
 
         Returns:
             The picture's id; None if there is a notice instead.
+
+        Raises:
+            UploadError: Its thumbnail could not be stored; the file is as it was.
         """
         image_id = decoded.id
         pixels = decoded.width * decoded.height
@@ -252,8 +265,16 @@ class UploadSession:
                 self.turn_away(file, f"is beyond the limit of {limit} in one upload")
                 return None
             path = thumbnail_path(self.folder, image_id)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_bytes(thumbnail)
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.write_bytes(thumbnail)
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                logger.error("a thumbnail could not be stored: %s", error)
+                raise UploadError(
+                    f"{file.file_name} {disk_trouble(error)}. What is described stays, and the "
+                    "other photos wait: try again in a few minutes."
+                ) from error
             self._held[image_id] = _Held(file.size, pixels)
             self._held_pixels += pixels
             self._names[image_id] = file.file_name
@@ -286,8 +307,8 @@ class UploadSession:
             self._clip.append(described.clip_embeddings)
             for file, picture in zip(files, pictures, strict=True):
                 file.path.unlink(missing_ok=True)
-                notes = (Notice("note", file.file_name, note) for note in picture.notes)
-                self._notices.extend(notes)
+                for note in picture.notes:
+                    self.notices.add(Notice("note", file.file_name, note))
             self._snapshot = self._new_snapshot()
 
     # -- changing
@@ -340,14 +361,19 @@ class UploadSession:
             self._ended = True
             self.stop_asked.set()
             self._waiting.clear()
-            self._notices.clear()
+            self.notices = Notices()
             self._held.clear()
             self._names.clear()
             self._records = []
             self._captions = GrowingEmbeddings(1)
             self._clip = GrowingEmbeddings(1)
             self._snapshot = self._new_snapshot()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            # Renamed first, so that nothing that is being written there can still be put into it.
+            gone = self.folder.with_name(f"{self.folder.name}.forgotten")
+            with suppress(OSError):
+                self.folder.rename(gone)
+            for folder in (gone, self.folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _new_snapshot(self) -> Snapshot:
         return Snapshot(
@@ -368,7 +394,7 @@ class UploadSession:
             file.path.unlink(missing_ok=True)
             self._held_files -= 1
             self._held_bytes -= file.size
-            self._notices.append(notice)
+            self.notices.add(notice)
 
     def _check_not_ended(self) -> None:
         if self._ended:

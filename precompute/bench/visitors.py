@@ -148,7 +148,7 @@ class UploadVisitor:
                 {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
                 for path, name in zip(reply.json(), chunk, strict=True)
             ]
-            facts = self._run("upload_add", sent, answer=1)
+            facts = self._run("upload_add", sent)
             if facts["notices"]:
                 raise AppError(f"A photo was not taken: {facts['notices'][0]}.")
         return time.perf_counter() - started
@@ -161,7 +161,7 @@ class UploadVisitor:
         """
         done = Described()
         pressed = time.perf_counter()
-        body = {"data": [None], "fn_index": self._event(), "session_hash": self._tab}
+        body = {"data": [], "fn_index": self._event(), "session_hash": self._tab}
         self._http.post(f"{self._address}/gradio_api/queue/join", json=body).raise_for_status()
         stream = f"{self._address}/gradio_api/queue/data?session_hash={self._tab}"
         began = pressed
@@ -191,14 +191,12 @@ class UploadVisitor:
             done.own_found = bool(hits) and set(hits) <= ours
         return done
 
-    def _run(self, endpoint: str, *values: object, answer: int = 0) -> Any:  # noqa: ANN401 - JSON
-        body = {"data": [None, *values], "session_hash": self._tab}
+    def _run(self, endpoint: str, *values: object) -> Any:  # noqa: ANN401 - JSON
+        body = {"data": values, "session_hash": self._tab}
         reply = self._http.post(f"{self._address}/gradio_api/run/{endpoint}", json=body)
         if reply.status_code != 200:
             raise AppError(f"/{endpoint} answered {reply.status_code}: {reply.text[:200]}")
-        if endpoint == "upload_forget":
-            return reply.json()["data"]
-        return reply.json()["data"][answer]
+        return reply.json()["data"][0]
 
     def _event(self) -> int:
         config = self._http.get(f"{self._address}/config").json()

@@ -150,7 +150,7 @@ class TestTwoVisitors:
         visitor.add(photos(3, "ann"))
         visitor.describe()
         yield visitor
-        visitor.run("upload_forget", answer=1)
+        visitor.run("upload_forget")
 
     @pytest.fixture
     def bob(self, address):
@@ -158,7 +158,7 @@ class TestTwoVisitors:
         visitor.add({"bob.png": picture_bytes((255, 255, 255))})
         visitor.describe()
         yield visitor
-        visitor.run("upload_forget", answer=1)
+        visitor.run("upload_forget")
 
     def test_neither_finds_the_others_pictures(self, ann, bob):
         facts = ann.run("upload_stop")
@@ -186,18 +186,17 @@ class TestTwoVisitors:
 
     def test_an_upload_id_that_a_browser_sends_is_not_looked_at(self, ann, bob, uploads):
         stranger = Visitor(ann.address)
-        for session in list(uploads._sessions.values()):
-            for secret in (session.id, session.view_token):
+        for place in list(uploads._places.values()):
+            for secret in (place.session.id, place.session.view_token):
+                stranger.tab = secret
                 with pytest.raises(Refused, match="no upload here"):
-                    stranger.run("upload_compare", "colour 000", 5, upload_id=secret)
-                assert stranger.run("upload_forget", upload_id=secret, answer=1) == {
-                    "forgotten": False
-                }
+                    stranger.run("upload_compare", "colour 000", 5)
+                assert stranger.run("upload_forget") == {"forgotten": False}
         assert len(uploads) == 2
 
     def test_no_secret_of_the_server_reaches_a_browser(self, ann, uploads):
         text = str(ann.run("upload_stop"))
-        (session,) = uploads._sessions.values()
+        session = next(iter(uploads._places.values())).session
         assert session.view_token in text
         assert session.id not in text
         assert str(session.folder) not in text
@@ -245,7 +244,7 @@ class TestTwoVisitors:
             visitor.add_paths(paths, ["same.png"])
         for visitor in (ann, bob):
             assert "same.png" in [p["file_name"] for p in visitor.describe()["pictures"]]
-        ann.run("upload_forget", answer=1)
+        ann.run("upload_forget")
         assert "same.png" in [p["file_name"] for p in bob.run("upload_stop")["pictures"]]
 
     def test_searches_do_not_wait_behind_the_captioner(self, ann, bob, uploads):
@@ -269,7 +268,7 @@ class TestLimits:
     def visitor(self, address):
         visitor = Visitor(address)
         yield visitor
-        visitor.run("upload_forget", answer=1)
+        visitor.run("upload_forget")
 
     def test_a_file_that_is_too_large_does_not_take_the_others_with_it(self, visitor, uploads):
         facts = visitor.add(

@@ -37,21 +37,19 @@ class Visitor:
             {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
             for path, name in zip(paths, names, strict=True)
         ]
-        return self.run("upload_add", sent, answer=1)
+        return self.run("upload_add", sent)
 
-    def run(
-        self, endpoint: str, *values: Any, upload_id: str | None = None, answer: int = 0
-    ) -> Any:
-        body = {"data": [upload_id, *values], "session_hash": self.tab}
+    def run(self, endpoint: str, *values: Any) -> Any:
+        body = {"data": values, "session_hash": self.tab}
         reply = self.http.post(f"{self.address}/gradio_api/run/{endpoint}", json=body)
         if reply.status_code != 200:
             raise Refused(reply.json().get("error"))
-        return reply.json()["data"][answer]
+        return reply.json()["data"][0]
 
     def describe(self) -> dict[str, Any]:
         """Queue a run, follow it to its end, and return what there is then."""
         join = f"{self.address}/gradio_api/queue/join"
-        body = {"data": [None], "fn_index": self._number(), "session_hash": self.tab}
+        body = {"data": [], "fn_index": self._number(), "session_hash": self.tab}
         self.http.post(join, json=body).raise_for_status()
         stream = f"{self.address}/gradio_api/queue/data?session_hash={self.tab}"
         with self.http.stream("GET", stream) as lines:

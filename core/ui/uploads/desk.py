@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from core.errors import ImageError, UploadError
 from core.images.decode import decode
+from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.uploads.routes import thumbnail_address
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.gallery.reader import Gallery
-    from core.ui.uploads.inbox import Inbox
+    from core.ui.uploads.inbox import Arrived, Inbox
 
 _NOT_ARRIVED = "did not arrive; please send it again"
 
@@ -53,8 +54,10 @@ class ShelvedUpload(ShelvedGallery):
 class UploadDesk:
     """Everything that a visitor can do with photos of their own.
 
-    A visitor is known by the secret id of an upload, which the server keeps in the session of
-    their tab; it is never sent to a browser, and nothing that a browser sends is taken for one.
+    A visitor is known by gradio's name for their tab (``session_hash``), a secret of that tab and
+    this server. Which upload a tab has is kept here, for as long as the upload lives: gradio's own
+    store drops a session when enough others come. The id of an upload is never sent to a browser,
+    and nothing that a browser sends is taken for one.
 
     Attributes:
         uploads: All uploads.
@@ -69,50 +72,76 @@ class UploadDesk:
         self._tabs: dict[str, str] = {}
         uploads.when_forgotten = self._forgotten
 
-    def find(self, upload_id: str | None) -> UploadSession | None:
+    def find(self, tab: str | None) -> UploadSession | None:
         """Return a visitor's upload; None if they have none, or it was forgotten."""
         try:
-            return self.uploads.get(upload_id)
+            return self.get(tab)
         except UploadError:
             return None
 
-    def take_in(
-        self, upload_id: str | None, files: Sequence[dict[str, Any]] | None, tab: str | None
-    ) -> UploadSession:
-        """Move files from the inbox into a visitor's upload, which is begun if need be.
-
-        Args:
-            upload_id: Of the visitor, or None.
-            files: What gradio says of the files that were sent: ``path`` and ``orig_name``.
-            tab: Gradio's name for the visitor's tab, so that closing it ends the upload.
+    def get(self, tab: str | None) -> UploadSession:
+        """Return a visitor's upload.
 
         Raises:
-            UploadError: There is no room for another upload.
+            UploadError: They have none, or it was forgotten.
         """
+        with self._lock:
+            upload_id = self._tabs.get(tab or "")
+        return self.uploads.get(upload_id)
+
+    def take_in(
+        self, tab: str | None, files: Sequence[dict[str, Any]] | None, visitor: str
+    ) -> UploadSession:
+        """Move files from the inbox into a visitor's upload, which the first that arrived begins.
+
+        Args:
+            tab: Gradio's name for the visitor's tab.
+            files: What gradio says of the files that were sent: ``path`` and ``orig_name``.
+            visitor: Address that the request came from.
+
+        Raises:
+            UploadError: There is no upload yet, and no room for one or no file that arrived; or it
+                was forgotten meanwhile.
+        """
+        sent = [(_name_of(file), self.inbox.take(_path_of(file))) for file in files or ()]
         try:
-            session = self.find(upload_id) or self.uploads.start()
-        except UploadError:
-            for file in files or ():
-                self.discard(file)
-            raise
-        if tab:
-            with self._lock:
-                self._tabs[tab] = session.id
-        for file in files or ():
-            path = str(file.get("path") or "")
-            name = str(file.get("orig_name") or "") or path.replace("\\", "/").rpartition("/")[2]
-            arrived = self.inbox.take(path)
-            if arrived is None:
-                session.refuse(name, _NOT_ARRIVED)
-                continue
-            try:
-                if arrived.whole:
+            session = self.find(tab)
+            if session is None:
+                if not any(arrived is not None and arrived.whole for _, arrived in sent):
+                    raise UploadError(self._nothing_arrived(sent))
+                session = self._begin(tab, visitor)
+            for name, arrived in sent:
+                if arrived is not None and arrived.whole:
                     session.receive(arrived.path, name)
                 else:
-                    session.refuse(name, self._too_much(arrived.size))
-            finally:
-                self.inbox.tidy(arrived.path)
+                    session.refuse(name, self._missing(arrived))
+            return session
+        finally:
+            for _, arrived in sent:
+                if arrived is not None:
+                    self.inbox.tidy(arrived.path)
+
+    def _begin(self, tab: str | None, visitor: str) -> UploadSession:
+        if not tab:
+            raise UploadError("Photos are kept for a session: send the same session_hash always.")
+        with self._lock:  # two requests of one tab must not begin two uploads
+            upload_id = self._tabs.get(tab)
+            try:
+                session = self.uploads.get(upload_id)
+            except UploadError:
+                session = self.uploads.start(visitor)
+            self._tabs[tab] = session.id
         return session
+
+    def _nothing_arrived(self, sent: Sequence[tuple[str, Arrived | None]]) -> str:
+        if not sent:
+            return "No file was sent; choose some photos."
+        name, arrived = sent[0]
+        others = f" The other {len(sent) - 1:,} files were not kept either." if sent[1:] else ""
+        return f"{shown_name(name)} {self._missing(arrived)}.{others}"
+
+    def _missing(self, arrived: Arrived | None) -> str:
+        return _NOT_ARRIVED if arrived is None else self._too_much(arrived.size)
 
     def take_picture(self, file: dict[str, Any] | None) -> Image | None:
         """Decode a picture that someone wants to search by, and delete its file soon.
@@ -122,8 +151,8 @@ class UploadDesk:
         """
         if not file:
             return None
-        name = str(file.get("orig_name") or "The picture")
-        arrived = self.inbox.take(str(file.get("path") or ""))
+        name = shown_name(str(file.get("orig_name") or "The picture"))
+        arrived = self.inbox.take(_path_of(file))
         if arrived is None:
             raise ImageError(name, _NOT_ARRIVED)
         try:
@@ -135,17 +164,17 @@ class UploadDesk:
 
     def discard(self, file: dict[str, Any] | None) -> None:
         """Delete a file that nobody will look at."""
-        arrived = self.inbox.take(str((file or {}).get("path") or ""))
+        arrived = self.inbox.take(_path_of(file or {}))
         if arrived is not None:
             self.inbox.tidy_soon(arrived.path)
 
-    def describe(self, upload_id: str | None) -> Iterator[tuple[UploadSession, Progress]]:
+    def describe(self, tab: str | None) -> Iterator[tuple[UploadSession, Progress]]:
         """Describe a visitor's waiting files.
 
         Raises:
             UploadError: They have no upload, or it is being described already.
         """
-        session = self.uploads.get(upload_id)
+        session = self.get(tab)
         for progress in self.uploads.describe(session):
             yield session, progress
 
@@ -162,13 +191,11 @@ class UploadDesk:
         )
         return Shelf(self.uploads.models.profile, (entry,) if len(snapshot) else ())
 
-    def forget(self, upload_id: str | None) -> bool:
+    def forget(self, tab: str | None) -> bool:
         """Delete a visitor's upload for good; False if there was none."""
+        with self._lock:
+            upload_id = self._tabs.get(tab or "")
         return self.uploads.forget(upload_id or "")
-
-    def expire(self, upload_id: str | None) -> None:
-        """Delete an upload that gradio no longer keeps a place for."""
-        self.forget(upload_id)
 
     def tab_closed(self, tab: str | None) -> None:
         """Stop a visitor's run and let their upload end soon."""
@@ -188,3 +215,11 @@ class UploadDesk:
         if size > limits.decode.max_bytes:
             return f"is larger than the limit of {limits.decode.max_bytes / 1e6:,.1f} MB"
         return f"is beyond the limit of {limits.bytes / 1e6:,.0f} MB in one upload"
+
+
+def _path_of(file: dict[str, Any]) -> str:
+    return str(file.get("path") or "")
+
+
+def _name_of(file: dict[str, Any]) -> str:
+    return str(file.get("orig_name") or "") or _path_of(file)

@@ -18,6 +18,7 @@ from core.ui.parts.shelf import ShelvedGallery
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.ui.uploads.tab import DESCRIBE_EVENT
+from core.ui.uploads.visitors import visitor_of
 from core.uploads.intake import Progress
 from core.uploads.session import UploadSession
 
@@ -28,8 +29,10 @@ _ENDPOINT: dict[str, Any] = {
     "api_visibility": "undocumented",
 }
 
+_NOTICES_AN_ANSWER = 20
 
-def add_upload_endpoints(desk: UploadDesk, visitor: gr.State) -> None:
+
+def add_upload_endpoints(desk: UploadDesk) -> None:
     """Add the endpoints to the current ``gr.Blocks``.
 
     ``/upload_add(files)``, ``/upload_describe()`` (reports progress, then the pictures),
@@ -38,7 +41,6 @@ def add_upload_endpoints(desk: UploadDesk, visitor: gr.State) -> None:
 
     Args:
         desk: What does the work.
-        visitor: Holds the secret id of the caller's upload, on the server.
     """
     with gr.Row(visible=False):
         files = gr.File(file_count="multiple")
@@ -49,85 +51,79 @@ def add_upload_endpoints(desk: UploadDesk, visitor: gr.State) -> None:
 
     on = _Endpoints(desk)
 
-    def add(handler: Any, name: str, inputs: list, outputs: list, **options: Any) -> None:  # noqa: ANN401
-        trigger.click(
-            handler, [visitor, *inputs], outputs, api_name=name, **{**_ENDPOINT, **options}
-        )
+    def add(handler: Any, name: str, inputs: list, **options: Any) -> None:  # noqa: ANN401
+        trigger.click(handler, inputs, answer, api_name=name, **{**_ENDPOINT, **options})
 
-    add(on.on_add, "upload_add", [files], [visitor, answer], preprocess=False)
-    add(on.on_describe, "upload_describe", [], [answer], **DESCRIBE_EVENT, queue=True)
-    add(on.on_stop, "upload_stop", [], [answer])
-    add(on.on_compare, "upload_compare", [first, k], [answer])
-    add(on.on_similar, "upload_similar", [first, second, k], [answer])
-    add(on.on_correct, "upload_correct", [first, second], [answer])
-    add(on.on_remove, "upload_remove", [first], [answer])
-    add(on.on_forget, "upload_forget", [], [visitor, answer])
+    add(on.on_add, "upload_add", [files], preprocess=False)
+    add(on.on_describe, "upload_describe", [], **DESCRIBE_EVENT, queue=True)
+    add(on.on_stop, "upload_stop", [])
+    add(on.on_compare, "upload_compare", [first, k])
+    add(on.on_similar, "upload_similar", [first, second, k])
+    add(on.on_correct, "upload_correct", [first, second])
+    add(on.on_remove, "upload_remove", [first])
+    add(on.on_forget, "upload_forget", [])
 
 
 class _Endpoints:
-    """One method an endpoint; each takes the secret id of the caller's upload first."""
+    """One method an endpoint; the session of its request tells whose upload is meant."""
 
     def __init__(self, desk: UploadDesk) -> None:
         self._desk = desk
 
-    def on_add(self, upload_id: str | None, sent: Any, request: gr.Request) -> tuple:  # noqa: ANN401
+    @for_endpoint
+    def on_add(self, sent: Any, request: gr.Request) -> dict[str, Any]:  # noqa: ANN401
         """Take in files."""
-        session = _told(lambda: self._desk.take_in(upload_id, sent, request.session_hash))
-        return session.id, _facts(session)
+        return _facts(self._desk.take_in(request.session_hash, sent, visitor_of(request)))
 
-    def on_describe(self, upload_id: str | None) -> Iterator[dict[str, Any]]:
+    def on_describe(self, request: gr.Request) -> Iterator[dict[str, Any]]:
         """Describe what waits; the last answer holds the pictures."""
         try:
-            for session, progress in self._desk.describe(upload_id):
+            for session, progress in self._desk.describe(request.session_hash):
                 yield _progress(session, progress)
         except Exception as error:
             sentence = sentence_for(error, "describing")
             raise gr.Error(sentence, print_exception=False) from error
 
     @for_endpoint
-    def on_stop(self, upload_id: str | None) -> dict[str, Any]:
+    def on_stop(self, request: gr.Request) -> dict[str, Any]:
         """End the run after the batch it is at."""
-        session = self._desk.uploads.get(upload_id)
+        session = self._desk.get(request.session_hash)
         session.stop()
         return _facts(session)
 
     @for_endpoint
-    def on_compare(self, upload_id: str | None, query: str, count: float) -> dict[str, Any]:
+    def on_compare(self, query: str, count: float, request: gr.Request) -> dict[str, Any]:
         """Answer as ``/compare`` does."""
-        return compare_json(_entry(self._desk, upload_id), query, count)
+        return compare_json(_entry(self._desk, request), query, count)
 
     @for_endpoint
     def on_similar(
-        self, upload_id: str | None, image_id: str, lens: str, count: float
+        self, image_id: str, lens: str, count: float, request: gr.Request
     ) -> dict[str, Any]:
         """Answer as ``/similar`` does."""
-        return similar_json(_entry(self._desk, upload_id), image_id, lens, count)  # type: ignore[arg-type]
+        return similar_json(_entry(self._desk, request), image_id, lens, count)  # type: ignore[arg-type]
 
     @for_endpoint
-    def on_correct(self, upload_id: str | None, image_id: str, caption: str) -> dict[str, Any]:
+    def on_correct(self, image_id: str, caption: str, request: gr.Request) -> dict[str, Any]:
         """Replace a caption."""
-        session = self._desk.uploads.get(upload_id)
+        session = self._desk.get(request.session_hash)
         self._desk.uploads.correct(session, image_id, caption)
         return _facts(session)
 
     @for_endpoint
-    def on_remove(self, upload_id: str | None, image_id: str) -> dict[str, Any]:
+    def on_remove(self, image_id: str, request: gr.Request) -> dict[str, Any]:
         """Remove a picture."""
-        session = self._desk.uploads.get(upload_id)
+        session = self._desk.get(request.session_hash)
         session.remove(image_id)
         return _facts(session)
 
-    def on_forget(self, upload_id: str | None) -> tuple[None, dict[str, bool]]:
+    def on_forget(self, request: gr.Request) -> dict[str, bool]:
         """Delete everything."""
-        return None, {"forgotten": self._desk.forget(upload_id)}
+        return {"forgotten": self._desk.forget(request.session_hash)}
 
 
-def _told(act: Any) -> Any:  # noqa: ANN401 - whatever the deed returns
-    return for_endpoint(act)()
-
-
-def _entry(desk: UploadDesk, upload_id: str | None) -> ShelvedGallery:
-    shelf = desk.shelf(desk.uploads.get(upload_id))
+def _entry(desk: UploadDesk, request: gr.Request) -> ShelvedGallery:
+    shelf = desk.shelf(desk.get(request.session_hash))
     if not shelf.entries:
         raise UploadError("No photo is searchable yet: add some, then have them described.")
     return shelf.entry()
@@ -161,7 +157,8 @@ def _facts(session: UploadSession) -> dict[str, Any]:
         ],
         "notices": [
             {"kind": notice.kind, "file_name": notice.file_name, "reason": notice.reason}
-            for notice in session.notices
+            for notice in session.notices.newest(_NOTICES_AN_ANSWER)
         ],
+        "notices_in_all": session.notices.total,
         "downloads": {name: download_address(session, name) for name in (CSV, JSONL, GALLERY)},
     }

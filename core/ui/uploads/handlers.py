@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 import gradio as gr
 
@@ -28,11 +29,12 @@ from core.ui.uploads.views import (
     running_view,
     trouble_view,
 )
+from core.ui.uploads.visitors import visitor_of
 from core.uploads.session import UploadSession
 
 
 class UploadHandlers:
-    """The tab's events. Each takes the secret id of the visitor's upload, or None.
+    """The tab's events. The session of a request tells whose upload is meant.
 
     A method returns values for the components that :mod:`core.ui.uploads.tab` connects it to; an
     error becomes a sentence in one of them.
@@ -44,30 +46,30 @@ class UploadHandlers:
     def __init__(self, desk: UploadDesk) -> None:
         """Serve all visitors of one app."""
         self._desk = desk
-        self._searched: set[str] = set()
+        self._searched: WeakSet[UploadSession] = WeakSet()
 
-    def on_files(self, upload_id: str | None, sent: Any, request: gr.Request) -> tuple:  # noqa: ANN401
-        """Files arrived: the id of the upload, an empty sender, and the state."""
+    def on_files(self, sent: Any, request: gr.Request) -> tuple:  # noqa: ANN401
+        """Files arrived: an empty sender and the state."""
         if not sent:
-            return upload_id, None, gr.skip()
+            return None, gr.skip()
         desk = self._desk
         try:
-            session = desk.take_in(upload_id, sent, request.session_hash)
+            session = desk.take_in(request.session_hash, sent, visitor_of(request))
         except Exception as error:
-            return upload_id, None, trouble_view(sentence_for(error, "taking files in"))
-        return session.id, None, ready_view(desk.uploads, session)
+            return None, trouble_view(sentence_for(error, "taking files in"))
+        return None, ready_view(desk.uploads, session)
 
-    def on_describe(self, upload_id: str | None) -> Iterator[tuple]:
+    def on_describe(self, request: gr.Request) -> Iterator[tuple]:
         """Describe what waits: the state again and again; results, table, downloads at the end."""
         unchanged = (gr.skip(),) * 3
-        session = self._desk.find(upload_id)
+        session = self._desk.find(request.session_hash)
         try:
             if session is None or not session.waiting:
                 said = "Add photos first; then they can be described."
                 yield trouble_view(said, session), *unchanged
                 return
-            self._searched.discard(session.id)
-            for found, progress in self._desk.describe(upload_id):
+            self._searched.discard(session)
+            for found, progress in self._desk.describe(request.session_hash):
                 if found.ended:
                     return  # the page says already that it is forgotten
                 if progress.finished:
@@ -77,12 +79,12 @@ class UploadHandlers:
         except Exception as error:
             yield trouble_view(sentence_for(error, "describing"), session), *self._after(session)
 
-    def on_stop(self, upload_id: str | None) -> tuple:
+    def on_stop(self, request: gr.Request) -> tuple:
         """End the run after the batch it is at; before it began: the state, and a new word.
 
         The change of that word is what gives up the place in the queue.
         """
-        session = self._desk.find(upload_id)
+        session = self._desk.find(request.session_hash)
         if session is None or not (session.is_busy or session.waiting):
             return gr.skip(), gr.skip()
         session.stop()
@@ -90,28 +92,28 @@ class UploadHandlers:
             return gr.skip(), gr.skip()  # the run itself says what it did
         return given_up_view(session), secrets.token_hex(8)
 
-    def on_search(self, query: str, k: object, upload_id: str | None) -> str:
+    def on_search(self, query: str, k: object, request: gr.Request) -> str:
         """Compare both lenses on what is described so far: the results."""
-        shelf = self._shelf(upload_id)
+        shelf = self._shelf(request)
         return answered(shelf, None, lambda: answer(shelf, query, k, "")) if shelf else no_photos()
 
-    def on_pick(self, k: object, upload_id: str | None, event: gr.EventData) -> tuple[str, str]:
+    def on_pick(self, k: object, event: gr.EventData, request: gr.Request) -> tuple[str, str]:
         """An example was chosen: the query and the results."""
         query = event_value(event, "query")
-        return query, self.on_search(query, k, upload_id)
+        return query, self.on_search(query, k, request)
 
-    def on_similar(self, k: object, upload_id: str | None, event: gr.EventData) -> str:
+    def on_similar(self, k: object, event: gr.EventData, request: gr.Request) -> str:
         """Search onward from a picture: the results."""
-        shelf = self._shelf(upload_id)
+        shelf = self._shelf(request)
         if shelf is None:
             return no_photos()
         return answered(shelf, None, lambda: similar_answer(shelf, event, k, ""))
 
-    def on_picture(self, file: Any, k: object, upload_id: str | None) -> tuple:  # noqa: ANN401
+    def on_picture(self, file: Any, k: object, request: gr.Request) -> tuple:  # noqa: ANN401
         """A picture to search by was sent: an empty sender and the results."""
         if not file:
             return gr.skip(), gr.skip()
-        shelf = self._shelf(upload_id)
+        shelf = self._shelf(request)
         if shelf is None:
             self._desk.discard(file)
             return None, no_photos()
@@ -121,52 +123,51 @@ class UploadHandlers:
 
         return None, answered(shelf, None, shown)
 
-    def on_correct(self, upload_id: str | None, event: gr.EventData) -> str:
+    def on_correct(self, event: gr.EventData, request: gr.Request) -> str:
         """A caption was changed: a line that says so."""
         try:
-            uploads = self._desk.uploads
-            session = uploads.get(upload_id)
+            session = self._desk.get(request.session_hash)
             image_id, caption = event_value(event, "id"), event_value(event, "caption")
-            record = uploads.correct(session, image_id, caption)
+            record = self._desk.uploads.correct(session, image_id, caption)
         except Exception as error:
             return _saved(sentence_for(error, "correcting"), bad=True)
         return _saved(f"Saved: {record.caption}")
 
-    def on_remove(self, upload_id: str | None, event: gr.EventData) -> tuple:
+    def on_remove(self, event: gr.EventData, request: gr.Request) -> tuple:
         """A picture goes: a line that says so, state, results, table, downloads."""
         try:
-            session = self._desk.uploads.get(upload_id)
+            session = self._desk.get(request.session_hash)
             record = session.snapshot.record(event_value(event, "id"))
             session.remove(record.id)
         except Exception as error:
             return _saved(sentence_for(error, "removing"), bad=True), *(gr.skip(),) * 4
-        self._searched.discard(session.id)
+        self._searched.discard(session)
         state = ready_view(self._desk.uploads, session)
         return _saved(f"Removed: {record.file_name}"), state, *self._after(session)
 
-    def on_forget(self, upload_id: str | None) -> tuple:
-        """Delete everything: no id, state, results, table, downloads, line, query."""
-        self._searched.discard(upload_id or "")
-        said = FORGOTTEN if self._desk.forget(upload_id) else "There is nothing to forget."
-        return None, nothing_view(said), no_photos(), captions_table(None), "", "", ""
+    def on_forget(self, request: gr.Request) -> tuple:
+        """Delete everything: state, results, table, downloads, line, query."""
+        gone = self._desk.forget(request.session_hash)
+        said = FORGOTTEN if gone else "There is nothing to forget."
+        return nothing_view(said), no_photos(), captions_table(None), "", "", ""
 
     def on_unload(self, request: gr.Request) -> None:
         """The tab was closed or reloaded."""
         self._desk.tab_closed(request.session_hash)
 
-    def _shelf(self, upload_id: str | None) -> Shelf | None:
+    def _shelf(self, request: gr.Request) -> Shelf | None:
         """Return what can be searched, and remember that the visitor does."""
-        session = self._desk.find(upload_id)
+        session = self._desk.find(request.session_hash)
         if session is None or not len(session.snapshot):
             return None
-        self._searched.add(session.id)
+        self._searched.add(session)
         return self._desk.shelf(session)
 
     def _after(self, session: UploadSession | None) -> tuple:
         """Return results, table and downloads for what is described now."""
         if session is None or session.ended or not len(session.snapshot):
             return no_photos(), captions_table(None), downloads_view(None)
-        searched = session.id in self._searched
+        searched = session in self._searched
         results = gr.skip() if searched else start_state(self._desk.shelf(session), None)
         return results, captions_table(session), downloads_view(session)
 

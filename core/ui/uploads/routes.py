@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -52,6 +53,8 @@ def upload_routes(uploads: Uploads) -> list[Route]:
             return _missing()
         try:
             return await run_in_threadpool(make, uploads, session)
+        except FileNotFoundError:  # it was forgotten at this moment
+            return _missing()
         except TwoLensError as error:
             return PlainTextResponse(str(error), status_code=409, headers=_PRIVATE)
 
@@ -87,9 +90,9 @@ def _gallery(name: str, uploads: Uploads, session: UploadSession) -> Response:
     path = write_gallery_zip(
         session.snapshot, uploads.models.profile, uploads.captioner.spec, session.folder
     )
-    size = path.stat().st_size
     file = path.open("rb")
-    path.unlink()  # what is open can still be read; nothing stays, however the transfer ends
+    path.unlink(missing_ok=True)  # what is open can be read; nothing stays, however this ends
+    size = os.fstat(file.fileno()).st_size
     headers = {**_attachment(name), "Content-Length": str(size)}
     return StreamingResponse(_chunks(file), media_type="application/zip", headers=headers)
 

@@ -34,22 +34,12 @@ element.addEventListener('click', (event) => {
 """
 
 
-def visitor_state(desk: UploadDesk) -> gr.State:
-    """Return the component that holds a visitor's upload id; gradio keeps it on the server."""
-    return gr.State(
-        None,
-        time_to_live=desk.uploads.settings.upload_max_age_s,
-        delete_callback=desk.expire,
-    )
-
-
-def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
+def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
     """Build the tab inside the current ``gr.Tab`` and connect its events.
 
     Args:
         page: The whole page, whose closing ends the upload.
         desk: What does the work.
-        visitor: Holds the secret id of the visitor's upload, on the server.
     """
     gr.HTML(introduction(desk.uploads), apply_default_css=False, elem_classes=["tl-bare"])
     with gr.Row(elem_classes=["tl-senders"]):
@@ -95,38 +85,34 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk, visitor: gr.State) -> None:
     page_event = {**PAGE_EVENT, "show_progress": "minimal"}
     each_one = {**PAGE_EVENT, "trigger_mode": "multiple"}  # the second of two quick ones counts too
     for sender in (folder, files):
-        sender.upload(
-            on.on_files, [visitor, sender], [visitor, sender, state], preprocess=False, **each_one
-        )
+        sender.upload(on.on_files, sender, [sender, state], preprocess=False, **each_one)
     run = describe.click(
         on.on_describe,
-        visitor,
+        None,
         [state, results, table, downloads],
         show_progress_on=[state],
         api_visibility="private",
         **DESCRIBE_EVENT,
     )
-    stop.click(on.on_stop, visitor, [state, left_queue], **PAGE_EVENT)
+    stop.click(on.on_stop, None, [state, left_queue], **PAGE_EVENT)
     # Only for a run that has not begun: one that has ends by itself and keeps its last batch.
     left_queue.change(None, cancels=[run])
     forget.click(
         on.on_forget,
-        visitor,
-        [visitor, state, results, table, downloads, saved, box.query],
+        None,
+        [state, results, table, downloads, saved, box.query],
         **page_event,
     )
     gr.on(
         [box.query.submit, box.button.click],
         on.on_search,
-        [box.query, box.k, visitor],
+        [box.query, box.k],
         results,
         **SEARCH_EVENT,
     )
-    results.pick(on.on_pick, [box.k, visitor], [box.query, results], **SEARCH_EVENT)
-    results.similar(on.on_similar, [box.k, visitor], results, **SEARCH_EVENT)
-    ask.change(
-        on.on_picture, [ask, box.k, visitor], [ask, results], preprocess=False, **SEARCH_EVENT
-    )
-    table.correct(on.on_correct, visitor, saved, **each_one)
-    table.remove(on.on_remove, visitor, [saved, state, results, table, downloads], **each_one)
+    results.pick(on.on_pick, box.k, [box.query, results], **SEARCH_EVENT)
+    results.similar(on.on_similar, box.k, results, **SEARCH_EVENT)
+    ask.change(on.on_picture, [ask, box.k], [ask, results], preprocess=False, **SEARCH_EVENT)
+    table.correct(on.on_correct, None, saved, **each_one)
+    table.remove(on.on_remove, None, [saved, state, results, table, downloads], **each_one)
     page.unload(on.on_unload)

@@ -10,7 +10,7 @@ from core.ui.parts.sureness import sureness
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.uploads.captioner import RentedCaptioner, rented_seconds
 from core.uploads.intake import Progress
-from core.uploads.limits import MAX_CAPTION_CHARS, Notice
+from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices
 from core.uploads.registry import Uploads
 from core.uploads.session import UploadSession
 
@@ -90,7 +90,7 @@ def running_view(session: UploadSession, progress: Progress) -> str:
     return (
         f'<div class="tl-upload-state is-running"><p class="tl-said">Describing your photos: '
         f"{' · '.join(facts)}</p>{bar}{_watched(session, progress.decoded)}"
-        f"{notices_view(session.notices)}</div>"
+        f"{notices_view(session.notices, listed=False)}</div>"
     )
 
 
@@ -116,24 +116,35 @@ def given_up_view(session: UploadSession) -> str:
     )
 
 
-def notices_view(notices: Sequence[Notice]) -> str:
-    """Return the files that were refused, came twice, or need a remark, each with its reason."""
-    groups = [
+def notices_view(notices: Notices, *, listed: bool = True) -> str:
+    """Return the files that were refused, came twice, or need a remark, each with its reason.
+
+    Args:
+        notices: Of one upload.
+        listed: Whether to name the files; else only how many there are.
+    """
+    groups: list[tuple[NoticeKind, str]] = [
         ("refused", "could not be used"),
         ("duplicate", "came twice"),
         ("note", "to know about"),
     ]
     parts = []
     for kind, title in groups:
-        found = [notice for notice in notices if notice.kind == kind]
-        if not found:
+        count = notices.count(kind)
+        if not count:
             continue
+        files = "1 file" if count == 1 else f"{count:,} files"
+        if not listed:
+            parts.append(f'<p class="tl-notices {kind}">{files} {title}</p>')
+            continue
+        found = [notice for notice in notices if notice.kind == kind]
         lines = "".join(
             f"<li><bdi>{escape(notice.file_name)}</bdi> {escape(notice.reason)}</li>"
             for notice in found
         )
-        files = "1 file" if len(found) == 1 else f"{len(found):,} files"
-        opened = " open" if kind == "refused" and len(found) <= 5 else ""
+        if count > len(found):
+            lines = f"<li>{count - len(found):,} earlier ones are not listed</li>{lines}"
+        opened = " open" if kind == "refused" and count <= 5 else ""
         parts.append(
             f'<details class="tl-notices {kind}"{opened}><summary>{files} {title}</summary>'
             f"<ul>{lines}</ul></details>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import signal
 import subprocess
@@ -176,6 +177,22 @@ class TestDescribing:
                 uploads.captioner.gate.set()
         assert 4 < max(seen) <= 16  # a batch at work and three that wait
         assert len(session.snapshot) == 40
+
+    def test_the_models_run_in_the_context_of_the_visitor(self, make_uploads):
+        """ZeroGPU reads there whose quota a GPU is taken from."""
+        visitor = contextvars.ContextVar("visitor", default="anonymous")
+        uploads = make_uploads(upload_batch_size=2)
+        session = uploads.start()
+        send(uploads, session, photos(5))
+        seen = []
+        says_colours = uploads.captioner.caption
+        uploads.captioner.caption = lambda images: (
+            seen.append(visitor.get()) or says_colours(images)
+        )
+        context = contextvars.copy_context()
+        context.run(visitor.set, "ann")
+        context.run(describe, uploads, session)
+        assert seen == ["ann"] * 3
 
 
 class TestForgetting:

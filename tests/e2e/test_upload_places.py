@@ -1,0 +1,93 @@
+"""Visitors who take places without photos, push others' sessions out, or come in crowds."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.e2e.upload_visitor import Refused, Visitor
+from tests.planted_app import planted_shelf
+from tests.tiny_uploads import colour_uploads, files_below, photos, picture_bytes
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The app with two places for uploads: its address, the uploads, and gradio's page."""
+    from core.ui.launch import launch
+
+    folder = tmp_path_factory.mktemp("places")
+    uploads = colour_uploads(folder, max_uploads=2, max_image_bytes=5_000)
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    page = launch(planted_shelf(folder), host="127.0.0.1", port=0, block=False, uploads=uploads)
+    yield page.local_url.rstrip("/"), uploads, page
+    page.close(verbose=False)
+    uploads.close()
+    if before is None:
+        del os.environ["GRADIO_TEMP_DIR"]
+    else:
+        os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def test_whoever_sends_no_photo_takes_no_place(served):
+    address, uploads, _ = served
+    for number in range(4):
+        with pytest.raises(Refused, match="No file was sent"):
+            Visitor(address).run("upload_add", [])
+        inbox = uploads.inbox / f"guessed-{number}"
+        with pytest.raises(Refused, match=r"a.png did not arrive.*other 1 files were not kept"):
+            Visitor(address).add_paths([str(inbox)] * 2, ["a.png", "b.png"])
+        with pytest.raises(Refused, match=r"large.png is larger than the limit of 0.0 MB\.$"):
+            Visitor(address).add({"large.png": b"x" * 6_000})
+    assert len(uploads) == 0
+    assert files_below(uploads.folder) == []
+    ann = Visitor(address)
+    assert ann.add(photos(1))["waiting"] == ["photo 0.png"]
+    assert ann.run("upload_forget") == {"forgotten": True}
+
+
+def test_a_file_for_which_there_is_no_place_is_deleted(served):
+    address, uploads, _ = served
+    visitors = [Visitor(address), Visitor(address)]
+    for visitor in visitors:
+        visitor.add(photos(1))
+    with pytest.raises(Refused, match="2 uploads are open"):
+        Visitor(address).add(photos(3))
+    assert len(files_below(uploads.folder)) == 2
+    assert [visitor.run("upload_forget") for visitor in visitors] == [{"forgotten": True}] * 2
+
+
+def test_forget_finds_an_upload_whose_session_others_have_pushed_out(served):
+    address, uploads, page = served
+    page.app.state_holder.capacity = 20
+    ann = Visitor(address)
+    ann.add(photos(2))
+    ann.describe()
+    for _ in range(60):
+        Visitor(address).run("compare", "a dog", 1, "planted")
+    assert [p["file_name"] for p in ann.run("upload_stop")["pictures"]] == list(photos(2))
+    assert ann.run("upload_forget") == {"forgotten": True}
+    assert files_below(uploads.folder) == []
+    assert ann.run("upload_forget") == {"forgotten": False}
+
+
+def test_an_answer_holds_few_notices_however_many_there_were(served):
+    address, _, _ = served
+    ann = Visitor(address)
+    ann.add(photos(1))
+    for _ in range(3):
+        facts = ann.add({f"{number}.png": b"x" * 6_000 for number in range(100)})
+    assert len(facts["notices"]) == 20
+    assert facts["notices_in_all"] == 300
+    assert facts["notices"][-1]["file_name"] == "99.png"
+    assert len(ann.run("upload_stop")["notices"]) == 20
+    ann.run("upload_forget")
+
+
+def test_a_caller_without_a_session_is_told_to_have_one(served):
+    address, uploads, _ = served
+    caller = Visitor(address)
+    caller.tab = None
+    with pytest.raises(Refused, match="send the same session_hash"):
+        caller.add({"a.png": picture_bytes((8, 8, 8))})
+    assert len(uploads) == 0
