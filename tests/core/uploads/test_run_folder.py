@@ -25,7 +25,7 @@ def test_apps_that_start_at_once_leave_each_others_folders_alone(tmp_path):
             (run.path / "photo").write_text("of a visitor")
             assert run.path.is_dir(), "swept by another process"
             run.close()
-            assert not run.path.exists()
+            assert not (run.path / "photo").exists()
         """
     )
     apps = [
