@@ -187,8 +187,8 @@ def build(
         from core.models.profiles import PROFILES
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery
-        from precompute.sources.open import SourceOptions
         from precompute.sources.presets import expand
+        from precompute.sources.types import SourceOptions
 
         settings = get_settings()
         named = PROFILES[profile.value if profile else settings.profile]

@@ -297,7 +297,7 @@ def _build_figures(
 ) -> list[Figure]:
     from precompute.build.pipeline import build
     from precompute.build.plan import BATCH_SIZE, BuildOptions
-    from precompute.sources.open import SourceOptions
+    from precompute.sources.types import SourceOptions
 
     source = options.source or str(packaged_photos(folder / "photos"))
     limit = options.build_images

@@ -59,7 +59,8 @@ def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> t
     if options.gallery is not None:
         return options.gallery, f"the gallery {options.gallery.name}"
     if options.source is not None:
-        from precompute.sources.open import SourceOptions, open_source
+        from precompute.sources.open import open_source
+        from precompute.sources.types import SourceOptions
 
         column = open_source(SourceOptions(options.source, limit=1)).columns.references
         if column is not None:
@@ -154,7 +155,8 @@ def decoded_photos(source: str, limit: int, settings: Settings) -> list[Image]:
     """
     from core.errors import ImageError
     from core.images.decode import DecodeLimits, decode
-    from precompute.sources.open import SourceOptions, open_source
+    from precompute.sources.open import open_source
+    from precompute.sources.types import SourceOptions
 
     images = []
     for row in open_source(SourceOptions(source, limit=limit)).read(0):

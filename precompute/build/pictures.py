@@ -16,7 +16,7 @@ from core.images.thumbnails import thumbnail_webp
 from core.records import Caption, ImageRecord
 from precompute.build.workspace import Duplicate, Skipped
 from precompute.sources.caption_columns import merged
-from precompute.sources.open import SourceImage
+from precompute.sources.types import SourceImage
 
 _MAX_DECODERS = 4
 

@@ -22,7 +22,8 @@ from precompute.build.pictures import Picture, ahead, given_caption, prepare, wi
 from precompute.build.plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
 from precompute.build.report import BuildResult, report_of
 from precompute.build.workspace import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
-from precompute.sources.open import Source, SourceImage, open_source
+from precompute.sources.open import open_source
+from precompute.sources.types import Source, SourceImage
 
 if TYPE_CHECKING:
     import numpy as np

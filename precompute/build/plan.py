@@ -14,7 +14,7 @@ from core.models.devices import resolve_device
 from core.models.profiles import Profile
 from core.models.weights import revision_of
 from core.records import CaptionPooling
-from precompute.sources.open import Source, SourceOptions
+from precompute.sources.types import Source, SourceOptions
 
 BATCH_SIZE = 8
 SHARD_SIZE = 64

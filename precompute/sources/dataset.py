@@ -16,7 +16,9 @@ from core.errors import SourceError
 from precompute.sources.caption_columns import check_column, holds_captions
 from precompute.sources.folder_kind import table_files
 from precompute.sources.image_cells import read_cell
-from precompute.sources.open import (
+from precompute.sources.remote_files import RemoteFiles
+from precompute.sources.system_files import is_system_file
+from precompute.sources.types import (
     IMAGE_COLUMNS,
     Columns,
     Opener,
@@ -25,8 +27,6 @@ from precompute.sources.open import (
     find_columns,
     printable_name,
 )
-from precompute.sources.remote_files import RemoteFiles
-from precompute.sources.system_files import is_system_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -44,7 +44,7 @@ def open_hub_dataset(options: SourceOptions, *, kept: bool = False) -> DatasetSo
     With ``HF_HUB_OFFLINE`` set, a dataset that is in the local cache is read from there.
 
     Args:
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.types.SourceOptions`.
         kept: Whether to fetch it whole, to be read in any order.
 
     Raises:
@@ -88,7 +88,7 @@ def open_local_dataset(path: Path, options: SourceOptions, *, kept: bool = False
 
     Args:
         path: Where it lies.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.types.SourceOptions`.
         kept: Whether it must be readable in any order.
 
     Raises:
@@ -159,11 +159,11 @@ class DatasetSource:
 
     Args:
         dataset: One split, streamed or on disk.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.types.SourceOptions`.
         name: Shown to visitors.
         split: Name of the split.
         revision: Commit of a Hub dataset.
-        fingerprint: See :class:`~precompute.sources.open.Source`.
+        fingerprint: See :class:`~precompute.sources.types.Source`.
         local_paths: Whether a row may name a file of this machine. Not for what comes from
             elsewhere, which could name a private one: then only a file of the Hub's cache.
         repositories: Ids of the dataset on the Hub, whose files a row may name.

@@ -16,7 +16,7 @@ from core.errors import SourceError
 from precompute.sources.caption_columns import holds_captions, shown_columns
 from precompute.sources.folder_listing import FolderListing
 from precompute.sources.metadata_tables import FileNames, Row, read_table
-from precompute.sources.open import (
+from precompute.sources.types import (
     METADATA_FILES,
     Columns,
     SourceImage,
@@ -40,7 +40,7 @@ class FolderSource:
 
     Args:
         folder: Where to look, recursively, as :class:`FolderListing` does.
-        options: See :class:`~precompute.sources.open.SourceOptions`.
+        options: See :class:`~precompute.sources.types.SourceOptions`.
 
     Raises:
         SourceError: No file, no such split or column, or metadata that cannot be read.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from precompute.sources.open import printable_name
+from precompute.sources.types import printable_name
 
 _BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "AAAA")
 """How JPEG, PNG, GIF, WebP, BMP, TIFF (twice) and HEIC or AVIF begin in base64."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from precompute.sources.open import SourceOptions
+from precompute.sources.types import SourceOptions
 
 
 @dataclass(frozen=True, slots=True)

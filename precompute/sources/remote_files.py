@@ -24,7 +24,7 @@ import httpcore
 from core.errors import ImageError, SourceError
 
 if TYPE_CHECKING:
-    from precompute.sources.open import Opener
+    from precompute.sources.types import Opener
 
 _MOST_REDIRECTS = 5
 _FAILURES_IN_A_ROW = 3

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from precompute.build.pipeline import BuildOptions, build
-from precompute.sources.open import SourceOptions
+from precompute.sources.types import SourceOptions
 from tests.precompute.tiny_profile import tiny_profile
 
 CHANGES = {"os.rename": b"n", "os.remove": b"d", "os.rmdir": b"d", "os.mkdir": b"m"}

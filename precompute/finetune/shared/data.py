@@ -17,7 +17,8 @@ from core.files import sha256_of
 from core.images.decode import DecodeLimits, decode
 from precompute.evaluate.metrics import normalise_caption
 from precompute.sources.caption_columns import CAPTION_COLUMNS, merged, shown_columns
-from precompute.sources.open import KeptSource, SourceOptions, open_kept_source
+from precompute.sources.open import open_kept_source
+from precompute.sources.types import KeptSource, SourceOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,7 @@ from core.config import get_settings
 from core.errors import SourceError
 from core.images.decode import DecodeLimits, decode
 from precompute.sources.folder import FolderSource
-from precompute.sources.open import SourceOptions
+from precompute.sources.types import SourceOptions
 
 if TYPE_CHECKING:
     import torch

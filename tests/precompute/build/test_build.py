@@ -18,7 +18,7 @@ from core.images.decode import DecodeLimits, decode
 from core.models.profiles import Models, Profile
 from precompute.build import pipeline
 from precompute.build.pipeline import BuildOptions, BuildResult
-from precompute.sources.open import SourceOptions
+from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 
 LIMITS = DecodeLimits(50_000_000, 100_000_000)

@@ -16,7 +16,7 @@ from core.models.profiles import Models, Profile
 from core.search.service import SearchService
 from precompute.build import pipeline
 from precompute.build.pipeline import BuildOptions
-from precompute.sources.open import SourceOptions
+from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 from tests.tiny_models import save_tiny_instructblip
 

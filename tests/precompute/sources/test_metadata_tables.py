@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import SourceError
-from precompute.sources.open import SourceOptions, open_source
+from precompute.sources.open import open_source
+from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from precompute.sources.open import SourceOptions, find_columns
 from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of, expand
+from precompute.sources.types import SourceOptions, find_columns
 
 
 @pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])

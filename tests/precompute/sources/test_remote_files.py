@@ -17,8 +17,9 @@ import pytest
 from core.config import Settings
 from core.errors import ImageError, SourceError
 from precompute.sources import dataset, remote_files
-from precompute.sources.open import SourceOptions, open_source
+from precompute.sources.open import open_source
 from precompute.sources.remote_files import RemoteFiles, is_public
+from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 
 PHOTO = noise_photo(1)

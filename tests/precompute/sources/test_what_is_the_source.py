@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import SourceError
-from precompute.sources.open import SourceImage, SourceOptions, open_kept_source, open_source
+from precompute.sources.open import open_kept_source, open_source
+from precompute.sources.types import SourceImage, SourceOptions
 from tests.precompute.conftest import noise_photo
 
 
