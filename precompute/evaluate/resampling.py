@@ -1,42 +1,31 @@
-"""Intervals and paired tests that know that the captions of one picture are not independent."""
+"""Intervals and paired tests that know that the captions of one picture are not independent.
+
+scipy resamples; here whole pictures (clusters of queries) are what it resamples: five captions of
+one photo stand or fall together, and drawing them singly would give intervals that are too narrow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
-_BLOCK_VALUES = 10_000_000
+_BATCH_VALUES = 1_000_000
 
 
-def _cluster_rows(clusters: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the clusters from 0 in the order of their labels."""
+def _cluster_sums(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each cluster the sum of its rows, float (clusters, columns), and their number."""
     labels, rows = np.unique(clusters, return_inverse=True)
-    return rows, len(labels)
-
-
-def _sums(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    sums = np.zeros((count, values.shape[1]))
+    sums = np.zeros((len(labels), values.shape[1]))
     np.add.at(sums, rows, values)
-    return sums
-
-
-def _draws(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each cluster was drawn, int (some resamples, clusters)."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _BLOCK_VALUES // count)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        yield generator.multinomial(count, np.full(count, 1 / count), size=size)
+    return sums, np.bincount(rows, minlength=len(labels))
 
 
 def mean_intervals(
     values: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int
 ) -> np.ndarray:
     """Return 95 % percentile bootstrap intervals of the columns' means.
-
-    Whole clusters are drawn with replacement: five captions of one photo stand or fall together,
-    and drawing them singly would give intervals that are too narrow.
 
     Args:
         values: float (queries, columns).
@@ -47,28 +36,33 @@ def mean_intervals(
     Returns:
         float (columns, 2), lower and upper bounds.
     """
-    rows, count = _cluster_rows(clusters)
-    sums = _sums(values, rows, count)
-    sizes = np.bincount(rows, minlength=count)
-    means = [(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in _draws(count, resamples, seed)]
-    bounds: np.ndarray = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0).T
-    return bounds
+    sums, sizes = _cluster_sums(values, clusters)
+
+    def means(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        times = _times_drawn(drawn, len(sums))
+        found: np.ndarray = ((times @ sums) / (times @ sizes)[:, None]).T
+        return found if drawn.ndim > 1 else found[:, 0]
+
+    return np.stack(_bootstrap(means, len(sums), resamples, seed), axis=-1)
 
 
 def median_interval(
     ranks: np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the median of ``ranks`` (queries,)."""
-    rows, count = _cluster_rows(clusters)
+    labels, rows = np.unique(clusters, return_inverse=True)
     ascending = np.argsort(ranks, kind="stable")
     sorted_ranks, sorted_rows = ranks[ascending], rows[ascending]
-    medians = []
-    for drawn in _draws(count, resamples, seed):
-        for times in drawn:
+
+    def medians(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        found: list[float] = []
+        for times in _times_drawn(drawn, len(labels)):
             reached = np.cumsum(times[sorted_rows])
             middle = np.searchsorted(reached, [(reached[-1] + 1) // 2, reached[-1] // 2 + 1])
-            medians.append(sorted_ranks[middle].mean())
-    low, high = np.percentile(medians, [2.5, 97.5])
+            found.append(float(sorted_ranks[middle].mean()))
+        return np.array(found if drawn.ndim > 1 else found[0])
+
+    low, high = _bootstrap(medians, len(labels), resamples, seed)
     return float(low), float(high)
 
 
@@ -89,15 +83,36 @@ def paired_p_values(
     Returns:
         float (columns,), each at least 1 / (flips + 1).
     """
-    rows, count = _cluster_rows(clusters)
-    sums = _sums(differences, rows, count)
-    observed = np.abs(sums.sum(axis=0))
-    generator = np.random.default_rng(seed)
-    as_extreme = np.zeros(differences.shape[1], dtype=np.int64)
-    block = max(1, _BLOCK_VALUES // count)
-    for start in range(0, flips, block):
-        size = min(block, flips - start)
-        signs = generator.integers(0, 2, size=(size, count), dtype=np.int8) * 2.0 - 1.0
-        # equal sums must count as equal whatever the order they were added in
-        as_extreme += (np.abs(signs @ sums) >= observed - 1e-9).sum(axis=0)
-    return (1 + as_extreme) / (1 + flips)
+    sums, _ = _cluster_sums(differences, clusters)
+    found = stats.permutation_test(
+        (np.ones(len(sums)),),
+        lambda signs, axis=-1: np.abs(signs @ sums),
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=flips,
+        batch=max(1, _BATCH_VALUES // len(sums)),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return np.asarray(found.pvalue)
+
+
+def _bootstrap(
+    statistic: Callable[..., np.ndarray], clusters: int, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of a statistic of drawn clusters' numbers."""
+    found = stats.bootstrap(
+        (np.arange(clusters),),
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _BATCH_VALUES // clusters),
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return found.low, found.high
+
+
+def _times_drawn(drawn: np.ndarray, clusters: int) -> np.ndarray:
+    """Return how often each cluster was drawn, int (samples, clusters)."""
+    return np.stack([np.bincount(sample, minlength=clusters) for sample in np.atleast_2d(drawn)])
