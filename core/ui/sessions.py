@@ -1,7 +1,8 @@
-"""What the server remembers of a tab: which upload is its own, and nothing that was typed.
+"""What gradio remembers of a tab: that it is there, and nothing that was typed.
 
 Gradio keeps, for each of the last 10,000 tabs, a copy of every component with the last value sent
-or shown, for links that restore a page. TwoLens has no such links.
+or shown, for links that restore a page. TwoLens has no such links, and its own desk knows which
+upload is whose.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MOST_SESSIONS = 2_000
 
 
 class Sessions(StateHolder):
-    """Gradio's sessions, of which those without an upload are dropped first.
+    """Gradio's sessions without copies of what its components hold.
 
     Args:
         page: Whose sessions they are; it must have been launched with
@@ -39,23 +40,6 @@ class Sessions(StateHolder):
         self.time_last_used[session_id] = datetime.datetime.now()
         return self.session_data[session_id]
 
-    def update(self, session_id: str) -> None:
-        """Note that a session was used, and drop the oldest ones that hold no upload."""
-        with self.lock:
-            if session_id in self.session_data:
-                self.session_data.move_to_end(session_id)
-            surplus = len(self.session_data) - self.capacity
-            if surplus <= 0:
-                return
-            idle = (
-                key
-                for key, session in list(self.session_data.items())
-                if key != session_id and not _holds_something(session)
-            )
-            for key, _ in zip(idle, range(surplus), strict=False):
-                del self.session_data[key]
-                self.time_last_used.pop(key, None)
-
 
 class _Session(SessionState):
     """The values of a tab's ``gr.State``, without those of its other components."""
@@ -73,7 +57,3 @@ class _Session(SessionState):
 
     def _update_value_in_config(self, key: int, value: Any) -> None:  # noqa: ANN401
         """Keep no copy of a value."""
-
-
-def _holds_something(session: SessionState) -> bool:
-    return any(value is not None for value in list(session.state_data.values()))

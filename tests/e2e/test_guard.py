@@ -125,7 +125,7 @@ def take(served, paths: list[str]) -> None:
     """Take files out of the inbox and forget them."""
     visitor = Visitor(served.address)
     assert visitor.add_paths(paths, ["a"] * len(paths))["waiting"]
-    visitor.run("upload_forget", answer=1)
+    visitor.run("upload_forget")
 
 
 @pytest.mark.usefixtures("quiet")
@@ -137,7 +137,7 @@ class TestRoutes:
         assert "nothing at this address" in reply.text
 
     def test_no_session_is_written_to_disk(self, served):
-        Visitor(served.address).run("upload_forget", answer=1)
+        Visitor(served.address).run("upload_forget")
         before = set(served.inbox.rglob("*"))
         for tab in list(served.page.state_holder.session_data):
             httpx.get(f"{served.address}/gradio_api/deep_link?session_hash={tab}")
@@ -151,7 +151,7 @@ class TestRoutes:
         for other in ("/etc/passwd", f"{path}/../../../lock", str(served.inbox), path[1:]):
             assert httpx.get(shown + other).status_code == 404
         visitor.add_paths([path], ["a.png"])
-        visitor.run("upload_forget", answer=1)
+        visitor.run("upload_forget")
 
     def test_a_wrong_method_is_told_the_right_one(self, served):
         reply = httpx.get(f"{served.address}{RUN}/compare")
@@ -191,9 +191,10 @@ class TestBodies:
         paths = [f"{served.inbox}/nothing/{row}" for row in range(500)]
         body = json.dumps(paths) + "x" * 400
         assert len(body) < 262_144
+        visitor.add({"a.png": picture_bytes((1, 2, 3))})
         facts = visitor.add_paths(paths, [f"{row} {'n' * 600}" for row in range(500)])
-        assert len(facts["notices"]) == 500
-        visitor.run("upload_forget", answer=1)
+        assert facts["notices_in_all"] == 500
+        visitor.run("upload_forget")
 
     @pytest.mark.parametrize(
         ("path", "body", "sentence"),
@@ -313,8 +314,8 @@ class TestOutsideFiles:
             "orig_name": "a.png",
             "meta": {"_type": "gradio.FileData"},
         }
-        assert visitor.run("upload_add", [sent], answer=1)["waiting"] == ["a.png"]
-        visitor.run("upload_forget", answer=1)
+        assert visitor.run("upload_add", [sent])["waiting"] == ["a.png"]
+        visitor.run("upload_forget")
 
 
 @pytest.mark.usefixtures("quiet")
@@ -523,7 +524,7 @@ class TestSessions:
                 body = {"data": ["", 5, ""], "session_hash": f"passer-by{row}"}
                 post(served, f"{RUN}/compare", json.dumps(body).encode())
             assert len(sessions.session_data) == 10
-            assert visitor.run("upload_forget", answer=1) == {"forgotten": True}
+            assert visitor.run("upload_forget") == {"forgotten": True}
         finally:
             sessions.capacity = 2_000
 
@@ -535,5 +536,5 @@ class TestSessions:
             with pytest.raises(Refused, match="k "):
                 visitor.run("upload_compare", "red", k)
             with pytest.raises(Refused, match="k "):
-                visitor.run("similar", "clip", k, "", upload_id=image_id(0))
-        visitor.run("upload_forget", answer=1)
+                visitor.run("similar", image_id(0), "clip", k, "")
+        visitor.run("upload_forget")

@@ -35,7 +35,7 @@ def test_whoever_sends_no_photo_takes_no_place(served):
         with pytest.raises(Refused, match="No file was sent"):
             Visitor(address).run("upload_add", [])
         inbox = uploads.inbox / f"guessed-{number}"
-        with pytest.raises(Refused, match=r"a.png did not arrive.*other 1 files were not kept"):
+        with pytest.raises(Refused, match=r"a.png did not arrive.* 1 more could not be kept"):
             Visitor(address).add_paths([str(inbox)] * 2, ["a.png", "b.png"])
         with pytest.raises(Refused, match=r"large.png is larger than the limit of 0.0 MB\.$"):
             Visitor(address).add({"large.png": b"x" * 6_000})

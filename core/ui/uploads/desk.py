@@ -137,8 +137,9 @@ class UploadDesk:
         if not sent:
             return "No file was sent; choose some photos."
         name, arrived = sent[0]
-        others = f" The other {len(sent) - 1:,} files were not kept either." if sent[1:] else ""
-        return f"{shown_name(name)} {self._missing(arrived)}.{others}"
+        others = len(sent) - 1
+        more = f" {others:,} more could not be kept." if others else ""
+        return f"{shown_name(name)} {self._missing(arrived)}.{more}"
 
     def _missing(self, arrived: Arrived | None) -> str:
         return _NOT_ARRIVED if arrived is None else self._too_much(arrived.size)
