@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from core.config import Settings, get_settings
-from core.errors import SourceError, TwoLensError
+from core.errors import REFUSALS, SourceError, TwoLensError, sentence_of
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -33,24 +33,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: As on the command line; None reads them from there.
 
     Returns:
-        0 after an orderly end, 2 if a gallery is refused, a model is missing or the port is taken.
+        0 after an orderly end; 2 if a gallery is refused, a model is missing, the port is taken or
+        the system refuses something; 130 after Ctrl-C.
     """
     settings = _settings(arguments)
+    try:
+        return _run(settings)
+    except REFUSALS as error:
+        print(sentence_of(error), file=sys.stderr)  # noqa: T201 - the operator's terminal
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(settings: Settings) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for ours in ("twolens", "core"):
         logging.getLogger(ours).setLevel(logging.INFO)
-    try:
-        models = open_models(settings)
-        shelf = open_shelf(settings, models)
-        uploads = open_uploads(settings, models)
-    except TwoLensError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal
-        return 2
+    models = open_models(settings)
+    shelf = open_shelf(settings, models)
+    uploads = open_uploads(settings, models)
     # A host that stops a Space sends SIGTERM, which by itself would leave visitors' photos.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         serve(shelf, settings, uploads)
     except OSError as error:
+        if error.filename is not None:
+            raise
         print(f"Cannot listen on {settings.host}:{settings.port}. {error}", file=sys.stderr)  # noqa: T201
         return 2
     finally:

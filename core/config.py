@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,28 @@ ProfileName = Literal["mini", "full"]
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twolens"
+    """Return the user's cache folder for this program, or a temporary one where there is none."""
+    try:
+        given = os.environ.get("XDG_CACHE_HOME")
+        folder = Path(given or Path.home() / ".cache") / "twolens"
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        folder = None
+    if folder is not None and _can_be_written(folder):
+        return folder
+    temporary = Path(tempfile.gettempdir()) / f"twolens-{os.getuid()}"
+    try:
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        if temporary.is_symlink() or temporary.stat().st_uid != os.getuid():
+            temporary = Path(tempfile.mkdtemp(prefix="twolens-"))
+    except OSError:
+        pass  # whoever needs the folder will say so
+    return temporary
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Tell whether a folder may be made or written into, from what is there of its path."""
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _default_host() -> str:
@@ -47,7 +69,9 @@ class Settings(BaseSettings):
         (), description="Gallery folders to serve, separated as in PATH."
     )
     cache_dir: Path = Field(
-        default_factory=_user_cache, description="Where the default gallery is kept."
+        default_factory=_user_cache,
+        description="Where the default gallery is kept, in the user's cache folder or, where "
+        "that cannot be written to, in a temporary one.",
     )
     host: str = Field(default_factory=_default_host, description="Address the app listens on.")
     port: int = Field(7860, ge=0, le=65535, description="Port the app listens on; 0 picks one.")

@@ -28,6 +28,7 @@ sentence are attributes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -166,3 +167,24 @@ class EmbeddingError(ModelError):
 
 class HubError(TwoLensError):
     """The Hugging Face Hub cannot be reached, refuses, or did not get what was published."""
+
+
+REFUSALS = (TwoLensError, OSError, MemoryError)
+"""What ends a command in one sentence, :func:`sentence_of`; anything else is a fault of ours."""
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return one sentence for the terminal on an error of ours, or of the system.
+
+    Args:
+        error: One of :data:`REFUSALS`.
+    """
+    if isinstance(error, TwoLensError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this."
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+    name = getattr(error, "filename", None)
+    if not isinstance(name, (str, bytes)):
+        return f"The system stopped this: {reason or type(error).__name__}."
+    return f"The system stopped this at {os.fsdecode(name)}: {reason}."

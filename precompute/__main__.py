@@ -1,8 +1,8 @@
 """Command line: ``python -m precompute build | evaluate | sight | threshold | publish | ...``.
 
-Nothing heavy is imported before a command runs. Bad input ends in one sentence and status 2, a
-stop by Ctrl-C or a signal in a sentence and the signal's status (130, or 143 for SIGTERM),
-anything unforeseen in a traceback and status 1.
+Nothing heavy is imported before a command runs. Bad input, or what the system refuses, ends in one
+sentence and status 2, a stop by Ctrl-C or a signal in a sentence and the signal's status (130, or
+143 for SIGTERM), anything unforeseen in a traceback and status 1.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PoolingChoice(str, Enum):
 
 
 class Commands(TyperGroup):
-    """All commands; an error raised on purpose becomes a sentence and an exit status."""
+    """All commands; an error that was foreseen becomes a sentence and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context and result
         """Run the command that was asked for."""
@@ -324,13 +324,15 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def _one_sentence(when_interrupted: str) -> Iterator[None]:
-    """Turn errors raised on purpose into a sentence and an exit status."""
-    from core.errors import TwoLensError
+    """Turn errors raised on purpose, or by the system, into a sentence and an exit status."""
+    from core.errors import REFUSALS, sentence_of
 
     try:
         yield
-    except TwoLensError as error:
-        _say(str(error))
+    except BrokenPipeError:
+        raise  # whoever read the output has gone: click ends without a word
+    except REFUSALS as error:
+        _say(sentence_of(error))
         raise typer.Exit(_BAD_INPUT) from error
     except KeyboardInterrupt as interrupt:
         _say(when_interrupted)

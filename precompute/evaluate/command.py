@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -73,7 +74,6 @@ def run(
     from core.config import get_settings
     from core.errors import SourceError
     from core.files import write_atomically
-    from core.gallery.metrics_file import METRICS_FILE
     from core.gallery.reader import Gallery
     from core.models.profiles import PROFILES
     from precompute.evaluate.evaluation import Plan, evaluate, profile_of
@@ -83,7 +83,7 @@ def run(
     if profile is not None and profile not in PROFILES:
         raise SourceError(f"There is no profile {profile[:40]!r}; there are mini and full.")
     for target in (json, report):
-        if target is not None and not target.resolve().parent.is_dir():
+        if target is not None and not Path(os.path.realpath(target)).parent.is_dir():
             raise SourceError(f"The folder that should hold {target} does not exist.")
     if json is not None and json.is_dir():
         raise SourceError(f"--json names a file, and {json} is a folder.")
@@ -106,13 +106,29 @@ def run(
     )
     quiet_libraries(downloads=profile_of(plan).clip.source.startswith("hub:"))
     metrics = evaluate(plan)
-    content = metrics.to_json().encode()
+    # First of all: whatever cannot be written, the figures of a long run are there to be read.
+    typer.echo(table(metrics))
+    if json is not None:
+        write_atomically(json, metrics.to_json().encode())
     if report is not None:
         write_report(report, metrics, _pictures(Gallery.open(gallery, profile_of(plan)), metrics))
-    if json is not None:
-        write_atomically(json, content)
-    write_atomically(gallery / METRICS_FILE, content)
-    typer.echo(table(metrics))
+    _keep(metrics, gallery)
+
+
+def _keep(metrics: Metrics, gallery: Path) -> None:
+    """Write the figures to where the app looks for them."""
+    from core.errors import GalleryError
+    from core.files import write_atomically
+    from core.gallery.metrics_file import METRICS_FILE
+
+    try:
+        write_atomically(gallery / METRICS_FILE, metrics.to_json().encode())
+    except OSError as error:
+        raise GalleryError(
+            gallery,
+            f"The figures above could not be written into {gallery} ({error.strerror}), where "
+            "the app looks for them; --json FILE keeps them elsewhere.",
+        ) from error
 
 
 def _typed(gallery: Path) -> list[str]:
@@ -125,7 +141,7 @@ def _typed(gallery: Path) -> list[str]:
 def _without_folders(word: str) -> str:
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     if "/" in value or value in (".", ".."):
-        value = Path(value).resolve().name or value
+        value = os.path.basename(os.path.realpath(value)) or value
     return f"{option}{equals}{value}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -93,11 +94,12 @@ class Shelf:
             GalleryError: One of the folders cannot be served; the first such is reported.
         """
         entries: list[ShelvedGallery] = []
-        seen: set[Path] = set()
+        seen: set[str] = set()
         for folder in folders:
-            if folder.resolve() in seen:
+            place = os.path.realpath(folder)
+            if place in seen:
                 continue
-            seen.add(folder.resolve())
+            seen.add(place)
             gallery = Gallery.open(folder, profile)
             names = {entry.name for entry in entries}
             slugs = {entry.slug for entry in entries}

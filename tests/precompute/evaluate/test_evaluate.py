@@ -242,6 +242,19 @@ def test_the_command_that_is_kept_names_no_folder_of_the_operators(monkeypatch, 
     assert _typed(Path("unused")) == shown
 
 
+def test_figures_that_cannot_be_written_into_the_gallery_are_not_lost(command, planted, tmp_path):
+    """A folder of that name, which not even the superuser can replace by a file."""
+    (planted.folder / "metrics.json").mkdir()
+    targets = ("--json", tmp_path / "f.json", "--report", tmp_path / "report")
+    done = command(planted.folder, *targets)
+    assert done.exit_code == 2
+    assert "random" in done.output and "fused is" in done.output
+    assert "could not be written into" in done.output and "Is a directory" in done.output
+    assert json.loads((tmp_path / "f.json").read_text())["lenses"]
+    assert (tmp_path / "report" / "report.md").is_file()
+    assert not list(planted.folder.glob(".metrics*"))
+
+
 def test_the_command_writes_figures_report_plots_and_pictures(command, planted, tmp_path):
     done = command(planted.folder, "--json", tmp_path / "f.json", "--report", tmp_path / "report")
     assert done.exit_code == 0, done.output
