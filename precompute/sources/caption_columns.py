@@ -16,7 +16,7 @@ from core.text import has_content, one_line
 
 CAPTION_COLUMNS = (
     *("captions", "caption", "sentences", "text"),
-    *("sentence", "raw", "description", "comment"),
+    *("sentence", "raw", "description", "comment", "txt", "alt_text"),
 )
 """Names under which reference captions are found by themselves, in this order; after them come
 numbered ones, such as ``caption_0`` to ``caption_4``."""
@@ -122,6 +122,14 @@ def check_column(wanted: str, names: Sequence[str], source: str) -> None:
 def shown_columns(names: Sequence[str]) -> str:
     """Return the names of a source's columns for a sentence."""
     return ", ".join(names[:_SHOWN_COLUMNS]) + (", …" if len(names) > _SHOWN_COLUMNS else "")
+
+
+def no_captions(names: Sequence[str]) -> str:
+    """Return the sentence for a source in whose columns no captions were found."""
+    return (
+        f"No column is known to hold captions; there are: {shown_columns(names)}. Name it with "
+        "--caption-column."
+    )
 
 
 def check_texts(values: Iterable[Any], column: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from core.config import get_settings
 from core.errors import SourceError
-from precompute.sources.caption_columns import check_column, holds_captions
+from precompute.sources.caption_columns import check_column, holds_captions, no_captions
 from precompute.sources.folder_kind import table_files
 from precompute.sources.image_cells import read_cell
 from precompute.sources.remote_files import RemoteFiles
@@ -222,6 +222,8 @@ class DatasetSource:
         self.fingerprint = fingerprint
         self.total = self._count(dataset)
         self.remarks: list[str] = []
+        if self.columns.references is None and self.columns.given is None and len(features) > 1:
+            self.remarks.append(no_captions(list(features)))
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the rows from number ``start`` on; of a row with several pictures, each."""
@@ -403,7 +405,11 @@ def _sample(feature: Any) -> Any:  # noqa: ANN401 - any kind of datasets feature
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     if inner is not None:
         return [_sample(inner)]
+    if languages := getattr(feature, "languages", None):
+        return dict.fromkeys(languages, "text")
     kind = str(getattr(feature, "dtype", ""))
+    if kind == "null":
+        return None
     if kind in ("string", "large_string", "string_view"):
         return "text"
     return b"" if "binary" in kind or kind == "dict" else 0

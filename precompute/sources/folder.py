@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import SourceError
-from precompute.sources.caption_columns import holds_captions, shown_columns
+from precompute.sources.caption_columns import holds_captions, no_captions
 from precompute.sources.folder_listing import FolderListing
 from precompute.sources.metadata_tables import FileNames, Row, read_table
 from precompute.sources.types import (
@@ -26,7 +26,7 @@ from precompute.sources.types import (
 )
 
 _IMAGE_COLUMN = "image"
-_TABLE = re.compile(r"\A[^/]*(\.csv|\.tsv|\.jsonl|(captions?|metadata)[^/]*\.(json|txt))\Z", re.I)
+_TABLE = re.compile(r"\A[^/]*(\.csv|\.tsv|\.jsonl|captions?[^/]*\.(json|txt))\Z", re.I)
 """Files beside photos that may hold captions, but by another name."""
 
 _OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
@@ -144,10 +144,7 @@ class FolderSource:
             if captions is not None:
                 captions.check(rows)
         if names and columns.given is None and columns.references is None:
-            self.remarks.append(
-                f"No column of the metadata is known to hold captions; it has: "
-                f"{shown_columns(names)}. Name it with --caption-column."
-            )
+            self.remarks.append(no_captions(names))
         return columns
 
     def _fingerprint(self) -> str:

@@ -78,8 +78,8 @@ def read_table(path: Path, file_column: str | None = None) -> Table:
     named = [row for row in rows if _name(row.get(file_column))]
     if len(named) < len(rows):
         remarks.append(
-            f"{len(rows) - len(named):,} rows of {path.name} name no file in the column "
-            f"{file_column!r}; they are left out."
+            f"{path.name}: rows left out because they name no file in the column "
+            f"{file_column!r}: {len(rows) - len(named):,}."
         )
     return Table(named, file_column, remarks)
 
@@ -96,6 +96,7 @@ class FileNames:
         """Index the names; open nothing."""
         self._files = set(files)
         self._root = root
+        self._top = f"{root.resolve()}/"
         self._found: dict[tuple[str, str], tuple[str, str]] = {}
         self._spellings: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
@@ -129,6 +130,8 @@ class FileNames:
         return self._found[folder, name]
 
     def _look(self, folder: str, name: str) -> tuple[str, str]:
+        if name.startswith(self._top):
+            folder, name = "", name.removeprefix(self._top)
         exact = posixpath.normpath(posixpath.join(folder, name))
         slashes = composed(name.replace("\\", "/"))
         inside = posixpath.normpath(posixpath.join(folder, slashes))
@@ -237,9 +240,9 @@ def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
         raise SourceError(f"{path.name} cannot be read ({error}).") from error
     if first:
         remarks.append(
-            f"{count:,} rows of {path.name} have more cells than its header has columns, line "
-            f"{first} first. What is over was put to the last column, {header[-1].strip()!r}. A "
-            f"text that holds {delimiter!r} must stand in quotes, or it is cut."
+            f"{path.name}: rows with more cells than the header: {count:,}, the first in line "
+            f"{first}. What is over was put to the last column, {header[-1].strip()!r}. A text "
+            f"that holds {delimiter!r} must stand in quotes, or it is cut."
         )
 
 

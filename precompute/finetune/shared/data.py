@@ -16,9 +16,9 @@ from core.errors import SourceError
 from core.files import sha256_of
 from core.images.decode import DecodeLimits, decode
 from precompute.evaluate.metrics import normalise_caption
-from precompute.sources.caption_columns import CAPTION_COLUMNS, merged, shown_columns
+from precompute.sources.caption_columns import merged
 from precompute.sources.open import open_kept_source
-from precompute.sources.types import KeptSource, SourceOptions
+from precompute.sources.types import METADATA_FILES, KeptSource, SourceOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAMED_SKIPPED = 10
+_NO_TABLE = f"Put a {METADATA_FILES[0]} or {METADATA_FILES[1]} beside the photos."
 
 
 class Photo(NamedTuple):
@@ -188,10 +189,7 @@ def load_pairs(
     )
     column = opened.columns.references
     if column is None:
-        raise SourceError(
-            f"{source} has no column of captions (such as {', '.join(CAPTION_COLUMNS)}), only "
-            f"{shown_columns(opened.columns.names)}. Name it with --caption-column."
-        )
+        raise SourceError(f"{source} has no captions. {' '.join(opened.remarks) or _NO_TABLE}")
     if opened.kind != "dataset" and opened.split != split:
         logger.warning("%s: of its splits only %s is read; see --split.", source, opened.split)
     for remark in opened.remarks:

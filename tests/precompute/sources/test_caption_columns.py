@@ -112,6 +112,15 @@ def test_a_choice_of_texts_is_asked_for_and_can_be_made(tmp_path):
         rows_of(folder_with(tmp_path / "folder", metadata))
 
 
+def test_a_dataset_with_captions_by_unusual_names_is_told(tmp_path):
+    source = parquet_with(tmp_path / "odd.parquet", {"caption_en": ["a"], "caption_de": ["b"]})
+    (remark,) = open_source(SourceOptions(str(source))).remarks
+    assert "there are: image, caption_en, caption_de. Name it with --caption-column" in remark
+    blank = parquet_with(tmp_path / "null.parquet", {"caption": pa.nulls(1), "text": ["a"]})
+    assert rows_of(blank)[0].references == ("a",)
+    assert rows_of(blank, caption_column="caption")[0].references == ()
+
+
 def test_one_caption_that_is_missing_refuses_nothing(tmp_path):
     metadata = [
         {"file_name": "a.png", "text": float("nan")},

@@ -144,6 +144,15 @@ def test_a_table_of_captions_by_another_name_is_told(photos):
     assert opened(photos).remarks == []
 
 
+def test_a_path_from_the_root_is_taken_where_it_leads_into_the_source(photos):
+    rows = [(photos / "images" / "000.jpg", "a"), (photos.parent / "001.jpg", "b")]
+    lines = [json.dumps({"file_name": str(path), "text": text}) for path, text in rows]
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    found = {row.file_name: row for row in opened(photos).read(0)}
+    assert found["images/000.jpg"].references == ("a",)
+    assert "outside" in found[str(photos.parent / "001.jpg")].problem
+
+
 def test_the_column_of_names_can_be_named(photos):
     (photos / "metadata.csv").write_text("id,photo file,text\n7,images/000.jpg,a dog\n")
     assert captions(photos, image_column="photo file")["images/000.jpg"] == ("a dog",)
@@ -199,5 +208,7 @@ def test_rows_without_a_name_and_columns_without_captions_are_told(photos):
     lines = [{"file_name": "000.jpg", "title": "x"}, {"title": "y"}]
     (photos / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     source = opened(photos)
-    assert any("1 rows of metadata.jsonl name no file" in remark for remark in source.remarks)
-    assert any("it has: file_name, title. Name it" in remark for remark in source.remarks)
+    assert any(
+        "they name no file in the column 'file_name': 1" in remark for remark in source.remarks
+    )
+    assert any("there are: file_name, title. Name it" in remark for remark in source.remarks)

@@ -65,6 +65,17 @@ def test_a_source_without_captions_is_refused(tmp_path):
         load_pairs(imagefolder(tmp_path, captions=[" "]))
 
 
+def test_photos_without_a_table_or_a_column_of_captions_say_what_is_missing(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(SourceError, match=r"no captions\. Put a metadata\.jsonl or metadata\.csv"):
+        load_pairs(str(tmp_path))
+    (tmp_path / "metadata.csv").write_text("file_name,title\na.png,x\n")
+    with pytest.raises(
+        SourceError, match=r"there are: file_name, title\. Name it with --caption-c"
+    ):
+        load_pairs(str(tmp_path))
+
+
 def photos_listed(folder, names, lines):
     folder.mkdir(parents=True)
     for number, name in enumerate(names):
