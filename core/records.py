@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Lens = Literal["captions", "clip"]
 """The two ways to search: by generated captions, or by CLIP's joint space."""
@@ -141,3 +144,52 @@ class FusedHit:
     score: float
     rank: int
     sources: Mapping[str, Hit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """One way to join the two lenses.
+
+    Attributes:
+        kind: ``rrf``, or how scores are normalised before they are summed: ``cosine`` (not at
+            all), ``minmax`` or ``zscore``, over all pictures for each query.
+        weight: Of the caption lens, in [0, 1]; the CLIP lens has the rest.
+        k: Of reciprocal rank fusion; unused by sums.
+    """
+
+    kind: Literal["rrf", "cosine", "minmax", "zscore"]
+    weight: float = 0.5
+    k: int = 60
+
+    def __str__(self) -> str:
+        """Say it in words, e.g. ``"z-score sum, caption weight 0.35"``."""
+        if self.kind == "rrf":
+            weighted = "" if self.weight == 0.5 else f", caption weight {self.weight:g}"
+            return f"reciprocal rank fusion, k = {self.k}{weighted}"
+        names = {"cosine": "cosine sum", "minmax": "min-max sum", "zscore": "z-score sum"}
+        return f"{names[self.kind]}, caption weight {self.weight:g}"
+
+    @property
+    def family(self) -> Literal["rrf", "sum"]:
+        """``rrf`` or ``sum``."""
+        return "rrf" if self.kind == "rrf" else "sum"
+
+    def fuse(self, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
+        """Join what the lenses say of the same pictures: ranks for ``rrf``, else prepared scores.
+
+        Args:
+            captions: Float, any shape: ranks from 1, infinite where there is none, or scores as
+                :func:`core.search.fusion.normalised` makes them.
+            clip: Likewise, of the same shape.
+
+        Returns:
+            Float of that shape; higher is better. By rank it is the sum of ``1 / (k + rank)`` for
+            equal weights (Cormack, Clarke and Büttcher, 2009, where k = 60 comes from).
+        """
+        if self.kind == "rrf":
+            return 2 * (self.weight / (self.k + captions) + (1 - self.weight) / (self.k + clip))
+        return self.weight * captions + (1 - self.weight) * clip
+
+
+PLAIN_RRF = Fusion("rrf", k=60)
+"""Reciprocal rank fusion as its authors set it; needs no tuning."""

@@ -12,6 +12,7 @@ import numpy as np
 from core.errors import UnknownImageError
 from core.gallery.layout import thumbnail_path
 from core.records import ImageRecord, IndexKind, Lens
+from core.search.fusion import Spread
 from core.search.index import Index, check_index_kind
 from core.search.query import check_lens
 
@@ -34,6 +35,7 @@ class PictureSet(ABC):
         self._ids = tuple(record.id for record in self.records)
         self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
         self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
+        self._moments: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -98,6 +100,36 @@ class PictureSet(ABC):
         """
         check_lens(lens)
         return self._embeddings[lens]
+
+    def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
+        """Return the scores of some pictures: float32, one an id.
+
+        Args:
+            lens: Whose.
+            image_ids: Known ids.
+            query: float32 (dim,), unit norm, by the lens's encoder.
+        """
+        rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
+        found: np.ndarray = self.embeddings(lens)[rows] @ query
+        return found
+
+    def spread(self, lens: Lens, query: np.ndarray) -> Spread:
+        """Return how the scores of all pictures lie for a query, without computing them.
+
+        The mean and the covariance of the embeddings tell both numbers exactly; they are computed
+        at the first call.
+
+        Args:
+            lens: Whose.
+            query: float32 (dim,), unit norm, by the lens's encoder.
+        """
+        with self._lock:
+            if lens not in self._moments:
+                rows = self.embeddings(lens)
+                mean = rows.mean(axis=0, dtype=np.float64)
+                self._moments[lens] = mean, (rows.T @ rows) / len(rows) - np.outer(mean, mean)
+        mean, covariance = self._moments[lens]
+        return Spread(float(mean @ query), max(0.0, float(query @ covariance @ query)) ** 0.5)
 
     def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
         """Return which of its captions is nearest to a query for each picture, from 0.

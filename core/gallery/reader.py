@@ -20,6 +20,7 @@ from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.picture_set import PictureSet
 from core.gallery.writer import check_ids, records_schema, write_gallery
 from core.records import LENSES, ImageRecord, IndexKind, Lens, record_from
+from core.search.fusion import Spread
 from core.search.index import Index, check_embeddings
 from core.search.ivf_file import Clusters, read_clusters
 
@@ -175,6 +176,29 @@ class Gallery(PictureSet):
             QueryError: No such lens.
         """
         return self._caption_means if lens == "captions" else super().embeddings(lens)
+
+    def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
+        """Return the scores of some pictures, by the best caption where all are indexed."""
+        if not self._best_caption_counts(lens):
+            return super().scores(lens, image_ids, query)
+        rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
+        return self._best_scores(query)[rows]
+
+    def spread(self, lens: Lens, query: np.ndarray) -> Spread:
+        """Return how the scores of all pictures lie for a query."""
+        if not self._best_caption_counts(lens):
+            return super().spread(lens, query)
+        scores = self._best_scores(query)
+        return Spread(float(scores.mean()), float(scores.std()))
+
+    def _best_caption_counts(self, lens: Lens) -> bool:
+        pooled = self.manifest.caption_pooling == "best" and not self.caption_rows.single
+        return lens == "captions" and pooled
+
+    def _best_scores(self, query: np.ndarray) -> np.ndarray:
+        scores = self.caption_embeddings @ query
+        best: np.ndarray = np.maximum.reduceat(scores, self.caption_rows.first[:-1])
+        return best
 
     def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
         """Return which of its captions is nearest to a query for each picture, from 0."""

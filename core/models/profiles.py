@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from core.models.spec import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
+from core.records import PLAIN_RRF, Fusion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +27,15 @@ class Profile:
         captioner: Writes the captions.
         sentence: Embeds captions and queries for the caption lens.
         clip: Embeds images and queries for the CLIP lens.
+        fusion: How the two lenses are joined, found best for these models on held-out photos by
+            ``python -m precompute evaluate``; by rank where that was not measured.
     """
 
     name: str
     captioner: ModelSpec
     sentence: ModelSpec
     clip: ModelSpec
+    fusion: Fusion = PLAIN_RRF
 
 
 _MINI_CAPTIONER = ModelSpec(

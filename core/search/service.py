@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from core.errors import QueryError, TwoLensError
-from core.records import LENSES, FusedHit, Hit, IndexKind, Lens
-from core.search.fusion import Agreement, agreement, rrf
+from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
+from core.search.agreement import Agreement, agreement
+from core.search.fusion import Spread, fuse
 from core.search.index import Index, check_index_kind
 from core.search.query import check_lens
 from core.text import has_content, one_line
@@ -65,8 +66,9 @@ class Comparison:
         query: As it was searched, normalised.
         captions: The caption lens's answer; None if it failed.
         clip: The CLIP lens's answer; None if it failed.
-        fused: The best k by reciprocal rank over the first :data:`FUSION_DEPTH` of each lens
-            that answered. A hit's ``sources`` give its rank and score in each, beyond k too.
+        fused: The best k of the first :data:`FUSION_DEPTH` of each lens that answered.
+            A hit's ``sources`` give its rank and score in each, beyond k too.
+        fusion: How they were joined.
         agreement: Of the two lists of k; None if a lens failed.
         failures: A sentence for the visitor, by the lens that failed.
     """
@@ -75,6 +77,7 @@ class Comparison:
     captions: SearchResult | None
     clip: SearchResult | None
     fused: tuple[FusedHit, ...]
+    fusion: Fusion
     agreement: Agreement | None
     failures: Mapping[Lens, str]
 
@@ -103,6 +106,14 @@ class Searchable(Protocol):
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return one picture's embedding; raise UnknownImageError for an unknown id."""
+        ...
+
+    def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
+        """Return the scores of some pictures for a query."""
+        ...
+
+    def spread(self, lens: Lens, query: np.ndarray) -> Spread:
+        """Return how the scores of all pictures lie for a query."""
         ...
 
     def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
@@ -213,7 +224,9 @@ class SearchService:
         ranked = tuple(replace(hit, rank=rank) for rank, hit in enumerate(others, start=1))
         return SearchResult(lens, index, ranked, encode_ms, search_ms, cached=True)
 
-    def compare(self, query: str, k: int = 5, index: IndexKind = "flat") -> Comparison:
+    def compare(
+        self, query: str, k: int = 5, index: IndexKind = "flat", fusion: Fusion | None = None
+    ) -> Comparison:
         """Ask both lenses; if one fails, the other still answers.
 
         Each lens is ranked to the depth of the fusion, and ``search_ms`` says what that took.
@@ -222,6 +235,7 @@ class SearchService:
             query: Any language; see :func:`normalise_query`.
             k: Hits wanted of each lens and of the fusion.
             index: ``flat`` or ``ivf``.
+            fusion: How the lenses are joined; None takes the profile's.
 
         Raises:
             QueryError: The request cannot be answered, by any lens.
@@ -239,16 +253,33 @@ class SearchService:
             except Exception:  # whatever breaks one lens, the other can answer
                 logger.exception("the %s lens failed", lens)
                 failures[lens] = "This lens failed to answer; the server's log has the reason."
-        fused = rrf({lens: result.hits for lens, result in deep.items()})[:k]
+        fusion = fusion or self.models.profile.fusion
+        fused = self._fused(text, deep, fusion)[:k]
         shown = {lens: replace(result, hits=result.hits[:k]) for lens, result in deep.items()}
         return Comparison(
             query=text,
             captions=shown.get("captions"),
             clip=shown.get("clip"),
             fused=tuple(fused),
+            fusion=fusion,
             agreement=_agreement(shown),
             failures=failures,
         )
+
+    def _fused(
+        self, text: str, deep: Mapping[Lens, SearchResult], fusion: Fusion
+    ) -> list[FusedHit]:
+        rankings = {lens: result.hits for lens, result in deep.items()}
+        if fusion.kind == "rrf" or len(deep) < len(LENSES):
+            return fuse(fusion, rankings)
+        ids = list(dict.fromkeys(hit.id for hits in rankings.values() for hit in hits))
+        queries = {lens: self.models.encode_query(lens, text).embedding for lens in LENSES}
+        scores = {
+            lens: dict(zip(ids, self.gallery.scores(lens, ids, query).tolist(), strict=True))
+            for lens, query in queries.items()
+        }
+        spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
+        return fuse(fusion, rankings, scores, spreads)
 
     def compare_indexes(
         self, query: str, lens: Lens, k: int = 5, nprobe: int | None = None

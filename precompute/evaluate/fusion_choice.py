@@ -9,11 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from core.gallery.metrics_file import FusionChoice, LensFigures, LensName, MetricName, PairedTest
-from core.records import LENSES
+from core.records import LENSES, PLAIN_RRF, Fusion
 from precompute.evaluate.fusions import (
-    PLAIN_RRF,
     BothLenses,
-    Fusion,
     Tuned,
     candidates,
     reciprocal_ranks,

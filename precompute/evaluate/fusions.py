@@ -1,7 +1,7 @@
 """Fusion of the two lenses over many queries at once, and the choice of the best one.
 
-The arithmetic is that of :mod:`core.search.fusion`, which fuses one query's hits; here it runs on
-arrays that all settings share, so that hundreds of them can be compared.
+The arithmetic is that of the page (``core.records.Fusion``, ``core.search.fusion``); here it
+runs on arrays that all settings share, so that hundreds of them can be compared.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
-from core.records import LENSES, Lens
+from core.records import LENSES, PLAIN_RRF, Fusion, Lens
+from core.search.fusion import normalised
 from precompute.evaluate.rankings import DEPTH, Relevant, Scorer, order, ranks_of, scored
 
 # Finer near the ends: cosines of the two lenses have different spreads.
@@ -25,71 +25,6 @@ _WEIGHTS = (
 )
 _RRF_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _RRF_KS = (1, 3, 5, 10, 20, 40, 60, 100)
-
-
-@dataclass(frozen=True, slots=True)
-class Fusion:
-    """One way to join the two lenses.
-
-    Attributes:
-        kind: ``rrf``, or how scores are normalised before they are summed: ``cosine`` (not at
-            all), ``minmax`` or ``zscore``, over all pictures for each query.
-        weight: Of the caption lens, in (0, 1); the CLIP lens has the rest.
-        k: Of reciprocal rank fusion; unused by sums.
-    """
-
-    kind: Literal["rrf", "cosine", "minmax", "zscore"]
-    weight: float = 0.5
-    k: int = 60
-
-    def __str__(self) -> str:
-        """Say it in words, e.g. ``"z-score sum, caption weight 0.35"``."""
-        if self.kind == "rrf":
-            weighted = "" if self.weight == 0.5 else f", caption weight {self.weight:g}"
-            return f"reciprocal rank fusion, k = {self.k}{weighted}"
-        names = {"cosine": "cosine sum", "minmax": "min-max sum", "zscore": "z-score sum"}
-        return f"{names[self.kind]}, caption weight {self.weight:g}"
-
-    @property
-    def family(self) -> Literal["rrf", "sum"]:
-        """``rrf`` or ``sum``."""
-        return "rrf" if self.kind == "rrf" else "sum"
-
-    def fuse(self, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
-        """Join what the lenses say of the same pictures: ranks for ``rrf``, else prepared scores.
-
-        Args:
-            captions: Float, any shape: ranks from 1, infinite where there is none, or scores as
-                :func:`prepare` makes them.
-            clip: Likewise, of the same shape.
-
-        Returns:
-            Float of that shape; higher is better.
-        """
-        if self.kind == "rrf":
-            return self.weight / (self.k + captions) + (1 - self.weight) / (self.k + clip)
-        return self.weight * captions + (1 - self.weight) * clip
-
-
-PLAIN_RRF = Fusion("rrf", k=60)
-"""What the Compare tab shows; needs no tuning."""
-
-
-def prepare(scores: np.ndarray, kind: str) -> np.ndarray:
-    """Normalise scores (rows, n) for each query, as a sum of that kind adds them up."""
-    if kind == "minmax":
-        low = scores.min(axis=1, keepdims=True)
-        spread = scores.max(axis=1, keepdims=True) - low
-        scaled = (scores - low) / np.where(spread > 0, spread, 1)
-        scaled[spread[:, 0] == 0] = 1.0
-        return scaled
-    if kind == "zscore":
-        centred = scores - scores.mean(axis=1, keepdims=True)
-        deviation = centred.std(axis=1, keepdims=True)
-        centred /= np.where(deviation > 0, deviation, 1)
-        centred[deviation[:, 0] == 0] = 0.0
-        return centred
-    return scores
 
 
 class BothLenses:
@@ -124,7 +59,7 @@ class BothLenses:
             return self._listed.ranks(fusion, rows, images)
         if fusion.kind not in self._prepared:
             self._prepared[fusion.kind] = [
-                prepare(scores, fusion.kind) for scores in self.scores.values()
+                normalised(scores, fusion.kind) for scores in self.scores.values()
             ]
         captions, clip = self._prepared[fusion.kind]
         needed, at = np.unique(rows, return_inverse=True)

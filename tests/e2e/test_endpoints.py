@@ -14,7 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import core
-from core.search.fusion import rank_biased_overlap
+from core.search.agreement import rank_biased_overlap
 from tests.core.planted import brute_force
 from tests.planted_app import WordsEncoder, image_id
 

@@ -14,8 +14,9 @@ from core.errors import ModelNotFoundError, QueryError, TwoLensError, UnknownIma
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
-from core.records import INDEX_KINDS, LENSES, Hit
-from core.search.fusion import agreement, rrf
+from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion, Hit
+from core.search.agreement import agreement
+from core.search.fusion import fuse, normalised
 from core.search.service import FUSION_DEPTH, SearchService, normalise_query
 from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
 from tests.tiny_clip import build_tiny_clip
@@ -231,7 +232,7 @@ def test_compare_shows_k_of_each_and_fuses_deeper(service):
     assert compared.query == "a dog"
     assert list(compared.captions.hits) == captions[:4]
     assert list(compared.clip.hits) == pictures[:4]
-    fused = rrf({"captions": captions, "clip": pictures})[:4]
+    fused = fuse(PLAIN_RRF, {"captions": captions, "clip": pictures})[:4]
     assert [(hit.id, hit.score, hit.rank) for hit in compared.fused] == [
         (hit.id, hit.score, hit.rank) for hit in fused
     ]
@@ -239,7 +240,7 @@ def test_compare_shows_k_of_each_and_fuses_deeper(service):
         [hit.id for hit in captions[:4]], [hit.id for hit in pictures[:4]]
     )
     assert compared.failures == {}
-    shallow = rrf({"captions": captions[:4], "clip": pictures[:4]})[:4]
+    shallow = fuse(PLAIN_RRF, {"captions": captions[:4], "clip": pictures[:4]})[:4]
     assert [hit.id for hit in shallow] != [hit.id for hit in compared.fused]
     deepest = max(source.rank for hit in compared.fused for source in hit.sources.values())
     assert deepest > 4
@@ -395,3 +396,18 @@ def test_a_gallery_of_real_encoders_is_searched_by_them(tmp_path):
     )
     for query in ("🐕", "собака", "犬", "!?", "x" * 1000, "\ud800 a dog"):
         assert len(service.compare(query, k=7).fused) == 7
+
+
+@pytest.mark.parametrize("fusion", [Fusion("zscore", 0.3), Fusion("cosine", 0.6)], ids=str)
+def test_a_sum_ranks_as_if_all_scores_of_all_pictures_were_there(service, fusion):
+    compared = service.compare("a dog", k=4, fusion=fusion)
+    queries = {"captions": planted_texts(8, 11)["a dog"], "clip": planted_texts(6, 12)["a dog"]}
+    said = [
+        normalised((service.gallery.embeddings(lens) @ query)[None].astype(float), fusion.kind)[0]
+        for lens, query in queries.items()
+    ]
+    scores = fusion.fuse(*said)
+    best = np.argsort(-scores)[:4]
+    assert [hit.id for hit in compared.fused] == [ids(service.gallery)[row] for row in best]
+    assert [hit.score for hit in compared.fused] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    assert compared.fusion == fusion
