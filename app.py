@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -62,9 +64,24 @@ def _run(settings: Settings) -> int:
             raise
         print(f"Cannot listen on {settings.host}:{settings.port}. {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except SystemExit:
+        logger.info("ended by SIGTERM")
     finally:
         uploads.close()
     return 0
+
+
+def end_process(status: int) -> NoReturn:
+    """End now: what is registered for the end is done, but no thread is waited for.
+
+    An interpreter that ends by itself waits for every thread of a pool, however long the photo
+    takes that it decodes or describes.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    os._exit(status)
 
 
 def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
@@ -187,4 +204,4 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
