@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from core.uploads.registry import Uploads
 
 logger = logging.getLogger("twolens")
+
+_FRESH_S = 2.0
+"""Between two looks at whether a gallery that is served was built anew."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +157,17 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
     from core.ui.launch import launch
 
     threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()
+    threading.Thread(target=_keep_fresh, args=(shelf,), name="galleries", daemon=True).start()
     launch(shelf, host=settings.host, port=settings.port, uploads=uploads, settings=settings)
+
+
+def _keep_fresh(shelf: Shelf) -> None:
+    while True:
+        time.sleep(_FRESH_S)
+        try:
+            shelf.refresh()
+        except Exception:  # the next round must come whatever happens in this one
+            logger.exception("looking for replaced galleries failed")
 
 
 def _warm_up(shelf: Shelf) -> None:

@@ -134,6 +134,15 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
             ],
             **PAGE_EVENT,
         )
+
+        def redraw() -> None:
+            """Begin each page that is opened from now on with what is served now."""
+            for results in (compare.results, *(tab.results for tab in lens_tabs)):
+                results.value = start_state(shelf, None)
+            described.value = gallery_description(shelf, None)
+            page.config = page.get_config_file()
+
+        shelf.when_replaced = redraw
         add_endpoints(shelf)
         if desk is not None:
             add_upload_endpoints(desk)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from core.errors import QueryError
+from core.errors import QueryError, TwoLensError, sentence_of
+from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord
 from core.search.service import SearchService
+
+logger = logging.getLogger("twolens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +62,30 @@ class ShelvedGallery:
         return "Caption given by the source" if given else "Written by the captioner"
 
 
-@dataclass(frozen=True, slots=True)
 class Shelf:
     """The galleries of a running app, in the order in which they were given.
 
     Attributes:
         profile: The models that answer.
-        entries: The galleries; may be empty, which the page then says.
+        entries: The galleries; may be empty, which the page then says. An entry never changes:
+            a gallery that was built anew is another one in its place.
+        when_replaced: Called after :meth:`refresh` has replaced an entry.
     """
 
-    profile: Profile
-    entries: tuple[ShelvedGallery, ...] = ()
-    _by_name: dict[str, ShelvedGallery] = field(init=False, default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, profile: Profile, entries: tuple[ShelvedGallery, ...] = ()) -> None:
         """Index the entries by name and slug."""
-        for entry in self.entries:
-            self._by_name.setdefault(entry.slug, entry)
-        for entry in self.entries:
-            self._by_name[entry.name] = entry
+        self.profile = profile
+        self.when_replaced: Callable[[], None] = lambda: None
+        self._refused: dict[str, tuple[int, ...]] = {}
+        self._hold(entries)
+
+    def _hold(self, entries: tuple[ShelvedGallery, ...]) -> None:
+        by_name: dict[str, ShelvedGallery] = {}
+        for entry in entries:
+            by_name.setdefault(entry.slug, entry)
+        for entry in entries:
+            by_name[entry.name] = entry
+        self.entries, self._by_name = entries, by_name
 
     @classmethod
     def open(
@@ -107,7 +116,7 @@ class Shelf:
                 ShelvedGallery(
                     name=_unique(gallery.name, names, " ({})"),
                     slug=_unique(_slug(gallery.name), slugs, "-{}"),
-                    version=gallery.manifest.thumbnails_sha256[:12],
+                    version=_version(gallery),
                     gallery=gallery,
                     service=SearchService(gallery, models, max_query_chars=max_query_chars),
                 )
@@ -134,6 +143,42 @@ class Shelf:
             raise QueryError(f"There is no gallery called {str(name)[:40]!r}.")
         return found
 
+    def refresh(self) -> bool:
+        """Serve anew each gallery whose folder was replaced, as by ``build --overwrite``.
+
+        Until then, and where the new one cannot be served, the old one goes on answering.
+
+        Returns:
+            Whether an entry was replaced.
+        """
+        entries = tuple(map(self._renewed, self.entries))
+        if all(new is old for new, old in zip(entries, self.entries, strict=True)):
+            return False
+        self._hold(entries)
+        self.when_replaced()
+        return True
+
+    def _renewed(self, entry: ShelvedGallery) -> ShelvedGallery:
+        folder = entry.gallery.folder
+        if entry.gallery.is_in_place():
+            return entry
+        try:
+            found = os.stat(folder / MANIFEST_FILE)
+        except OSError:
+            return entry  # it was removed, or its successor is on its way
+        identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        if self._refused.get(entry.slug) == identity:
+            return entry
+        try:
+            gallery = Gallery.open(folder, self.profile)
+        except (TwoLensError, OSError) as error:
+            self._refused[entry.slug] = identity
+            logger.warning("%s was replaced; the old one stays: %s", folder, sentence_of(error))
+            return entry
+        logger.info("%s was replaced; the new one is served from now on", folder)
+        service = SearchService(gallery, entry.service.models, entry.service.max_query_chars)
+        return replace(entry, version=_version(gallery), gallery=gallery, service=service)
+
     def warm_up(self) -> None:
         """Load both query encoders by embedding one short query with each.
 
@@ -142,6 +187,10 @@ class Shelf:
         """
         if self.entries:
             self.entries[0].service.compare("a photo", k=1)
+
+
+def _version(gallery: Gallery) -> str:
+    return gallery.manifest.thumbnails_sha256[:12]
 
 
 def _slug(name: str) -> str:
