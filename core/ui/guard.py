@@ -7,7 +7,6 @@ this door there is neither a slow sender nor JSON that cannot be read.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from core.ui.bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
 from core.ui.parts.events import sentence_for
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ _POST = ("POST",)
 _BODY_BYTES = 256 * 1024
 _BYTES_A_FILE = 1024
 _HEAD_BYTES = 32 * 1024
-_DEEPEST = 32
-_SESSION_CHARS = 64
-_LARGEST_NUMBER = 2**63
 _FORM_BYTES = 16 * 1024 * 1024
 _SLOWEST_BYTES_A_S = 1024
 
@@ -78,14 +75,6 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
-    """What the guard knows of a function behind the page: its API name, and if it takes files."""
-
-    name: str | None
-    takes_files: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Rule:
     """Paths of one kind.
 
@@ -107,7 +96,6 @@ def _rule(path: str, *args: Any, **options: Any) -> _Rule:  # noqa: ANN401
 
 
 _API = "/gradio_api/"
-_BY_NAME = f"{_API}call/v2/"
 _NAME = "[A-Za-z0-9_]{1,64}"
 _RULES = (
     # The page, its files, and what describes the API.
@@ -134,19 +122,6 @@ _UPLOAD_RULES = (
     _rule(f"{re.escape(_FILE)}.+"),
     _rule("/uploads/.+"),
 )
-
-
-class Refusal(Exception):
-    """A request that is not answered.
-
-    Attributes:
-        status: Of HTTP, 4xx or 503.
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        """Keep the status; the sentence is what the caller is told."""
-        self.status = status
-        super().__init__(sentence)
 
 
 class Guard:
@@ -202,12 +177,15 @@ class Guard:
         if rule.body == "form":
             receive = self._timed(scope, receive)
         elif scope["method"] == "POST":
-            body = await self._body(scope, receive, rule)
-            self._check(path, body, rule)
+            most = self._limits.list_bytes if rule.body == "call" else self._limits.body_bytes
+            body = await self._body(scope, receive, most)
+            value = check_body(body)
+            names_files = rule.body == "call" and check_call(path, value, self._functions)
+            check_size(len(body), most if names_files else self._limits.body_bytes)
             receive = _replayed(body, receive)
         elif _length(scope) or _header(scope, b"transfer-encoding"):
             raise Refusal(400, "A request of this kind has no body.")
-        if path.startswith(_BY_NAME) and rule.body:
+        if path.startswith(BY_NAME) and rule.body:
             try:
                 await self._app(scope, receive, send)
             except (TypeError, ValueError) as error:
@@ -239,9 +217,8 @@ class Guard:
         inbox = self._limits.inbox
         return inbox is not None and os.path.normpath(path).startswith(f"{inbox}{os.sep}")
 
-    async def _body(self, scope: Scope, receive: Receive, rule: _Rule) -> bytes:
-        most = self._limits.list_bytes if rule.body == "call" else self._limits.body_bytes
-        _check_size(_length(scope), most)
+    async def _body(self, scope: Scope, receive: Receive, most: int) -> bytes:
+        check_size(_length(scope), most)
         body = bytearray()
         try:
             with anyio.fail_after(self._limits.seconds):
@@ -250,7 +227,7 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
                     body += message.get("body", b"")
-                    _check_size(len(body), most)
+                    check_size(len(body), most)
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
@@ -262,7 +239,7 @@ class Guard:
         Only the time that passes in waiting counts: what the server needs itself is not the
         sender's.
         """
-        _check_size(_length(scope), self._limits.upload_bytes)
+        check_size(_length(scope), self._limits.upload_bytes)
         seconds, total, waited, in_window = self._limits.seconds, 0, 0.0, 0
 
         async def timed() -> Message:
@@ -277,7 +254,7 @@ class Guard:
             size = len(message.get("body", b""))
             total += size
             in_window += size
-            _check_size(total, self._limits.upload_bytes)
+            check_size(total, self._limits.upload_bytes)
             if in_window >= _SLOWEST_BYTES_A_S * seconds:
                 waited, in_window = 0.0, 0
             elif waited >= seconds:
@@ -288,94 +265,6 @@ class Guard:
 
     def _too_slow(self) -> Refusal:
         return Refusal(408, f"Nothing more arrived for {self._limits.seconds:g} seconds.")
-
-    def _check(self, path: str, body: bytes, rule: _Rule) -> None:
-        """Refuse a body that no function can take.
-
-        Raises:
-            Refusal: It is not JSON, not what gradio calls a call, or tells the server to fetch.
-        """
-        value = _read(body)
-        _check_values(value)
-        takes_files = False
-        if rule.body == "call":
-            if not isinstance(value, dict):
-                raise Refusal(400, "The body must be a JSON object.")
-            takes_files = self._function(path, value).takes_files
-            _check_call(path, value)
-        if not takes_files:
-            _check_size(len(body), self._limits.body_bytes)
-
-    def _function(self, path: str, value: dict[str, Any]) -> Function:
-        functions = self._functions
-        number = value.get("fn_index")
-        if number is not None and "/call/" not in path:
-            if isinstance(number, int) and number in functions:
-                return functions[number]
-            raise Refusal(404, f"There is no function number {str(number)[:20]}.")
-        if path.endswith("/queue/join"):
-            raise Refusal(400, "fn_index, the number of the function, is missing.")
-        name = path.rstrip("/").rpartition("/")[2]
-        for function in functions.values():
-            if function.name == name:
-                return function
-        raise Refusal(404, f"There is no function called {name[:40]!r}.")
-
-
-def _check_call(path: str, value: dict[str, Any]) -> None:
-    if _BY_NAME not in path and not isinstance(value.get("data"), list):
-        raise Refusal(400, "data must be the list of the function's arguments.")
-    tab = value.get("session_hash")
-    if tab is not None and (not isinstance(tab, str) or len(tab) > _SESSION_CHARS):
-        raise Refusal(400, f"session_hash is a text of at most {_SESSION_CHARS} characters.")
-
-
-def _read(body: bytes) -> Any:  # noqa: ANN401 - any JSON
-    def refuse(constant: str) -> None:
-        raise Refusal(400, f"JSON has no number {constant}.")
-
-    try:
-        return json.loads(body, parse_constant=refuse)
-    except RecursionError:
-        raise Refusal(400, "The JSON is nested too deep.") from None
-    except ValueError as error:
-        raise Refusal(400, f"The body is not JSON: {str(error)[:80]}.") from None
-
-
-def _check_values(value: Any) -> None:  # noqa: ANN401 - any JSON
-    """Refuse what is nested too deep, numbers that are none, and files at another server."""
-    waiting = [(value, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if isinstance(value, (dict, list)):
-            if depth > _DEEPEST:
-                raise Refusal(400, f"The JSON is nested more than {_DEEPEST} deep.")
-            if isinstance(value, dict):
-                _check_file(value)
-                value = value.values()
-            waiting += [(inner, depth + 1) for inner in value]
-        elif isinstance(value, (int, float)) and not -_LARGEST_NUMBER < value < _LARGEST_NUMBER:
-            raise Refusal(400, "A number of the request is too large.")
-
-
-def _check_file(value: dict[str, Any]) -> None:
-    """Refuse a file that lies elsewhere: gradio would download it before any handler runs."""
-    path, address = value.get("path"), value.get("url")
-    if _is_elsewhere(path) or (not path and _is_elsewhere(address)):
-        raise Refusal(400, "Files are not fetched from addresses; please send the file itself.")
-
-
-def _is_elsewhere(path: object) -> bool:
-    return isinstance(path, str) and re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
-
-
-def _check_size(size: int, most: int) -> None:
-    if size > most:
-        raise Refusal(413, f"The request is larger than the limit of {_in_words(most)}.")
-
-
-def _in_words(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB" if size >= 10_000_000 else f"{size // 1024:,} KB"
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

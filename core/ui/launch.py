@@ -13,8 +13,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from core.config import Settings, get_settings
+from core.ui.bodies import Function
 from core.ui.connections import bound_connections
-from core.ui.guard import Function, Guard, RequestLimits
+from core.ui.guard import Guard, RequestLimits
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import thumbnail_route

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from core.ui.parts.shelf import Shelf
+from tests.e2e import stranger
 from tests.planted_app import planted_shelf, serving
+from tests.tiny_uploads import colour_uploads
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -35,3 +39,36 @@ def chromium() -> Iterator[object]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """The app with small limits: its address, page and uploads."""
+    folder = tmp_path_factory.mktemp("guarded")
+    uploads = colour_uploads(
+        folder,
+        max_upload_bytes=stranger.UPLOAD_BYTES,
+        max_image_bytes=stranger.UPLOAD_BYTES,
+        max_connections=stranger.CONNECTIONS,
+        request_timeout_s=stranger.SECONDS,
+    )
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    from core.ui.launch import launch
+
+    page = launch(planted_shelf(folder), host="127.0.0.1", port=0, block=False, uploads=uploads)
+    address = page.local_url.rstrip("/")
+    yield SimpleNamespace(address=address, page=page, uploads=uploads, inbox=uploads.inbox)
+    page.close(verbose=False)
+    uploads.close()
+    if before is None:
+        del os.environ["GRADIO_TEMP_DIR"]
+    else:
+        os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@pytest.fixture
+def quiet(capfd, caplog) -> Iterator[None]:
+    """Nothing that a stranger sends leaves a traceback in the log."""
+    yield
+    written = capfd.readouterr()
+    assert "Traceback" not in written.err + written.out + caplog.text
