@@ -50,8 +50,8 @@ def run(
     quiet_libraries(downloads=False)
     spec = captioner_spec(model)
     folder = writable_folder(spec)
-    photos = load_pairs(data, split).first(limit)
-    others = load_pairs(validation, validation_split) if validation else None
+    photos = load_pairs(data, split).first(limit).readable()
+    others = load_pairs(validation, validation_split).readable() if validation else None
     # What is wrong with the captioner is said before minutes of work.
     decoding = decoding_of(spec)
     captioner = InstructBlipCaptioner(spec, device=device)

@@ -60,7 +60,7 @@ def run(
     folder = writable_folder(profile.captioner)
     photos = load_pairs(like, split)
     step = max(1, len(photos) // limit)
-    photos = photos.select(range(0, len(photos), step)[:limit], photos.name)
+    photos = photos.select(range(0, len(photos), step)[:limit], photos.name).readable()
     pictures = unlike_pictures(unlike, DecodeLimits.of(get_settings()))
     choice = choose_rule(Models(profile, device=device), photos, pictures, share)
     typer.echo(summary(choice))

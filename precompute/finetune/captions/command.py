@@ -277,10 +277,11 @@ def run(
     spec = caption_start.find_model(model or _SMALL) if init_vision is None else None
     columns: dict[str, Any] = {"image_column": image_column, "caption_column": caption_column}
     whole = load_pairs(data, split, **columns, revision=data_revision)
-    pairs = whole.about(about, without).first(limit)
+    pairs = whole.about(about, without).first(limit).readable()
     measured = None
     if validation:
         measured = load_pairs(validation, validation_split, **columns).about(about, without)
+        measured = measured.readable()
         caption_job.check_metrics()
     start = caption_start.Start(spec, device, trained_layers, gradient_checkpointing)
     if init_vision is not None:

@@ -209,9 +209,9 @@ def run(
     )
     inputs = Inputs(
         start=find_clip_files(clip_spec(model)),
-        pairs=load_pairs(data, split, image_column, caption_column, limit),
+        pairs=load_pairs(data, split, image_column, caption_column, limit).readable(),
         measured=[
-            load_pairs(source, image_column=image_column, caption_column=caption_column)
+            load_pairs(source, None, image_column, caption_column).readable()
             for source in validation or []
         ],
         unlabelled=[FolderImages.read(folder) for folder in unlabelled or []],

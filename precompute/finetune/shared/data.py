@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.config import get_settings
-from core.errors import SourceError
+from core.errors import ImageError, SourceError
 from core.files import sha256_of
-from core.images.decode import DecodeLimits, decode
+from core.images.decode import WORKING_PX, DecodeLimits, decode
 from precompute.evaluate.metrics import normalise_caption
 from precompute.sources.caption_columns import merged
 from precompute.sources.open import open_kept_source
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAMED_SKIPPED = 10
+_MAX_DECODERS = 4
+_CHECKED_PX = 32
 _NO_TABLE = f"Put a {METADATA_FILES[0]} or {METADATA_FILES[1]} beside the photos."
 
 
@@ -133,6 +135,33 @@ class Pairs:
             raise SourceError(f"No image of {self.name} has captions as asked for by the words.")
         return self.select(rows, name)
 
+    def readable(self) -> Pairs:
+        """Return the images that can be decoded; the others are named in the log.
+
+        Every image is decoded once, small, before hours of training meet a broken one.
+
+        Raises:
+            SourceError: None can be.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_MAX_DECODERS) as decoders:
+            problems = list(decoders.map(self._problem, range(len(self))))
+        broken = [problem for problem in problems if problem]
+        if not broken:
+            return self
+        _log_left_out(self.name, broken)
+        if len(broken) == len(self):
+            raise SourceError(f"{self.name} holds no usable image: the first, {broken[0]}.")
+        return self.select([row for row, problem in enumerate(problems) if not problem], self.name)
+
+    def _problem(self, row: int) -> str:
+        try:
+            self._decoded(row, _CHECKED_PX)
+        except ImageError as error:
+            return f"{self.file_name(row)} {error.reason}"
+        return ""
+
     def file_name(self, row: int) -> str:
         """Return what the source calls an image, or its row number."""
         return self.photos[row].file_name
@@ -144,11 +173,14 @@ class Pairs:
             ImageError: It cannot be decoded.
             SourceError: The source stopped answering.
         """
+        return self._decoded(row, WORKING_PX)
+
+    def _decoded(self, row: int, working_px: int) -> Image:
         photo, limits = self.photos[row], DecodeLimits.of(get_settings())
         content = self.source.content(photo.place) if isinstance(photo.place, int) else photo.place
         if not isinstance(content, (bytes, Path)):
             content = content(limits.max_bytes)
-        return decode(content, photo.file_name, limits).image
+        return decode(content, photo.file_name, limits, working_px).image
 
 
 def load_pairs(
@@ -196,20 +228,19 @@ def load_pairs(
         logger.warning("%s: %s", source, remark)
     photos, captions, problems = _captioned(opened)
     if problems:
-        named = "; ".join(problems[:_NAMED_SKIPPED])
-        more = f"; and {len(problems) - _NAMED_SKIPPED:,} more"
-        logger.warning(
-            "%s: %s listed photos are left out: %s%s.",
-            source,
-            f"{len(problems):,}",
-            named,
-            more if len(problems) > _NAMED_SKIPPED else "",
-        )
+        _log_left_out(source, problems)
     photos, captions = _one_of_each(photos, captions)
     if not photos:
         raise SourceError(f"The column {column.name} of {source} holds no captions.")
     name = f"{opened.name}:{opened.split}" if opened.split and split else opened.name
     return Pairs(opened, tuple(photos[:limit]), tuple(captions[:limit]), name)
+
+
+def _log_left_out(source: str, problems: Sequence[str]) -> None:
+    named = "; ".join(problems[:_NAMED_SKIPPED])
+    more = len(problems) - _NAMED_SKIPPED
+    rest = f"; and {more:,} more" if more > 0 else ""
+    logger.warning("%s: photos left out: %s. %s%s.", source, f"{len(problems):,}", named, rest)
 
 
 def _captioned(source: KeptSource) -> tuple[list[Photo], list[tuple[str, ...]], list[str]]:

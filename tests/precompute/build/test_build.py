@@ -18,6 +18,7 @@ from core.images.decode import DecodeLimits, decode
 from core.models.profiles import Models, Profile
 from precompute.build import pipeline
 from precompute.build.pipeline import BuildOptions, BuildResult
+from precompute.build.workspace import Duplicate, Shard
 from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 
@@ -202,6 +203,11 @@ def test_one_row_a_caption_is_one_picture_with_all_its_captions(tiny, tmp_path):
     for i, row in enumerate(rows(tmp_path / "given")):
         assert row["caption"] == f"caption 0 of picture {i}"
         assert row["references"] == [f"caption {j} of picture {i}" for j in (1, 2)]
+
+
+def test_what_a_duplicate_brings_outlives_a_stop():
+    shard = Shard(rows=1, duplicates=[Duplicate("b.png", "a.png", "0" * 16, ("x", "y"), True)])
+    assert Shard.from_json(json.loads(json.dumps(shard.to_json()))) == shard
 
 
 def test_the_captions_of_a_duplicate_file_are_kept(tiny, tmp_path):

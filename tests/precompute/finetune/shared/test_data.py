@@ -100,6 +100,21 @@ def test_a_listed_photo_that_is_missing_is_named_and_left_out(tmp_path, caplog):
     assert "two.png is named in the metadata but does not exist" in caplog.text
 
 
+def test_a_broken_photo_is_named_and_left_out_before_training(tmp_path, caplog):
+    names = ["one.png", "two.png", "three.png"]
+    lines = [{"file_name": name, "text": f"a {name}"} for name in names]
+    pairs = load_pairs(photos_listed(tmp_path / "set", names, lines))
+    assert pairs.readable() is pairs
+    (tmp_path / "set" / "two.png").write_bytes(b"Dear diary")
+    left = load_pairs(str(tmp_path / "set")).readable()
+    assert [left.file_name(row) for row in range(len(left))] == ["one.png", "three.png"]
+    assert "photos left out: 1. two.png" in caplog.text
+    for name in names:
+        (tmp_path / "set" / name).write_bytes(name.encode())
+    with pytest.raises(SourceError, match="no usable image: the first, one.png"):
+        load_pairs(str(tmp_path / "set")).readable()
+
+
 def test_one_row_a_caption_is_one_image_however_it_is_kept(tmp_path):
     names = ["a.png", "b.png"]
     lines = [{"file_name": n, "text": f"{j} of {n}"} for j in range(3) for n in names]
