@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from tarfile import TarError
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from core.config import get_settings
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Dataset | IterableDataset
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, EOFError, TarError, zlib.error)
+"""What the library raises of files that are damaged, or not what their names say."""
+_SEVERAL_SUBSETS = re.compile(r"Config name is missing.*?\[(.*?)\]")
 T = TypeVar("T")
 
 
@@ -71,7 +77,7 @@ class DatasetSource:
 
         if dataset.features is None:
             # Only a stream can lack them; it then reads its first row.
-            dataset = reaching(name, dataset._resolve_features)
+            dataset = reaching(options.source, dataset._resolve_features)
         features = dict(dataset.features or {})
         image = find_image_column(features, options)
         inner = _item(features[image])
@@ -137,7 +143,7 @@ class DatasetSource:
             SourceError: It has none, or can no longer be read.
         """
         number, place = self._places[row] if self._several else (row, 0)
-        value = reaching(self.name, lambda: self._dataset[number][self._image])
+        value = reaching(self.name, lambda: self._dataset[number][self._image], after=number)
         _, content, problem = self._image_of([*self._cells(value)][place], number, place)
         if content is None:
             raise SourceError(f"Row {row} of {self.name} {problem}.")
@@ -306,6 +312,7 @@ def reaching(source: str, call: Callable[[], T], after: int | None = None) -> T:
     """Call into the library and turn its many errors into one sentence."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import errors
+    from pyarrow import ArrowException
 
     try:
         return call()
@@ -314,9 +321,16 @@ def reaching(source: str, call: Callable[[], T], after: int | None = None) -> T:
             f"There is no folder {source}, and no dataset of that name on the Hugging Face Hub "
             "that may be read without signing in."
         ) from error
-    except (DatasetsError, OSError, ValueError, RuntimeError, errors.HTTPError) as error:
+    except (*_UNREADABLE, DatasetsError, ArrowException, errors.HTTPError) as error:
         where = "" if after is None else f" after {after:,} rows"
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        hint = "" if Path(source).exists() else f"There is no folder {source}, and the "
-        what = f"{hint}dataset" if hint else f"The dataset {source}"
+        if choices := _SEVERAL_SUBSETS.search(reason):
+            names = choices[1].replace("'", "")
+            raise SourceError(
+                f"{source} has several configurations; choose by --subset: {names}."
+            ) from error
+        opened = after is not None or Path(source).exists()
+        what = (
+            f"The dataset {source}" if opened else f"There is no folder {source}, and the dataset"
+        )
         raise SourceError(f"{what} could not be read{where} ({reason}).") from error

@@ -150,6 +150,22 @@ class TestDatasetFiles:
         with pytest.raises(SourceError, match="pointer of Git LFS.*git lfs pull"):
             opened(tmp_path)
 
+    def test_a_card_s_configurations_are_to_be_chosen_from(self, tmp_path):
+        rows_with_photos(tmp_path / "en" / "a.parquet", range(2))
+        rows_with_photos(tmp_path / "de" / "b.parquet", range(3))
+        (tmp_path / "README.md").write_text(
+            "---\nconfigs:\n- config_name: en\n  data_files: en/*.parquet\n"
+            "- config_name: de\n  data_files: de/*.parquet\n---\ncard"
+        )
+        with pytest.raises(SourceError, match="several configurations.*--subset: en, de"):
+            opened(tmp_path)
+        assert taken(tmp_path, subset="de") == ["0.png", "1.png", "2.png"]
+
+    def test_what_is_no_archive(self, tmp_path):
+        (tmp_path / "0.tar").write_bytes(b"not a tar" * 100)
+        with pytest.raises(SourceError, match="could not be read"):
+            opened(tmp_path)
+
     def test_a_path_in_a_row_begins_at_the_dataset(self, tmp_path):
         put(tmp_path / "set" / "img" / "a.png", 4)
         path = tmp_path / "set" / "rows.parquet"
