@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import gradio as gr
 import pytest
+from gradio.context import LocalContext
 
 from tests.e2e.upload_visitor import Refused, Visitor
 from tests.planted_app import planted_shelf
@@ -81,6 +83,31 @@ def test_an_answer_holds_few_notices_however_many_there_were(served):
     assert facts["notices_in_all"] == 300
     assert facts["notices"][-1]["file_name"] == "99.png"
     assert len(ann.run("upload_stop")["notices"]) == 20
+    ann.run("upload_forget")
+
+
+def test_a_rented_gpu_is_the_visitors_and_a_refusal_reaches_them(served):
+    """ZeroGPU finds the visitor in gradio's context, and raises errors of gradio's."""
+    address, uploads, _ = served
+    ann = Visitor(address)
+    ann.http.headers["X-IP-Token"] = "of ann"
+    ann.add(photos(2))
+    says_colours = uploads.captioner.caption
+    tokens = []
+
+    def rented(images):
+        request = LocalContext.request.get(None)
+        tokens.append(request.headers.get("x-ip-token") if request else None)
+        raise gr.Error("You have exceeded your GPU quota.")
+
+    uploads.captioner.caption = rented
+    try:
+        with pytest.raises(Refused, match="You have exceeded your GPU quota"):
+            ann.describe()
+    finally:
+        uploads.captioner.caption = says_colours
+    assert tokens == ["of ann"]
+    assert len(ann.describe()["pictures"]) == 2
     ann.run("upload_forget")
 
 

@@ -90,6 +90,8 @@ def sentence_for(error: Exception, where: str) -> str:
     """
     if isinstance(error, TwoLensError):
         return str(error)
+    if isinstance(error, gr.Error):  # ZeroGPU's: no GPU is free, or the visitor's quota is used up
+        return str(error.message)[:_SAID_CHARS]
     request_id = secrets.token_hex(4)
     logger.error("request %s failed in %s", request_id, where, exc_info=error)
     return (
