@@ -96,15 +96,14 @@ def named_captions(wanted: str, names: Sequence[str], source: str) -> CaptionCol
     Raises:
         SourceError: There are none of that name.
     """
-    if wanted in names:
-        return CaptionColumn(wanted, (wanted,))
-    if series := _series(wanted.lower(), names):
-        return CaptionColumn(wanted, series)
     column, _, keys = wanted.partition(".")
-    if keys and column in names:
-        return CaptionColumn(wanted, (column,), tuple(keys.split(".")))
-    check_column(wanted, names, source)
-    raise AssertionError("unreachable")
+    if wanted not in names:
+        if series := _series(wanted.lower(), names):
+            return CaptionColumn(wanted, series)
+        if keys and column in names:
+            return CaptionColumn(wanted, (column,), tuple(keys.split(".")))
+        check_column(wanted, names, source)
+    return CaptionColumn(wanted, (wanted,))
 
 
 def check_column(wanted: str, names: Sequence[str], source: str) -> None:
