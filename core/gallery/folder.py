@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ class GalleryFolder:
 
     Attributes:
         path: The folder, as the operator gave it.
+        handle: Its descriptor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +39,7 @@ class GalleryFolder:
         """
         self.path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise GalleryNotFoundError(
                 path,
@@ -49,12 +48,12 @@ class GalleryFolder:
             ) from error
         except OSError as error:
             raise GalleryError(path, f"{path} cannot be opened ({error.strerror}).") from error
-        weakref.finalize(self, os.close, self._handle)
+        weakref.finalize(self, os.close, self.handle)
 
     def is_in_place(self) -> bool:
         """Tell whether the folder is still the one of its name, or was replaced or removed."""
         try:
-            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+            return os.path.samestat(os.fstat(self.handle), os.stat(self.path))
         except OSError:
             return False
 
@@ -68,10 +67,10 @@ class GalleryFolder:
             FileNotFoundError: There is no file of that name.
             GalleryError: It cannot be read.
         """
-        with self._open(name) as file:
-            content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+        with self._open(name) as (handle, size):
+            content = np.empty(size, np.uint8)
             filled = 0
-            while count := file.readinto(content.data[filled : filled + _CHUNK_BYTES]):
+            while count := os.readv(handle, [content.data[filled : filled + _CHUNK_BYTES]]):
                 filled += count
         return content[:filled]
 
@@ -95,14 +94,11 @@ class GalleryFolder:
 
     def verify(self, name: str, sha256: str) -> None:
         """Check that a file is the one that was built; raises as :meth:`read_verified` does."""
-        digest = hashlib.sha256()
         try:
-            with self._open(name) as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
+            found = self._sha256(name)
         except FileNotFoundError as error:
             raise damaged(self.path, f"{name} is missing") from error
-        self._require(name, digest.hexdigest(), sha256)
+        self._require(name, found, sha256)
 
     def thumbnails_digest(self, image_ids: Iterable[str]) -> tuple[int, str]:
         """Return how many pictures have a thumbnail here, and one sha256 over all of these.
@@ -116,37 +112,64 @@ class GalleryFolder:
         digest, count = hashlib.sha256(), 0
         for name in sorted(map(thumbnail_file, image_ids)):
             try:
-                content = self.read(name)
+                found = self._sha256(name)
             except FileNotFoundError:
                 continue
             count += 1
-            short = name.partition("/")[2]
-            digest.update(f"{short}:{hashlib.sha256(content.data).hexdigest()}\n".encode())
+            digest.update(f"{name.partition('/')[2]}:{found}\n".encode())
         return count, digest.hexdigest()
 
     def _require(self, name: str, found: str, expected: str) -> None:
         if found != expected:
             raise damaged(self.path, f"{name} is not the file that was built")
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[io.FileIO]:
-        try:
-            with io.FileIO(name, opener=self._opened) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise FileNotFoundError(name)
-                yield file
-        except FileNotFoundError:
-            raise
-        except (NotADirectoryError, IsADirectoryError) as error:
-            raise FileNotFoundError(name) from error
-        except OSError as error:
-            raise GalleryError(
-                self.path, f"{name} of {self.path} cannot be read ({error.strerror})."
-            ) from error
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._open(name) as (handle, size):
+            length = min(size + 1, _CHUNK_BYTES)
+            while chunk := os.read(handle, length):
+                digest.update(chunk)
+                if len(chunk) < length:
+                    break
+        return digest.hexdigest()
 
-    def _opened(self, name: str, flags: int) -> int:
+    def _open(self, name: str) -> _OpenFile:
+        return _OpenFile(self, name)
+
+
+class _OpenFile:
+    """An open regular file of a folder: its handle and size. Plain, for there may be a million.
+
+    Raises on entry and on exit FileNotFoundError, or GalleryError for all else that goes wrong.
+    """
+
+    def __init__(self, folder: GalleryFolder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._handle = -1
+
+    def __enter__(self) -> tuple[int, int]:
         # Without O_NONBLOCK, a pipe of that name would keep the process waiting.
-        return os.open(name, flags | os.O_NONBLOCK, dir_fd=self._handle)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self._handle = os.open(self._name, flags, dir_fd=self._folder.handle)
+            found = os.fstat(self._handle)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(self._name) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._handle)
+            raise FileNotFoundError(self._name)
+        return self._handle, found.st_size
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        os.close(self._handle)
+        if isinstance(error, OSError):
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> GalleryError:
+        path = self._folder.path
+        return GalleryError(path, f"{self._name} of {path} cannot be read ({error.strerror}).")
 
 
 def damaged(folder: Path, what: str) -> CorruptGalleryError:
