@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ BY_NAME = "/gradio_api/call/v2/"
 _DEEPEST = 32
 _SESSION_CHARS = 64
 _LARGEST_NUMBER = 2**63
+_UNREAD = 64
 
 
 class Refusal(Exception):
@@ -57,16 +58,23 @@ def check_body(body: bytes) -> Any:  # noqa: ANN401 - any JSON
     return value
 
 
-def check_call(path: str, value: Any, functions: Mapping[int, Function]) -> bool:  # noqa: ANN401
+def check_call(
+    path: str,
+    value: Any,  # noqa: ANN401 - any JSON
+    functions: Mapping[int, Function],
+    unread: Callable[[str], int],
+) -> bool:
     """Return whether a call may name files.
 
     Args:
         path: Of the request; its last part may be the function's name.
         value: What the body says.
         functions: By the number that gradio gave them.
+        unread: Number of calls of a session whose answers wait for it.
 
     Raises:
-        Refusal: There is no such function, or it is not called like this.
+        Refusal: There is no such function, it is not called like this, or the session does not
+            read its answers.
     """
     if not isinstance(value, dict):
         raise Refusal(400, "The body must be a JSON object.")
@@ -76,6 +84,8 @@ def check_call(path: str, value: Any, functions: Mapping[int, Function]) -> bool
     tab = value.get("session_hash")
     if tab is not None and (not isinstance(tab, str) or len(tab) > _SESSION_CHARS):
         raise Refusal(400, f"session_hash is a text of at most {_SESSION_CHARS} characters.")
+    if tab and unread(tab) >= _UNREAD:
+        raise Refusal(429, f"{_UNREAD} answers of this session wait to be read; please read them.")
     return function.takes_files
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,15 +131,21 @@ class Guard:
         app: What answers.
         limits: What a request may be.
         functions: By the number that gradio gave them.
+        unread: Number of calls of a session whose answers wait for it.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: RequestLimits, functions: Mapping[int, Function]
+        self,
+        app: ASGIApp,
+        limits: RequestLimits,
+        functions: Mapping[int, Function],
+        unread: Callable[[str], int],
     ) -> None:
         """Guard an app."""
         self._app = app
         self._limits = limits
         self._functions = functions
+        self._unread = unread
         self._rules = _RULES + (_UPLOAD_RULES if limits.inbox is not None else ())
         self._streams = 0
 
@@ -180,8 +186,8 @@ class Guard:
             most = self._limits.list_bytes if rule.body == "call" else self._limits.body_bytes
             body = await self._body(scope, receive, most)
             value = check_body(body)
-            names_files = rule.body == "call" and check_call(path, value, self._functions)
-            check_size(len(body), most if names_files else self._limits.body_bytes)
+            if rule.body != "call" or not check_call(path, value, self._functions, self._unread):
+                check_size(len(body), self._limits.body_bytes)
             receive = _replayed(body, receive)
         elif _length(scope) or _header(scope, b"transfer-encoding"):
             raise Refusal(400, "A request of this kind has no body.")

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -65,7 +66,7 @@ def launch(
         desk = UploadDesk(uploads, inbox)
         routes += [*inbox.routes(), *upload_routes(uploads)]
     page = build_page(shelf, desk)
-    guard = Middleware(Guard, limits, _functions(page))
+    guard = Middleware(Guard, limits, _functions(page), partial(_unread, page))
     page.queue(max_size=uploads.settings.upload_queue_size if uploads is not None else None)
     page.launch(
         server_name=host,
@@ -105,6 +106,10 @@ def _functions(page: gr.Blocks) -> Mapping[int, Function]:
         for number, function in page.fns.items()
         if function.fn is not None  # else it is a script of the page
     }
+
+
+def _unread(page: gr.Blocks, tab: str) -> int:
+    return len(page._queue.pending_event_ids_session.get(tab, ()))
 
 
 @asynccontextmanager

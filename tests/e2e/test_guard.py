@@ -322,6 +322,21 @@ class TestSessions:
         )
         assert "typed" not in kept
 
+    def test_answers_that_nobody_reads_are_bounded(self, guarded):
+        number = next(n for n, fn in guarded.page.fns.items() if fn.api_name == "compare")
+        body = {"data": ["dog", 1, ""], "fn_index": number, "session_hash": "deaf"}
+        statuses = [
+            post(guarded, "/gradio_api/queue/join", json.dumps(body).encode()).status_code
+            for _ in range(70)
+        ]
+        assert statuses.count(429) == 6
+        with HTTP.stream(
+            "GET", f"{guarded.address}/gradio_api/queue/data?session_hash=deaf"
+        ) as read:
+            assert "close_stream" in "".join(read.iter_text())
+        reply = post(guarded, "/gradio_api/queue/join", json.dumps(body).encode())
+        assert reply.status_code == 200
+
     def test_a_crowd_does_not_push_out_a_visitor_s_upload(self, guarded):
         sessions = guarded.page.state_holder
         assert isinstance(sessions, Sessions)
