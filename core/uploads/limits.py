@@ -48,6 +48,16 @@ class UploadLimits:
             decode=DecodeLimits.of(settings),
         )
 
+    def refusal(self, size: int, held_files: int, held_bytes: int) -> str:
+        """Return why a file of ``size`` bytes finds no room beside what is held; "" if it does."""
+        if size > self.decode.max_bytes:
+            return f"is larger than the limit of {self.decode.max_bytes / 1e6:,.1f} MB"
+        if held_files >= self.files:
+            return f"is beyond the limit of {self.files:,} photos in one upload"
+        if held_bytes + size > self.bytes:
+            return f"is beyond the limit of {self.bytes / 1e6:,.0f} MB in one upload"
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

@@ -162,7 +162,7 @@ class UploadSession:
         size = path.stat().st_size
         with self._lock:
             self._check_not_ended()
-            reason = self._no_room(size)
+            reason = self.limits.refusal(size, self._held_files, self._held_bytes)
             target = self.folder / _WAITING_FOLDER / secrets.token_hex(8)
             if not reason:
                 try:
@@ -184,16 +184,6 @@ class UploadSession:
         with self._lock:
             self._check_not_ended()
             self.notices.add(Notice("refused", shown_name(name), reason))
-
-    def _no_room(self, size: int) -> str:
-        limits = self.limits
-        if size > limits.decode.max_bytes:
-            return f"is larger than the limit of {limits.decode.max_bytes / 1e6:,.1f} MB"
-        if self._held_files >= limits.files:
-            return f"is beyond the limit of {limits.files:,} photos in one upload"
-        if self._held_bytes + size > limits.bytes:
-            return f"is beyond the limit of {limits.bytes / 1e6:,.0f} MB in one upload"
-        return ""
 
     # -- describing; see core.uploads.intake
 

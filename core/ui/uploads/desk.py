@@ -213,9 +213,7 @@ class UploadDesk:
 
     def _too_much(self, size: int) -> str:
         limits = self.uploads.limits
-        if size > limits.decode.max_bytes:
-            return f"is larger than the limit of {limits.decode.max_bytes / 1e6:,.1f} MB"
-        return f"is beyond the limit of {limits.bytes / 1e6:,.0f} MB in one upload"
+        return limits.refusal(size, held_files=0, held_bytes=limits.bytes)
 
 
 def _path_of(file: dict[str, Any]) -> str:
