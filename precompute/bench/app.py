@@ -1,86 +1,41 @@
-"""Speed and memory of the running product, each figure beside the floor under it.
-
-A floor is the time of the least that must be done: the bare forward pass of the encoders, or one
-numpy matrix product. What lies between a figure and its floor is ours.
-"""
+"""Speed and memory of the running app."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from core.errors import GalleryError, SourceError
-from core.files import write_atomically
-from precompute.bench.material import (
-    BenchOptions,
-    decoded_photos,
-    packaged_photos,
-    queries,
-    searched_gallery,
-)
+from core.errors import GalleryError
+from precompute.bench.figures import Figure, Say, result
+from precompute.bench.material import Searched, queries, searched_gallery
 from precompute.bench.running_app import ROOT, running_app
 
 if TYPE_CHECKING:
-    from core.config import Settings
+    from core.config import ProfileName, Settings
     from core.gallery.reader import Gallery
-    from core.models.profiles import Models, Profile
+    from core.models.profiles import Models
 
 _REPEATED = 50
 _IMPORT_RUNS = 3
 _CHILD_LIMIT_S = 120
-_VERSIONS = (
-    *("torch", "transformers", "open_clip_torch", "sentence-transformers", "faiss-cpu"),
-    *("gradio", "numpy", "pillow"),
-)
-Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured value.
+def app(searched: Searched, count: int, settings: Settings, say: Say) -> dict[str, Any]:
+    """Measure imports, start, searches and memory.
 
-    Attributes:
-        name: What was measured.
-        value: The measurement.
-        unit: Of value, target and floor.
-        n: Measurements behind the value.
-        target: What is asked for on 2 cores with the ``mini`` profile; None where nothing is.
-        more_is_better: Whether the target is a least and not a most.
-        floor: The least that it could be (the most, where more is better); None if not known.
-        floor_name: What was timed as the floor.
-    """
-
-    name: str
-    value: float
-    unit: str
-    n: int
-    target: float | None = None
-    more_is_better: bool = False
-    floor: float | None = None
-    floor_name: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
-        if self.target is None:
-            return None
-        return self.value >= self.target if self.more_is_better else self.value <= self.target
-
-
-def bench(options: BenchOptions, settings: Settings, say: Say) -> dict[str, Any]:
-    """Measure everything and return it as plain values, ready for JSON.
+    Args:
+        searched: The gallery that is served.
+        count: Different queries that are timed.
+        settings: Device of the encoders alone.
+        say: Told what goes on.
 
     Raises:
         AppError: The app did not start or answer.
@@ -90,60 +45,21 @@ def bench(options: BenchOptions, settings: Settings, say: Say) -> dict[str, Any]
     from core.gallery.reader import Gallery
     from core.models.profiles import PROFILES, Models
 
-    profile = PROFILES[options.profile]
+    profile = PROFILES[searched.profile]
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:
         folder = Path(name)
         say("Import and help ...")
         figures = _imports()
         say("Gallery ...")
-        gallery_folder, origin = searched_gallery(options, profile, folder)
+        gallery_folder, origin = searched_gallery(searched, profile, folder)
         gallery = Gallery.open(gallery_folder, profile)
         say(f"The app over {len(gallery):,} images ...")
-        asked = _ask_app(gallery_folder, options, folder)
+        asked = _ask_app(gallery_folder, searched.profile, count, folder)
         say("The encoders and numpy alone ...")
         models = Models(profile, device=settings.device, query_cache_size=0)
-        figures += _search_figures(asked, gallery, models, options.queries)
-        say("Build ...")
-        figures += _build_figures(options, settings, profile, models, folder)
-    return {
-        "machine": machine(),
-        "versions": {package: _version(package) for package in _VERSIONS},
-        "profile": options.profile,
-        "gallery": {"images": len(gallery), "made_of": origin},
-        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-    }
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write the result; the file is whole or absent.
-
-    Raises:
-        SourceError: The file cannot be written.
-    """
-    try:
-        write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
-    except OSError as error:
-        raise SourceError(f"{path} cannot be written ({error.strerror}).") from error
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the figures as a table for the terminal."""
-    head = ("figure", "value", "target", "met", "floor", "n")
-    rows = [head]
-    for figure in result["figures"]:
-        unit, better = figure["unit"], ">=" if figure["more_is_better"] else "<="
-        target = "" if figure["target"] is None else f"{better} {figure['target']:g} {unit}"
-        floor = ""
-        if figure["floor"] is not None:
-            floor = f"{figure['floor']:.3g} {unit} ({figure['floor_name']})"
-        met = {None: "", True: "yes", False: "NO"}[figure["met"]]
-        value = f"{figure['value']:.3g}" if figure["value"] < 1000 else f"{figure['value']:.0f}"
-        rows.append((figure["name"], f"{value} {unit}", target, met, floor, str(figure["n"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+        figures += _search_figures(asked, gallery, models, count)
+    about = {"images": len(gallery), "made_of": origin}
+    return result(figures, searched.profile, gallery=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +74,9 @@ class _Asked:
     memory_mb: float
 
 
-def _ask_app(gallery: Path, options: BenchOptions, folder: Path) -> _Asked:
-    texts = queries(options.queries)
-    with running_app([gallery], options.profile, "warm up", folder) as app:
+def _ask_app(gallery: Path, profile: ProfileName, count: int, folder: Path) -> _Asked:
+    texts = queries(count)
+    with running_app([gallery], profile, "warm up", folder) as app:
         # Both encoders are in memory now; one more, since a first pass is never typical.
         app.compare("warm up again")
         fresh, search = [], []
@@ -292,55 +208,6 @@ def _cpu_s(arguments: Sequence[str]) -> float:
     return spent() - before
 
 
-def _build_figures(
-    options: BenchOptions, settings: Settings, profile: Profile, models: Models, folder: Path
-) -> list[Figure]:
-    from precompute.build.pipeline import build
-    from precompute.build.plan import BATCH_SIZE, BuildOptions
-    from precompute.sources.types import SourceOptions
-
-    source = options.source or str(packaged_photos(folder / "photos"))
-    limit = options.build_images
-    result = build(
-        BuildOptions(
-            SourceOptions(source, limit=limit),
-            folder / "built",
-            profile,
-            device=settings.device,
-            progress=False,
-        ),
-        settings=settings,
-        models=models,
-    )
-    if result is None:
-        raise GalleryError(folder, "The build had nothing to do.")
-    images = decoded_photos(source, limit, settings)
-    caption_s = embed_s = 0.0
-    for at in range(0, len(images), BATCH_SIZE):
-        batch = images[at : at + BATCH_SIZE]
-        started = time.perf_counter()
-        captions = models.captioner.caption(batch)
-        caption_s += time.perf_counter() - started
-        started = time.perf_counter()
-        models.sentence.encode_text([caption.text for caption in captions])
-        models.clip.encode_image(batch)
-        embed_s += time.perf_counter() - started
-    return [
-        Figure(
-            name="build: captions and embeddings",
-            value=result.images_per_second,
-            unit="images/s",
-            n=result.images,
-            target=3.0,
-            more_is_better=True,
-            floor=len(images) / (caption_s + embed_s),
-            floor_name="the models alone",
-        ),
-        Figure("captioner alone", len(images) / caption_s, "images/s", len(images)),
-        Figure("both encoders alone", len(images) / embed_s, "images/s", len(images)),
-    ]
-
-
 def _timed_ms(call: Callable[[Any], object], argument: object) -> float:
     started = time.perf_counter()
     call(argument)
@@ -351,33 +218,3 @@ def _quantile(values: Sequence[float], percent: int) -> float:
     import numpy as np
 
     return float(np.percentile(values, percent))
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    import psutil
-
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
-from precompute.bench.app import Figure, Say, machine
-from precompute.bench.material import BenchOptions, planted_gallery
+from precompute.bench.figures import Figure, Say, result
+from precompute.bench.material import planted_gallery
 from precompute.bench.running_app import ROOT
+
+if TYPE_CHECKING:
+    from core.config import ProfileName
 
 # A process of its own between the two: a child's peak counts from the moment that it still is a
 # copy of its parent, and the one that has just made the gallery is large.
@@ -26,23 +28,29 @@ sys.exit(done.returncode)
 _MEMORY_GB = 4.0
 
 
-def evaluation(options: BenchOptions, say: Say) -> dict[str, Any]:
+def evaluation(images: int, count: int, name: ProfileName, say: Say) -> dict[str, Any]:
     """Evaluate a made-up gallery by the real command and return time and memory of it.
 
     Vectors and captions are made up, so the figures of the lenses are those of chance. Ranking
     takes as long as ever: it does not depend on the vectors.
+
+    Args:
+        images: Pictures of the gallery.
+        count: Queries.
+        name: Of the profile.
+        say: Told what goes on.
 
     Raises:
         GalleryError: The gallery cannot be made, or the evaluation failed.
     """
     from core.models.profiles import PROFILES
 
-    profile = PROFILES[options.profile]
-    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:
-        figures_file = Path(name) / "metrics.json"
-        say(f"A gallery of {options.images:,} images ...")
-        gallery = planted_gallery(options.images, profile, Path(name), options.queries)
-        say(f"Its evaluation with {options.queries:,} queries ...")
+    profile = PROFILES[name]
+    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as folder:
+        figures_file = Path(folder) / "metrics.json"
+        say(f"A gallery of {images:,} images ...")
+        gallery = planted_gallery(images, profile, Path(folder), count)
+        say(f"Its evaluation with {count:,} queries ...")
         command = [sys.executable, "-m", "precompute", "evaluate", str(gallery)]
         command += ["--json", str(figures_file)]
         done = subprocess.run(
@@ -58,10 +66,5 @@ def evaluation(options: BenchOptions, say: Say) -> dict[str, Any]:
         Figure("evaluation: all", sum(seconds.values()), "s", 1),
         *(Figure(f"evaluation: {stage}", took, "s", 1) for stage, took in seconds.items()),
     ]
-    return {
-        "machine": machine(),
-        "profile": options.profile,
-        "gallery": {"images": metrics["images"], "made_of": "random unit vectors"},
-        "queries": queries,
-        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-    }
+    about = {"images": metrics["images"], "made_of": "random unit vectors"}
+    return result(figures, name, gallery=about, queries=queries)

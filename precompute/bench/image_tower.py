@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.errors import SourceError
-from precompute.bench.app import Figure, Say, machine
-from precompute.bench.material import BenchOptions, decoded_photos, packaged_photos
+from precompute.bench.figures import Figure, Say, result
+from precompute.bench.material import decoded_photos, packaged_photos
 
 if TYPE_CHECKING:
-    from core.config import Settings
+    from core.config import ProfileName, Settings
 
 _BATCH = 16
 _REPEATED = 30
 _TARGET_MS = 40.0
 
 
-def image_tower(options: BenchOptions, settings: Settings, say: Say) -> dict[str, Any]:
+def image_tower(
+    source: str | None, name: ProfileName, settings: Settings, say: Say
+) -> dict[str, Any]:
     """Time batches of 16 decoded and prepared photos through the tower alone.
 
     Where the model runs in int8, batches in both precisions take turns, so that whatever else the
     machine does falls on both.
+
+    Args:
+        source: Photos; None takes those that ship inside installed packages.
+        name: Of the profile.
+        settings: Limits of decoding.
+        say: Told what goes on.
 
     Raises:
         SourceError: The photos cannot be read, or none can be used.
@@ -36,9 +44,9 @@ def image_tower(options: BenchOptions, settings: Settings, say: Say) -> dict[str
     from core.models.clip.encoder import ClipEncoder
     from core.models.profiles import PROFILES
 
-    spec = PROFILES[options.profile].clip
-    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as name:
-        source = options.source or str(packaged_photos(Path(name) / "photos"))
+    spec = PROFILES[name].clip
+    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as folder:
+        source = source or str(packaged_photos(Path(folder) / "photos"))
         photos = decoded_photos(source, _BATCH, settings)
     if not photos:
         raise SourceError(f"{source} holds no picture that can be used.")
@@ -76,10 +84,4 @@ def image_tower(options: BenchOptions, settings: Settings, say: Say) -> dict[str
         figures.append(
             Figure(f"image tower, {spec.precision} of fp32, p50", median(shares), "", _REPEATED)
         )
-    return {
-        "machine": machine(),
-        "profile": options.profile,
-        "model": spec.name,
-        "threads": torch.get_num_threads(),
-        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-    }
+    return result(figures, name, model=spec.name, threads=torch.get_num_threads())

@@ -7,13 +7,12 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from precompute.bench.app import Figure, Say, machine
-from precompute.bench.material import BenchOptions, packaged_photos, queries, searched_gallery
+from precompute.bench.figures import Figure, Say, result
+from precompute.bench.material import Searched, packaged_photos, queries, searched_gallery
 from precompute.bench.running_app import RunningApp, running_app
 from precompute.bench.visitors import Described, Ranking, Searches, UploadVisitor, search_until
 
@@ -33,7 +32,7 @@ _MOST_REQUESTS = 2_000
 _QUALITY = 88
 
 
-def load(options: BenchOptions, say: Say) -> dict[str, Any]:
+def load(options: Searched, say: Say) -> dict[str, Any]:
     """Measure searching under load and the speed of one upload of large photos.
 
     Every request goes to a loopback port; there are at most 2,000 searches and four uploads.
@@ -62,12 +61,8 @@ def load(options: BenchOptions, say: Say) -> dict[str, Any]:
             figures = _large_figures(app, large)
             say(f"{SEARCHERS} visitors search, {UPLOADS} upload {PHOTOS_AN_UPLOAD} photos ...")
             figures += _load_figures(app, small, asked, expected)
-    return {
-        "machine": machine(),
-        "profile": options.profile,
-        "gallery": {"images": len(gallery), "made_of": origin},
-        "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
-    }
+    about = {"images": len(gallery), "made_of": origin}
+    return result(figures, options.profile, gallery=about)
 
 
 def photos(sources: Sequence[Path], count: int, size: tuple[int, int]) -> dict[str, bytes]:
@@ -111,7 +106,7 @@ def right_answers(
     return answers
 
 
-def _source_photos(options: BenchOptions, folder: Path) -> list[Path]:
+def _source_photos(options: Searched, folder: Path) -> list[Path]:
     root = Path(options.source) if options.source else packaged_photos(folder / "sources")
     return sorted(
         path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")

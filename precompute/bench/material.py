@@ -28,28 +28,23 @@ _PLACES = ("in a street", "on a beach", "in the grass", "by a wall", "under a tr
 
 
 @dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What to measure.
+class Searched:
+    """Which gallery is searched.
 
     Attributes:
-        source: Photos for the build; also for the gallery if it has captions. None takes the
-            photos that ship inside installed packages.
-        gallery: A gallery to search; None makes one.
+        gallery: This one; None makes one.
+        source: Photos with captions that one is made of; None makes it of random vectors.
         profile: Name of the profile.
         images: Pictures of the gallery that is made.
-        queries: Different queries that are timed.
-        build_images: Most pictures of the timed build.
     """
 
-    source: str | None
     gallery: Path | None
+    source: str | None
     profile: ProfileName
     images: int = 1000
-    queries: int = 200
-    build_images: int = 48
 
 
-def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> tuple[Path, str]:
+def searched_gallery(options: Searched, profile: Profile, folder: Path) -> tuple[Path, str]:
     """Return a gallery to search, and what it is made of.
 
     Raises:
@@ -69,7 +64,7 @@ def searched_gallery(options: BenchOptions, profile: Profile, folder: Path) -> t
     return planted_gallery(options.images, profile, folder), "random unit vectors"
 
 
-def _built(options: BenchOptions, column: str, folder: Path) -> Path:
+def _built(options: Searched, column: str, folder: Path) -> Path:
     out = folder / "searched"
     command = [sys.executable, "-m", "precompute", "build", str(options.source)]
     command += ["--out", str(out), "--captions-from", column, "--limit", str(options.images)]

@@ -10,10 +10,12 @@ import pytest
 from core.config import get_settings
 from core.errors import SourceError
 from core.gallery.reader import Gallery
-from precompute.bench.app import Figure, table, write_json
+from core.models import profiles
+from precompute.bench.figures import Figure, table, write_json
 from precompute.bench.image_tower import image_tower
+from precompute.bench.index import index
 from precompute.bench.material import (
-    BenchOptions,
+    Searched,
     packaged_photos,
     planted_gallery,
     queries,
@@ -40,7 +42,7 @@ def test_queries_are_all_different():
 
 
 def test_a_made_gallery_is_a_gallery(tiny, tmp_path):
-    options = BenchOptions(source=None, gallery=None, profile="mini", images=50)
+    options = Searched(gallery=None, source=None, profile="mini", images=50)
     folder, origin = searched_gallery(options, tiny, tmp_path)
     gallery = Gallery.open(folder, tiny)
     assert len(gallery) == 50
@@ -80,8 +82,7 @@ def test_an_app_that_cannot_start_is_reported_in_its_own_words(tmp_path):
 
 
 def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
-    options = BenchOptions(source=None, gallery=None, profile="mini")
-    result = image_tower(options, get_settings(), lambda _: None)
+    result = image_tower(None, "mini", get_settings(), lambda _: None)
     figures = {figure["name"]: figure for figure in result["figures"]}
     asked = [name for name, figure in figures.items() if figure["target"] is not None]
     assert asked == ["image tower, int8, batch 16, an image, p50"]
@@ -92,6 +93,15 @@ def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
 
 def test_no_picture_to_time_is_one_sentence(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
-    options = BenchOptions(source=str(tmp_path), gallery=None, profile="mini")
     with pytest.raises(SourceError, match=r"holds no picture that can be used\.$"):
-        image_tower(options, get_settings(), lambda _: None)
+        image_tower(str(tmp_path), "mini", get_settings(), lambda _: None)
+
+
+def test_the_index_is_measured_at_a_size_that_the_gallery_has_not(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(profiles.PROFILES, "mini", tiny)
+    result = index(planted_gallery(60, tiny, tmp_path), "clip", 2000, 10, "mini", lambda _: None)
+    figures = {figure["name"]: figure["value"] for figure in result["figures"]}
+    assert result["vectors"] == 2000
+    # Every cluster looked into finds what flat finds.
+    assert figures[f"ivf, nprobe {result['clusters']}: recall@10 of flat"] == 1.0
+    assert 0 < figures["ivf, nprobe 1: recall@10 of flat"] <= 1.0

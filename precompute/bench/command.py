@@ -1,0 +1,146 @@
+"""The commands ``bench app | build | load | index | evaluation | image-tower``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.quiet import quiet_libraries
+from precompute.terminal import JsonOption, ProfileChoice, ProfileOption, say
+
+if TYPE_CHECKING:
+    from core.config import ProfileName, Settings
+
+app = typer.Typer(
+    help="Measure speed and memory, each figure beside its target and the least that it could be.",
+    no_args_is_help=True,
+)
+
+_Photos = Annotated[
+    str | None,
+    typer.Argument(help="Photos; those of installed packages if not given."),
+]
+_Captioned = Annotated[
+    str | None,
+    typer.Argument(help="Photos with captions, to make the gallery of; random if not given."),
+]
+_GalleryOption = Annotated[
+    Path | None, typer.Option(help="Gallery to search; one is made if not given.")
+]
+_Images = Annotated[int, typer.Option(min=40, help="Pictures of the gallery that is made.")]
+_Queries = Annotated[int, typer.Option(min=10, help="Different queries.")]
+
+
+class LensChoice(str, Enum):
+    """The lenses, known without importing them."""
+
+    captions = "captions"
+    clip = "clip"
+
+
+@app.command("app")
+def app_command(
+    source: _Captioned = None,
+    gallery: _GalleryOption = None,
+    images: _Images = 1000,
+    queries: _Queries = 200,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the running app: start, searches through HTTP, memory."""
+    from precompute.bench.app import app as measure
+    from precompute.bench.material import Searched
+
+    settings, name = _chosen(profile)
+    _tell(measure(Searched(gallery, source, name, images), queries, settings, say), json_file)
+
+
+@app.command("build")
+def build_command(
+    source: _Photos = None,
+    images: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 48,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a build, beside its models alone."""
+    from precompute.bench.build import build_speed
+
+    settings, name = _chosen(profile)
+    _tell(build_speed(source, images, name, settings, say), json_file)
+
+
+@app.command("load")
+def load_command(
+    source: _Captioned = None,
+    gallery: _GalleryOption = None,
+    images: _Images = 1000,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure visitors who search while others have their photos described."""
+    from precompute.bench.load import load
+    from precompute.bench.material import Searched
+
+    _, name = _chosen(profile)
+    _tell(load(Searched(gallery, source, name, images), say), json_file)
+
+
+@app.command("index")
+def index_command(
+    gallery: Annotated[Path, typer.Argument(help="Gallery whose embeddings are enlarged.")],
+    lens: Annotated[LensChoice, typer.Option(help="Which embeddings.")] = LensChoice.clip,
+    vectors: Annotated[int, typer.Option(min=1000, help="Vectors that are made.")] = 100_000,
+    queries: _Queries = 200,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure flat against IVF at a size that the gallery does not have."""
+    from precompute.bench.index import index
+
+    _, name = _chosen(profile)
+    _tell(index(gallery, lens.value, vectors, queries, name, say), json_file)
+
+
+@app.command("evaluation")
+def evaluation_command(
+    images: _Images = 1000,
+    queries: _Queries = 200,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the command ``evaluate`` on a made-up gallery: time and memory."""
+    from precompute.bench.evaluation import evaluation
+
+    _, name = _chosen(profile)
+    _tell(evaluation(images, queries, name, say), json_file)
+
+
+@app.command("image-tower")
+def image_tower_command(
+    source: _Photos = None, profile: ProfileOption = None, json_file: JsonOption = None
+) -> None:
+    """Measure the CLIP model's image tower on the CPU, as it runs there and in float32."""
+    from precompute.bench.image_tower import image_tower
+
+    settings, name = _chosen(profile)
+    _tell(image_tower(source, name, settings, say), json_file)
+
+
+def _chosen(profile: ProfileChoice | None) -> tuple[Settings, ProfileName]:
+    from core.config import get_settings
+
+    settings = get_settings()
+    name = profile.value if profile else settings.profile
+    quiet_libraries(downloads=name == "full")
+    return settings, name
+
+
+def _tell(result: dict[str, Any], json_file: Path | None) -> None:
+    from precompute.bench.figures import table, write_json
+
+    typer.echo(table(result))
+    if json_file is not None:
+        write_json(json_file, result)

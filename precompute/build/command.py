@@ -1,0 +1,156 @@
+"""The command ``build``: a source and options in, a gallery out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.quiet import quiet_libraries
+from precompute.terminal import ProfileOption, one_sentence, say, say_list
+
+if TYPE_CHECKING:
+    from precompute.build.pipeline import BuildResult
+
+REPORT_FILE = "build_report.json"
+
+
+class PoolingChoice(str, Enum):
+    """Ways to index several captions of a picture (:data:`core.records.CaptionPooling`)."""
+
+    mean = "mean"
+    best = "best"
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, imagefolder, saved or parquet dataset, Hugging Face id, or a "
+            "benchmark: flickr8k, flickr30k, coco."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    split: Annotated[
+        str | None, typer.Option(help="Split of a dataset, or sub-folder of an imagefolder.")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Configuration of a dataset that has several.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag of a Hub dataset.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of the images; found by itself.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Reference captions, kept for evaluation only: a column, captions.en for one of "
+            "several texts, caption for caption_0, caption_1 ...; found by itself where its name "
+            "is usual."
+        ),
+    ] = None,
+    captions_from: Annotated[
+        str | None,
+        typer.Option(help="Use this column's captions instead of generating them; named likewise."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows or files read.")] = None,
+    profile: ProfileOption = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of an InstructBLIP checkpoint, or of a LoRA adapter of one, in "
+            "place of the profile's captioner; TWOLENS_CAPTIONER.",
+            show_default=False,
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of an open_clip model in place of the profile's; TWOLENS_CLIP.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a model sees at once.")] = 8,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows after which progress is kept.")] = 64,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto."),
+    ] = None,
+    captions_per_image: Annotated[
+        int, typer.Option(min=1, help="Most captions generated for a picture.")
+    ] = 1,
+    caption_pooling: Annotated[
+        PoolingChoice,
+        typer.Option(
+            help="How several captions of a picture are searched: by their mean, or by the one "
+            "nearest to the query."
+        ),
+    ] = PoolingChoice.mean,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
+    ] = False,
+) -> None:
+    """Build a gallery: captions, embeddings and indexes of a source's pictures.
+
+    A build that was stopped, by whatever, goes on where it was: give the same command again.
+    """
+    with one_sentence("Stopped. The same command goes on from the last finished shard."):
+        from core.config import get_settings
+        from core.models.choose_captioner import with_captioner
+        from core.models.choose_clip import with_clip
+        from core.models.profiles import PROFILES
+        from precompute.build.pipeline import BuildOptions
+        from precompute.build.pipeline import build as build_gallery
+        from precompute.sources.presets import expand
+        from precompute.sources.types import SourceOptions
+
+        settings = get_settings()
+        named = PROFILES[profile.value if profile else settings.profile]
+        chosen = with_captioner(named, captioner or settings.captioner)
+        chosen = with_clip(chosen, clip or settings.clip)
+        remote = (spec.source.startswith("hub:") for spec in (chosen.captioner, chosen.clip))
+        quiet_libraries(downloads=any(remote))
+        options = BuildOptions(
+            source=expand(
+                SourceOptions(
+                    source=source,
+                    split=split,
+                    subset=subset,
+                    revision=revision,
+                    image_column=image_column,
+                    caption_column=caption_column,
+                    captions_from=captions_from,
+                    limit=limit,
+                )
+            ),
+            out=out,
+            profile=chosen,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            device=device or settings.device,
+            captions_per_image=captions_per_image,
+            caption_pooling=caption_pooling.value,
+            overwrite=overwrite,
+        )
+        _show(build_gallery(options, settings=settings, say=say), out)
+
+
+def _show(result: BuildResult | None, out: Path) -> None:
+    if result is None:
+        typer.echo(f"{out} was complete already.")
+        return
+    again = [f"{item.file_name} is {item.same_as} again" for item in result.duplicates]
+    say_list("Skipped", [f"{item.file_name} {item.reason}" for item in result.skipped], REPORT_FILE)
+    say_list("Stored once", again, REPORT_FILE)
+    say_list("Noted", [f"{item.file_name}: {item.note}" for item in result.notes], REPORT_FILE)
+    if result.merged_rows:
+        say(f"{result.merged_rows:,} rows gave captions to pictures that earlier rows had named.")
+    typer.echo(
+        f"{out}: {result.images:,} images, {len(result.duplicates):,} duplicates, "
+        f"{len(result.skipped):,} skipped; {result.images_per_second:.1f} images/s."
+    )
