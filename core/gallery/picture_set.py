@@ -13,8 +13,8 @@ from core.errors import UnknownImageError
 from core.gallery.layout import thumbnail_path
 from core.records import ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
-from core.search.index import Index, check_index_kind
-from core.search.query import check_lens
+from core.search.index import Index
+from core.search.query import check_index_kind, check_lens
 
 
 class PictureSet(ABC):

@@ -12,8 +12,9 @@ import numpy as np
 
 from core.errors import EmbeddingError, QueryError
 from core.files import fsync
-from core.records import INDEX_KINDS, Hit, IndexKind
+from core.records import Hit, IndexKind
 from core.search.ivf_file import Clusters
+from core.search.query import check_index_kind
 
 if TYPE_CHECKING:
     import faiss
@@ -317,9 +318,3 @@ def _check_owners(vectors: int, ids: Sequence[str], owners: np.ndarray | None) -
         raise EmbeddingError(
             f"{vectors} embeddings were given for {len(ids)} ids that own {len(owners)} rows."
         )
-
-
-def check_index_kind(kind: str) -> None:
-    """Raise QueryError unless ``kind`` is one of :data:`core.records.INDEX_KINDS`."""
-    if kind not in INDEX_KINDS:
-        raise QueryError(f"Index must be one of {', '.join(INDEX_KINDS)}; got {str(kind)[:40]!r}.")

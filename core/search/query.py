@@ -2,11 +2,80 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from core.errors import QueryError
-from core.records import LENSES
+from core.records import INDEX_KINDS, LENSES
+from core.text import has_content, one_line
+
+MAX_K = 50
+"""Most hits that one search returns."""
+
+MAX_QUERY_CHARS = 1000
+"""Longest query that is answered where no other limit is set."""
 
 
 def check_lens(lens: str) -> None:
     """Raise QueryError unless ``lens`` is one of :data:`core.records.LENSES`."""
     if lens not in LENSES:
         raise QueryError(f"Lens must be one of {', '.join(LENSES)}; got {str(lens)[:40]!r}.")
+
+
+def check_index_kind(kind: str) -> None:
+    """Raise QueryError unless ``kind`` is one of :data:`core.records.INDEX_KINDS`."""
+    if kind not in INDEX_KINDS:
+        raise QueryError(f"Index must be one of {', '.join(INDEX_KINDS)}; got {str(kind)[:40]!r}.")
+
+
+def picture_count(k: object) -> int:
+    """Return how many pictures were asked for, as 5 or, as JSON and sliders give it, 5.0.
+
+    Raises:
+        QueryError: Not a whole number from 1 to :data:`MAX_K`.
+    """
+    return _whole("The number of pictures (k)", k, 1, MAX_K)
+
+
+def probe_count(nprobe: object) -> int | None:
+    """Return how many clusters are to be looked into; None leaves it to the index.
+
+    Raises:
+        QueryError: Not a whole number of 1 or more.
+    """
+    return None if nprobe is None else _whole("nprobe", nprobe, 1, None)
+
+
+def normalise_query(query: object, max_chars: int = MAX_QUERY_CHARS) -> str:
+    """Return the query as it is searched and cached, or raise one clear sentence.
+
+    It is cleaned by :func:`core.text.one_line`.
+
+    Args:
+        query: What the visitor typed.
+        max_chars: Longest query that is answered, counted without surrounding whitespace.
+
+    Raises:
+        QueryError: Not a text, nothing in it to search for, or too long.
+    """
+    if not isinstance(query, str):
+        raise QueryError("The query must be a text.")
+    stripped = query.strip()
+    if len(stripped) > max_chars:
+        raise QueryError(
+            f"The query has {len(stripped):,} characters; at most {max_chars:,} are searched."
+        )
+    text = one_line(stripped)
+    if not has_content(text):
+        raise QueryError("Type what you are looking for: the query is empty.")
+    return text
+
+
+def _whole(name: str, value: object, low: int, high: int | None) -> int:
+    is_number = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool)
+    if not is_number or not float(value).is_integer():  # type: ignore[arg-type]
+        raise QueryError(f"{name} must be a whole number; got {str(value)[:40]!r}.")
+    whole = int(value)  # type: ignore[call-overload]
+    if whole < low or (high is not None and whole > high):
+        limits = f"between {low} and {high}" if high is not None else f"{low} or more"
+        raise QueryError(f"{name} must be {limits}; got {whole}.")
+    return whole

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,9 +14,15 @@ from core.errors import QueryError, TwoLensError
 from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
 from core.search.fusion import Spread, fuse
-from core.search.index import Index, check_index_kind
-from core.search.query import check_lens
-from core.text import has_content, one_line
+from core.search.index import Index
+from core.search.query import (
+    MAX_QUERY_CHARS,
+    check_index_kind,
+    check_lens,
+    normalise_query,
+    picture_count,
+    probe_count,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,14 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_K = 50
-"""Most hits that one search returns."""
-
 FUSION_DEPTH = 50
 """How deep each lens is ranked for the fusion, whatever k: a picture that both lenses rank
 sixth belongs above one that a single lens ranks fifth, and only a deeper ranking can tell."""
-
-_TIMED_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,10 @@ class Comparison:
         query: As it was searched, normalised.
         captions: The caption lens's answer; None if it failed.
         clip: The CLIP lens's answer; None if it failed.
-        fused: The best k of the first :data:`FUSION_DEPTH` of each lens that answered.
-            A hit's ``sources`` give its rank and score in each, beyond k too.
+        fused: The best k of ``rankings``. A hit's ``sources`` give its rank and score in each
+            lens, beyond k too.
         fusion: How they were joined.
+        rankings: The first :data:`FUSION_DEPTH` hits of each lens that answered, or k if more.
         agreement: Of the two lists of k; None if a lens failed.
         failures: A sentence for the visitor, by the lens that failed.
     """
@@ -78,23 +79,9 @@ class Comparison:
     clip: SearchResult | None
     fused: tuple[FusedHit, ...]
     fusion: Fusion
+    rankings: Mapping[Lens, tuple[Hit, ...]]
     agreement: Agreement | None
     failures: Mapping[Lens, str]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexComparison:
-    """The same search in both kinds of index.
-
-    Attributes:
-        flat: The exact answer; ``search_ms`` is the median of a few runs, here and in ``ivf``.
-        ivf: The answer from the nearest clusters.
-        kept: How many of flat's hits IVF found too.
-    """
-
-    flat: SearchResult
-    ivf: SearchResult
-    kept: int
 
 
 class Searchable(Protocol):
@@ -125,8 +112,9 @@ class SearchService:
     """Searches one gallery with the models of one profile. Safe to use from many threads.
 
     Every method raises QueryError, with a sentence for the visitor, for a request that cannot be
-    answered: an empty or overlong query, k outside 1 to :data:`MAX_K`, an unknown lens or index,
-    nprobe below 1. k is capped at the size of the gallery, nprobe at the number of clusters.
+    answered, as :mod:`core.search.query` tells: an empty or overlong query, k out of range, an
+    unknown lens or index, nprobe below 1. k is capped at the size of the gallery, nprobe at the
+    number of clusters.
 
     Attributes:
         gallery: What is searched.
@@ -134,7 +122,9 @@ class SearchService:
         max_query_chars: Longest query that is answered.
     """
 
-    def __init__(self, gallery: Searchable, models: Models, max_query_chars: int = 1000) -> None:
+    def __init__(
+        self, gallery: Searchable, models: Models, max_query_chars: int = MAX_QUERY_CHARS
+    ) -> None:
         """Remember what to search and with what; load nothing."""
         self.gallery = gallery
         self.models = models
@@ -151,7 +141,7 @@ class SearchService:
         """Rank the pictures for a text through one lens.
 
         Args:
-            query: Any language; see :func:`normalise_query`.
+            query: Any language; see :func:`core.search.query.normalise_query`.
             k: Hits wanted.
             lens: ``captions`` or ``clip``.
             index: ``flat`` or ``ivf``.
@@ -232,7 +222,7 @@ class SearchService:
         Each lens is ranked to the depth of the fusion, and ``search_ms`` says what that took.
 
         Args:
-            query: Any language; see :func:`normalise_query`.
+            query: Any language; see :func:`core.search.query.normalise_query`.
             k: Hits wanted of each lens and of the fusion.
             index: ``flat`` or ``ivf``.
             fusion: How the lenses are joined; None takes the profile's.
@@ -254,24 +244,46 @@ class SearchService:
                 logger.exception("the %s lens failed", lens)
                 failures[lens] = "This lens failed to answer; the server's log has the reason."
         fusion = fusion or self.models.profile.fusion
-        fused = self._fused(text, deep, fusion)[:k]
+        rankings = {lens: result.hits for lens, result in deep.items()}
+        (fused,) = self._fused(text, rankings, [fusion])
         shown = {lens: replace(result, hits=result.hits[:k]) for lens, result in deep.items()}
         return Comparison(
             query=text,
             captions=shown.get("captions"),
             clip=shown.get("clip"),
-            fused=tuple(fused),
+            fused=tuple(fused[:k]),
             fusion=fusion,
+            rankings=rankings,
             agreement=_agreement(shown),
             failures=failures,
         )
 
+    def fuse_again(
+        self, comparison: Comparison, fusions: Sequence[Fusion], k: int = 5
+    ) -> list[tuple[FusedHit, ...]]:
+        """Join the rankings of a comparison in other ways, without searching again.
+
+        Args:
+            comparison: Of this service.
+            fusions: How.
+            k: Hits wanted of each.
+
+        Returns:
+            The best k by each fusion, best first.
+
+        Raises:
+            QueryError: k is out of range.
+        """
+        k = picture_count(k)
+        fused = self._fused(comparison.query, comparison.rankings, fusions)
+        return [tuple(hits[:k]) for hits in fused]
+
     def _fused(
-        self, text: str, deep: Mapping[Lens, SearchResult], fusion: Fusion
-    ) -> list[FusedHit]:
-        rankings = {lens: result.hits for lens, result in deep.items()}
-        if fusion.kind == "rrf" or len(deep) < len(LENSES):
-            return fuse(fusion, rankings)
+        self, text: str, rankings: Mapping[Lens, Sequence[Hit]], fusions: Sequence[Fusion]
+    ) -> list[list[FusedHit]]:
+        by_rank = len(rankings) < len(LENSES) or all(fusion.kind == "rrf" for fusion in fusions)
+        if by_rank:
+            return [fuse(fusion, rankings) for fusion in fusions]
         ids = list(dict.fromkeys(hit.id for hits in rankings.values() for hit in hits))
         queries = {lens: self.models.encode_query(lens, text).embedding for lens in LENSES}
         scores = {
@@ -279,33 +291,7 @@ class SearchService:
             for lens, query in queries.items()
         }
         spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
-        return fuse(fusion, rankings, scores, spreads)
-
-    def compare_indexes(
-        self, query: str, lens: Lens, k: int = 5, nprobe: int | None = None
-    ) -> IndexComparison:
-        """Search the flat and the IVF index for the same text, and time both.
-
-        Raises:
-            QueryError: The request cannot be answered.
-            ModelError: The lens's encoder cannot be loaded.
-        """
-        k, nprobe = self._check(k, lens, "ivf", nprobe)
-        encoded = self.models.encode_query(lens, self._normalise(query))
-        timings: dict[IndexKind, list[float]] = {"flat": [], "ivf": []}
-        hits: dict[IndexKind, tuple[Hit, ...]] = {}
-        for _ in range(_TIMED_RUNS):  # in turn, so that a busy moment does not hit one kind only
-            for kind, runs in timings.items():
-                hits[kind], elapsed = self._search(encoded.embedding, k, lens, kind, nprobe)
-                runs.append(elapsed)
-        flat, ivf = (
-            SearchResult(
-                lens, kind, hits[kind], encoded.encode_ms, median(timings[kind]), encoded.cached
-            )
-            for kind in timings
-        )
-        kept = len({hit.id for hit in flat.hits} & {hit.id for hit in ivf.hits})
-        return IndexComparison(flat=flat, ivf=ivf, kept=kept)
+        return [fuse(fusion, rankings, scores, spreads) for fusion in fusions]
 
     def _by_text(
         self, text: str, k: int, lens: Lens, index: IndexKind, nprobe: int | None
@@ -337,34 +323,7 @@ class SearchService:
     def _check(self, k: int, lens: str, index: str, nprobe: int | None) -> tuple[int, int | None]:
         check_lens(lens)
         check_index_kind(index)
-        if nprobe is not None:
-            nprobe = _whole("nprobe", nprobe, 1, None)
-        return _whole("k", k, 1, MAX_K), nprobe
-
-
-def normalise_query(query: str, max_chars: int = 1000) -> str:
-    """Return the query as it is searched and cached, or raise one clear sentence.
-
-    It is cleaned by :func:`core.text.one_line`.
-
-    Args:
-        query: What the visitor typed.
-        max_chars: Longest query that is answered, counted without surrounding whitespace.
-
-    Raises:
-        QueryError: Not a text, nothing in it to search for, or too long.
-    """
-    if not isinstance(query, str):
-        raise QueryError("The query must be a text.")
-    stripped = query.strip()
-    if len(stripped) > max_chars:
-        raise QueryError(
-            f"The query has {len(stripped):,} characters; at most {max_chars:,} are searched."
-        )
-    text = one_line(stripped)
-    if not has_content(text):
-        raise QueryError("Type what you are looking for: the query is empty.")
-    return text
+        return picture_count(k), probe_count(nprobe)
 
 
 def _agreement(results: Mapping[Lens, SearchResult]) -> Agreement | None:
@@ -372,17 +331,6 @@ def _agreement(results: Mapping[Lens, SearchResult]) -> Agreement | None:
         return None
     first, second = ([hit.id for hit in results[lens].hits] for lens in LENSES)
     return agreement(first, second)
-
-
-def _whole(name: str, value: float, low: int, high: int | None) -> int:
-    """Accept 5 and, as JSON and sliders give it, 5.0."""
-    fits = not isinstance(value, bool) and isinstance(value, (int, float, np.integer))
-    if not fits or value != value or value in (float("inf"), float("-inf")) or value != int(value):
-        raise QueryError(f"{name} must be a whole number; got {str(value)[:40]!r}.")
-    if value < low or (high is not None and value > high):
-        limits = f"between {low} and {high}" if high is not None else f"{low} or more"
-        raise QueryError(f"{name} must be {limits}; got {int(value)}.")
-    return int(value)
 
 
 def _ms_since(started: float) -> float:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from core.errors import QueryError
 from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
+from core.search.query import picture_count
 from core.search.service import SearchResult
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -114,7 +114,7 @@ def add_endpoints(shelf: Shelf) -> None:
 
 def compare_json(entry: ShelvedGallery, query: str, k: object) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
-    result = entry.service.compare(query, k=_whole(k))
+    result = entry.service.compare(query, k=picture_count(k))
     lenses = {"captions": result.captions, "clip": result.clip}
     agreement = result.agreement
     return {
@@ -137,7 +137,7 @@ def compare_json(entry: ShelvedGallery, query: str, k: object) -> dict[str, Any]
 
 def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) -> dict[str, Any]:
     """Return the pictures like one picture as ``/similar`` documents them."""
-    result = entry.service.similar(image_id, k=_whole(k), lens=lens)
+    result = entry.service.similar(image_id, k=picture_count(k), lens=lens)
     return {
         "image_id": image_id,
         "lens": result.lens,
@@ -146,18 +146,10 @@ def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) ->
     }
 
 
-def _whole(k: object) -> int:
-    """Accept a whole number however JSON wrote it."""
-    whole = isinstance(k, int) or (isinstance(k, float) and k.is_integer())
-    if isinstance(k, bool) or not isinstance(k, (int, float)) or not whole:
-        raise QueryError(f"k is a whole number from 1 to 50; got {str(k)[:20]!r}.")
-    return int(k)
-
-
 def _by_text(
-    entry: ShelvedGallery, query: str, k: object, lens: Lens, index: IndexKind
+    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexKind
 ) -> dict[str, Any]:
-    result = entry.service.by_text(query, k=_whole(k), lens=lens, index=index)
+    result = entry.service.by_text(query, k=k, lens=lens, index=index)
     return {
         "query": query,
         "lens": result.lens,

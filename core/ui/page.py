@@ -17,7 +17,7 @@ from core.ui.parts.states import start_state
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.compare import compare_tab
 from core.ui.tabs.evaluation import evaluation_tab
-from core.ui.tabs.lens import cluster_count, lens_tab
+from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
@@ -117,11 +117,17 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
 
         def on_gallery(name: str) -> list[object]:
             start = start_state(shelf, name)
-            sliders = [
-                gr.Slider(value=2, maximum=max(2, cluster_count(shelf, name, lens)))
-                for lens in LENSES
+            clusters = [cluster_count(shelf, name, lens) for lens in LENSES]
+            options: list[object] = [
+                part
+                for count in clusters
+                for part in (
+                    gr.Accordion(visible=count >= WORTH_CLUSTERS),
+                    gr.Radio(value="flat"),
+                    gr.Slider(value=2, maximum=max(2, count)),
+                )
             ]
-            return [start, start, start, *sliders, gallery_description(shelf, name)]
+            return [start, start, start, *options, gallery_description(shelf, name)]
 
         gallery.change(
             on_gallery,
@@ -129,7 +135,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
             [
                 compare.results,
                 *(tab.results for tab in lens_tabs),
-                *(tab.nprobe for tab in lens_tabs),
+                *(part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)),
                 described,
             ],
             **PAGE_EVENT,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.errors import UploadError
 from core.images.file_names import shown_name
-from core.search.service import normalise_query
+from core.search.query import normalise_query
 from core.text import composed, one_line
 from core.uploads.limits import checked_caption
 

@@ -12,9 +12,6 @@ from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
 from core.ui.parts.shelf import ShelvedGallery
 from core.ui.parts.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
 
-RANKS_LOOKED_AT = 50
-"""How far down each lens's ranking the detail view can say where a picture stands."""
-
 _FLAG_SENTENCES = {
     "empty": "The captioner wrote nothing for this picture.",
     "repetition": "The caption repeats itself.",
@@ -31,12 +28,10 @@ class Standing:
     Attributes:
         query: The words, as typed; "" when the pictures were not found by words.
         hits: For each lens that answered, its first hits by image id.
-        looked_at: How many hits of each lens are in ``hits`` at most.
     """
 
     query: str = ""
     hits: Mapping[Lens, Mapping[str, Hit]] = field(default_factory=dict)
-    looked_at: int = RANKS_LOOKED_AT
 
     def nearest_caption(self, image_id: str) -> int:
         """Return which of a picture's captions is nearest to the query, from 0; 0 if unknown."""
@@ -49,14 +44,20 @@ class Standing:
         for lens in LENSES:
             if lens not in self.hits:
                 continue
-            hit = self.hits[lens].get(image_id)
+            found = self.hits[lens]
+            hit = found.get(image_id)
             place = (
                 f"{ordinal(hit.rank)} of {gallery_size} · score {hit.score:.2f}"
                 if hit
-                else f"not among its first {min(self.looked_at, gallery_size)}"
+                else f"not among its first {len(found)}"
             )
             lines.append({"lens": lens, "title": LENS_WORDS[lens].title, "place": place})
         return lines
+
+
+def standing_of(query: str, rankings: Mapping[Lens, Sequence[Hit]]) -> Standing:
+    """Return where the pictures stand in each lens's ranking for a query."""
+    return Standing(query, {lens: {hit.id: hit for hit in hits} for lens, hits in rankings.items()})
 
 
 def alt_text(record: ImageRecord) -> str:

@@ -9,10 +9,10 @@ import gradio as gr
 
 from core.errors import QueryError
 from core.images.thumbnails import thumbnail_webp
+from core.search.query import picture_count
 from core.ui.parts.cards import Standing, hit_row
 from core.ui.parts.events import SEARCH_EVENT
 from core.ui.parts.markup import stage
-from core.ui.parts.search_box import picture_count
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.states import answered, examples_line, lens_heading, one_lens_skeleton
 

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.errors import QueryError
-from core.search.service import MAX_K
-
 PLACEHOLDER = "a dog catching a frisbee in the snow"
 
 RESULTS_BRIDGE = """
@@ -25,19 +22,6 @@ class SearchBox:
     query: gr.Textbox
     k: gr.Number
     button: gr.Button
-
-
-def picture_count(value: object) -> int:
-    """Return how many pictures were asked for.
-
-    The component sets no limits itself: gradio would answer with a server error, not a sentence.
-
-    Raises:
-        QueryError: Not a whole number from 1 to 50.
-    """
-    if isinstance(value, (int, float)) and value == value and 1 <= value <= MAX_K:
-        return int(value)
-    raise QueryError(f"The number of pictures must be between 1 and {MAX_K}.")
 
 
 def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
@@ -60,6 +44,7 @@ def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
             elem_id=f"{name}-query",
             elem_classes=["tl-query"],
         )
+        # No limits of its own: gradio would answer with a server error, not a sentence.
         k = gr.Number(
             5,
             label=k_label,

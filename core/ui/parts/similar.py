@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gradio as gr
 
+from core.search.query import picture_count
 from core.search.service import SearchResult
 from core.ui.parts.cards import Standing, alt_text, hit_row
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
-from core.ui.parts.search_box import picture_count
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.states import lens_heading, one_lens_skeleton
 

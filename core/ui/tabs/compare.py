@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import gradio as gr
 
 from core.records import LENSES, Lens
+from core.search.query import picture_count
 from core.search.service import Comparison, SearchResult
-from core.ui.parts.cards import Standing, fused_row, hit_row
+from core.ui.parts.cards import Standing, fused_row, hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, explained, stage
-from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
+from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.similar import similar_answer
-from core.ui.parts.standing import standing_of
 from core.ui.parts.states import (
     answered,
     examples_line,
@@ -96,11 +96,12 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
     if not shelf.entries or not (query or "").strip():
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
-    comparison = entry.service.compare(query, k=picture_count(k))
-    standing = standing_of(entry, comparison.query, LENSES)
+    asked = picture_count(k)
+    comparison = entry.service.compare(query, k=asked)
+    standing = standing_of(comparison.query, comparison.rankings)
     ids = [hit.id for hit in comparison.fused]
     return stage(
-        _comparison(entry, comparison, standing, picture_count(k)),
+        _comparison(entry, comparison, standing, asked),
         two_lens_skeleton(),
         summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import gradio as gr
 
-from core.records import LENSES, Lens
-from core.search.service import IndexComparison
-from core.ui.parts.cards import hit_row
+from core.errors import ModelError
+from core.records import Hit, Lens
+from core.search.query import picture_count
+from core.search.service import FUSION_DEPTH, SearchResult
+from core.ui.parts.cards import hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
 from core.ui.parts.picture_query import connect_picture_query, picture_query
-from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, picture_count, search_box
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
-from core.ui.parts.standing import standing_of
 from core.ui.parts.states import (
     answered,
     examples_line,
@@ -28,13 +31,15 @@ from core.ui.parts.states import (
 )
 from core.ui.uploads.desk import UploadDesk
 
-FLAT_HELP = "The flat index compares your words with every picture: exact."
 IVF_HELP = (
     "The IVF index sorts the pictures into clusters beforehand and looks only into the clusters "
     "nearest to your words: faster on large galleries, and it can miss a picture."
 )
-KEPT_HELP = "How many of the pictures of the exact ranking the IVF ranking holds too."
+KEPT_HELP = "How many of the pictures that an exact search shows the IVF index found too."
 INDEX_CHOICES = [("flat: compare with all", "flat"), ("IVF: nearest clusters", "ivf")]
+
+WORTH_CLUSTERS = 10
+"""With fewer clusters than this a visitor is not asked which index to search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class LensTab:
     """The components of the tab that the rest of the page needs."""
 
     box: SearchBox
+    options: gr.Accordion
+    index: gr.Radio
     nprobe: gr.Slider
     results: gr.HTML
 
@@ -65,7 +72,15 @@ def lens_tab(
         elem_classes=["tl-bare"],
     )
     box = search_box(lens)
-    with gr.Row(elem_classes=["tl-options"]):
+    with (
+        gr.Accordion(
+            "Details: how the pictures are searched",
+            open=False,
+            visible=clusters >= WORTH_CLUSTERS,
+            elem_classes=["tl-folded"],
+        ) as folded,
+        gr.Row(elem_classes=["tl-options"]),
+    ):
         index = gr.Radio(
             INDEX_CHOICES, value="flat", label="Index", scale=2, elem_id=f"{lens}-index"
         )
@@ -113,7 +128,7 @@ def lens_tab(
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
     if ask is not None and desk is not None:
         connect_picture_query(ask, desk, shelf, box.k, gallery, results)
-    return LensTab(box, nprobe, results)
+    return LensTab(box, folded, index, nprobe, results)
 
 
 def cluster_count(shelf: Shelf, gallery_name: str | None, lens: Lens) -> int:
@@ -134,29 +149,44 @@ def answer(
     """
     if not shelf.entries or not (query or "").strip():
         return start_state(shelf, gallery_name)
-    entry = shelf.entry(gallery_name)
-    asked = picture_count(k)
-    nprobe = min(int(probes or 1), cluster_count(shelf, gallery_name, lens))
-    found = entry.service.compare_indexes(query, lens, k=asked, nprobe=nprobe)
-    shown = found.ivf if kind == "ivf" else found.flat
-    standing = standing_of(entry, query.strip(), LENSES)
-    heading = lens_heading(lens, shown)
+    entry, asked = shelf.entry(gallery_name), picture_count(k)
+    clusters = cluster_count(shelf, gallery_name, lens)
+    exact = entry.service.by_text(query, FUSION_DEPTH, lens)
+    ranking: SearchResult = exact
+    line = ""
+    if kind != "flat" and clusters >= WORTH_CLUSTERS:
+        nprobe = min(int(probes or 1), clusters)
+        ranking = entry.service.by_text(
+            query,
+            FUSION_DEPTH,
+            lens,
+            kind,  # type: ignore[arg-type]  # the service refuses what is not a kind
+            nprobe,
+        )
+        line = _index_line(exact, ranking, asked, f"{nprobe} of {clusters}")
+    other: Lens = "clip" if lens == "captions" else "captions"
+    rankings: dict[Lens, Sequence[Hit]] = {lens: exact.hits}
+    with suppress(ModelError):  # then its rank is not shown
+        rankings[other] = entry.service.by_text(query, FUSION_DEPTH, other).hits
+    standing = standing_of(query.strip(), rankings)
+    hits = ranking.hits[:asked]
     body = (
-        f"{examples_line(entry, query.strip())}{_index_line(entry, found, nprobe, lens)}"
-        f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">{heading}'
-        f"{hit_row(entry, shown.hits, standing, lens=lens)}</section>"
-        f"{weak_note(shown) if lens == 'captions' else ''}{fewer_note(len(shown.hits), asked)}"
+        f"{examples_line(entry, query.strip())}{line}"
+        f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
+        f"{lens_heading(lens, ranking)}"
+        f"{hit_row(entry, hits, standing, lens=lens)}</section>"
+        f"{weak_note(ranking) if lens == 'captions' else ''}{fewer_note(len(hits), asked)}"
     )
-    summary = top_pictures(entry, [hit.id for hit in shown.hits], LENS_WORDS[lens].title)
+    summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)
     return stage(body, one_lens_skeleton(), summary=summary)
 
 
-def _index_line(entry: ShelvedGallery, found: IndexComparison, nprobe: int, lens: Lens) -> str:
-    clusters = entry.gallery.index(lens, "ivf").nlist or 1
-    flat, ivf = milliseconds(found.flat.search_ms), milliseconds(found.ivf.search_ms)
-    looked = f"looked into {nprobe} of {clusters} cluster{'' if clusters == 1 else 's'}"
+def _index_line(exact: SearchResult, ivf: SearchResult, asked: int, looked_into: str) -> str:
+    wanted = {hit.id for hit in exact.hits[:asked]}
+    kept = len(wanted & {hit.id for hit in ivf.hits[:asked]})
+    flat_took, took = milliseconds(exact.search_ms), milliseconds(ivf.search_ms)
     return (
-        f'<p class="tl-agree">{explained(f"flat {flat}", FLAT_HELP)}'
-        f"{explained(f'IVF {ivf}', IVF_HELP)}<span>{looked}</span>"
-        f"{explained(f'IVF kept {found.kept} of {len(found.flat.hits)}', KEPT_HELP)}</p>"
+        f'<p class="tl-agree">{explained(f"IVF {took}", IVF_HELP)}<span>flat {flat_took}</span>'
+        f"<span>looked into {looked_into} clusters</span>"
+        f"{explained(f'IVF kept {kept} of {len(wanted)}', KEPT_HELP)}</p>"
     )

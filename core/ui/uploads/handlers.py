@@ -9,10 +9,10 @@ from weakref import WeakSet
 
 import gradio as gr
 
+from core.search.query import picture_count
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
 from core.ui.parts.picture_query import picture_state
-from core.ui.parts.search_box import picture_count
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
 from core.ui.parts.states import answered, start_state

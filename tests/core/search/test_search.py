@@ -17,7 +17,8 @@ from core.models.spec import ModelSpec
 from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion, Hit
 from core.search.agreement import agreement
 from core.search.fusion import fuse, normalised
-from core.search.service import FUSION_DEPTH, SearchService, normalise_query
+from core.search.query import normalise_query
+from core.search.service import FUSION_DEPTH, SearchService
 from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
 from tests.tiny_clip import build_tiny_clip
 
@@ -110,7 +111,7 @@ def test_a_gallery_without_pictures_answers_with_none(tmp_path):
     service = SearchService(empty, Models(models, sentence=texts, clip=pictures))
     compared = service.compare("a dog", index="ivf")
     assert (compared.captions.hits, compared.clip.hits, compared.fused) == ((), (), ())
-    assert service.compare_indexes("a dog", "clip").kept == 0
+    assert service.by_text("a dog", lens="clip", index="ivf").hits == ()
 
 
 @pytest.mark.parametrize(
@@ -156,15 +157,15 @@ def test_a_query_that_is_too_long_is_refused_with_the_numbers(service, gallery):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k must be between 1 and 50; got 0."),
-        ({"k": -3}, "k must be between 1 and 50; got -3."),
-        ({"k": 51}, "k must be between 1 and 50; got 51."),
-        ({"k": 2.5}, "k must be a whole number; got '2.5'."),
-        ({"k": "5"}, "k must be a whole number; got '5'."),
-        ({"k": True}, "k must be a whole number; got 'True'."),
-        ({"k": None}, "k must be a whole number; got 'None'."),
-        ({"k": float("nan")}, "k must be a whole number; got 'nan'."),
-        ({"k": float("inf")}, "k must be a whole number; got 'inf'."),
+        ({"k": 0}, "The number of pictures (k) must be between 1 and 50; got 0."),
+        ({"k": -3}, "The number of pictures (k) must be between 1 and 50; got -3."),
+        ({"k": 51}, "The number of pictures (k) must be between 1 and 50; got 51."),
+        ({"k": 2.5}, "The number of pictures (k) must be a whole number; got '2.5'."),
+        ({"k": "5"}, "The number of pictures (k) must be a whole number; got '5'."),
+        ({"k": True}, "The number of pictures (k) must be a whole number; got 'True'."),
+        ({"k": None}, "The number of pictures (k) must be a whole number; got 'None'."),
+        ({"k": float("nan")}, "The number of pictures (k) must be a whole number; got 'nan'."),
+        ({"k": float("inf")}, "The number of pictures (k) must be a whole number; got 'inf'."),
         ({"lens": "blip"}, "Lens must be one of captions, clip; got 'blip'."),
         ({"lens": ["clip"]}, "Lens must be one of captions, clip; got \"['clip']\"."),
         ({"index": "hnsw"}, "Index must be one of flat, ivf; got 'hnsw'."),
@@ -289,25 +290,52 @@ def test_a_wrong_embedding_is_an_error_and_not_an_answer(planted_original, galle
     assert "not finite" in service.compare("a dog").failures["captions"]
 
 
-def test_compare_indexes_counts_what_ivf_kept(service):
-    complete = service.compare_indexes("a dog", "clip", k=20, nprobe=99)
-    assert complete.flat.hits == complete.ivf.hits
-    assert (complete.flat.index, complete.ivf.index, complete.kept) == ("flat", "ivf", 20)
-    assert complete.flat.search_ms > 0
-    assert complete.ivf.search_ms > 0
-
-
-def test_compare_indexes_with_one_probe_loses_some(tmp_path):
+def test_ivf_with_one_probe_loses_some_and_with_all_none(tmp_path):
     models = profile(tmp_path / "models")
     gallery_on_disk(tmp_path / "big", models, unit_rows(400, 8), unit_rows(400, 6))
     big = Gallery.open(tmp_path / "big", models)
     pictures = PlantedEncoder(models.clip, planted_texts(6, 2))
     service = SearchService(big, Models(models, clip=pictures))
-    narrow = service.compare_indexes("a dog", "clip", k=50, nprobe=1)
-    found = {hit.id for hit in narrow.ivf.hits}
-    assert narrow.kept == sum(hit.id in found for hit in narrow.flat.hits)
-    assert 0 < narrow.kept < 50
-    assert service.compare_indexes("a dog", "clip", k=50, nprobe=10).kept == 50
+    flat, narrow, whole = (
+        {hit.id for hit in service.by_text("a dog", 50, "clip", kind, nprobe).hits}
+        for kind, nprobe in (("flat", None), ("ivf", 1), ("ivf", 10))
+    )
+    assert 0 < len(flat & narrow) < 50
+    assert whole == flat
+
+
+class CountingGallery:
+    """A gallery that counts the searches of its indexes."""
+
+    def __init__(self, gallery):
+        self._gallery = gallery
+        self.searches = []
+
+    def __getattr__(self, name):
+        return getattr(self._gallery, name)
+
+    def index(self, lens, kind):
+        self.searches.append((lens, kind))
+        return self._gallery.index(lens, kind)
+
+
+def test_other_fusions_of_a_comparison_need_no_more_searches(service):
+    service.gallery = CountingGallery(service.gallery)
+    compared = service.compare("a dog", k=4)
+    assert service.gallery.searches == [("captions", "flat"), ("clip", "flat")]
+    fusions = [PLAIN_RRF, Fusion("zscore", 1.0), Fusion("zscore", 0.3), Fusion("zscore", 0.0)]
+    by_rank, captions, between, clip = service.fuse_again(compared, fusions, k=4)
+    assert len(service.gallery.searches) == 2
+    assert by_rank == compared.fused
+    assert [hit.id for hit in captions] == [hit.id for hit in compared.captions.hits]
+    assert [hit.id for hit in clip] == [hit.id for hit in compared.clip.hits]
+    assert between == service.compare("a dog", k=4, fusion=Fusion("zscore", 0.3)).fused
+
+
+def test_a_comparison_keeps_where_each_lens_ranks_the_pictures(service):
+    compared = service.compare("a dog", k=4)
+    for lens in LENSES:
+        assert compared.rankings[lens] == service.by_text("a dog", FUSION_DEPTH, lens).hits
 
 
 def test_a_repeated_query_is_not_encoded_again(service):
@@ -316,7 +344,6 @@ def test_a_repeated_query_is_not_encoded_again(service):
     assert (second.captions.cached, second.clip.cached) == (True, True)
     assert service.models.sentence.encoded == service.models.clip.encoded == ["a dog"]
     assert second.captions.hits == first.captions.hits
-    assert service.compare_indexes("a dog", "clip").flat.cached
     assert not service.by_text("two dogs").cached
 
 

@@ -61,14 +61,15 @@ def test_the_alternative_text_is_the_caption_or_the_name(shelf):
 
 def test_the_detail_has_all_that_is_known(shelf):
     entry = shelf.entry()
-    hits = {"captions": {image_id(2): Hit(image_id(2), 0.456, 3)}, "clip": {}}
+    others = {image_id(row): Hit(image_id(row), 0.3, row) for row in range(3, 12)}
+    hits = {"captions": {image_id(2): Hit(image_id(2), 0.456, 3)}, "clip": others}
     detail = detail_of(entry, entry.gallery.record(image_id(2)), Standing("dog", hits))
     assert detail["licence"] == "CC BY 2.0"
     assert detail["source"] == "https://example.org/photo/3"
     assert detail["size"] == "640 × 480 pixels"
     assert detail["ranks"] == [
         {"lens": "captions", "title": "Caption lens", "place": "3rd of 12 · score 0.46"},
-        {"lens": "clip", "title": "CLIP lens", "place": "not among its first 12"},
+        {"lens": "clip", "title": "CLIP lens", "place": "not among its first 9"},
     ]
     first = detail_of(entry, entry.gallery.record(image_id(0)), Standing())
     assert first["confidence"] == "62% sure of its words, on average"

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from core.errors import ModelError, QueryError
+from core.ui.api import compare_json
 from core.ui.parts.similar import similar_state
 from core.ui.parts.states import answered, start_state
 from core.ui.tabs import compare
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
+from tests.core.search.test_search import CountingGallery
 from tests.core.ui.parts.test_cards import carried
-from tests.planted_app import HOSTILE_CAPTION, image_id
+from tests.planted_app import (
+    HOSTILE_CAPTION,
+    PICTURES,
+    image_id,
+    planted_profile,
+    shelf_of,
+    write_planted_gallery,
+)
 
 
 def section(markup: str, kind: str) -> str:
@@ -83,10 +93,22 @@ def test_words_that_fit_no_caption_are_called_weak(shelf):
     assert "Weak matches" not in compare.answer(shelf, "a green train", 5, "planted")
 
 
-@pytest.mark.parametrize("k", [0, 51, None, "5", float("nan")])
-def test_a_number_of_pictures_out_of_range_is_a_sentence(shelf, k):
-    with pytest.raises(QueryError, match="The number of pictures must be between 1 and 50"):
-        compare.answer(shelf, "dog", k, "planted")
+@pytest.mark.parametrize(
+    ("k", "why"),
+    [(0, "be between 1 and 50"), (51, "be between 1 and 50"), (None, "a whole number")],
+)
+def test_a_number_of_pictures_out_of_range_is_one_sentence_everywhere(shelf, k, why):
+    said = set()
+    for ask in (
+        lambda: compare.answer(shelf, "dog", k, "planted"),
+        lambda: lens_tab.answer(shelf, "clip", "dog", k, "flat", 1, "planted"),
+        lambda: compare_json(shelf.entry(), "dog", k),
+        lambda: shelf.entry().service.by_text("dog", k),
+    ):
+        with pytest.raises(QueryError, match=why) as caught:
+            ask()
+        said.add(str(caught.value))
+    assert len(said) == 1
 
 
 def test_errors_become_states_and_bugs_become_a_request_id(shelf, caplog):
@@ -110,15 +132,45 @@ def test_an_error_in_an_unknown_gallery_is_still_a_state(shelf):
 
 @pytest.mark.parametrize("lens", ["captions", "clip"])
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
-def test_a_lens_tab_shows_its_lens_and_both_latencies(shelf, lens, kind):
+def test_a_lens_tab_shows_its_lens_and_no_ivf_where_there_are_few_clusters(shelf, lens, kind):
     markup = lens_tab.answer(shelf, lens, "dog beach", 5, kind, 50, "planted")
-    # nprobe is capped at the number of clusters, and IVF over all clusters is exact.
     assert ids(section(markup, f"{lens} wide")) == service_ids(shelf, lens, "dog beach", 5)
-    clusters = shelf.entry().gallery.index(lens, "ivf").nlist
-    assert f"looked into {clusters} of {clusters} cluster" in markup
+    assert shelf.entry().gallery.index(lens, "ivf").nlist < lens_tab.WORTH_CLUSTERS
+    assert "IVF" not in markup
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """So many pictures that IVF has ten clusters."""
+    folder = tmp_path_factory.mktemp("large")
+    profile = planted_profile(folder)
+    pictures = [
+        replace(PICTURES[row % 12], caption=f"picture {row} of a dog", seen=f"dog {row}")
+        for row in range(400)
+    ]
+    write_planted_gallery(folder / "gallery", profile, pictures)
+    return shelf_of([folder / "gallery"], profile)
+
+
+def test_a_lens_tab_searches_each_index_once(large):
+    entry = large.entries[0]
+    counting = CountingGallery(entry.gallery)
+    entry.service.gallery = counting
+    flat = lens_tab.answer(large, "clip", "dog", 5, "flat", 1, "")
+    assert sorted(counting.searches) == [("captions", "flat"), ("clip", "flat")]
+    assert "IVF" not in flat
+    counting.searches.clear()
+    markup = lens_tab.answer(large, "clip", "dog", 5, "ivf", 99, "")
+    assert sorted(counting.searches) == [("captions", "flat"), ("clip", "flat"), ("clip", "ivf")]
+    # nprobe is capped at the number of clusters, and IVF over all clusters is exact.
+    assert ids(section(markup, "clip wide")) == ids(section(flat, "clip wide"))
+    assert "looked into 10 of 10 clusters" in markup
     assert "IVF kept 5 of 5" in markup
-    assert re.search(r">flat [\d.]+ ms", markup)
     assert re.search(r">IVF [\d.]+ ms", markup)
+    assert re.search(r">flat [\d.]+ ms", markup)
+    counting.searches.clear()
+    compare.answer(large, "dog", 5, "")
+    assert counting.searches == [("captions", "flat"), ("clip", "flat")]
 
 
 def test_a_lens_tab_passes_a_model_error_on(shelf):
