@@ -17,7 +17,7 @@ from precompute.calibrate.threshold import write_settings
 
 if TYPE_CHECKING:
     from core.models.captioner.instructblip import InstructBlipCaptioner
-    from precompute.finetune.shared.data import Pairs
+    from precompute.sources.pairs import Pairs
 
 _EPOCHS = 40
 _BATCH = 32
@@ -52,14 +52,14 @@ def fit_sight(
     """
     import torch
 
-    from precompute.mini.foretelling import learn_to_pick
+    from precompute.calibrate.contrastive import fit_contrastive
 
     if len(tokens) < 2:
         raise SourceError("A sight needs two images with captions or more.")
     centre, scale = tokens.mean(axis=0), tokens.std(axis=0) + 1e-6
     torch.manual_seed(seed)
     linear = torch.nn.Linear(tokens.shape[1], embeddings.shape[1])
-    learn_to_pick(
+    fit_contrastive(
         linear,
         torch.from_numpy((tokens - centre) / scale).float(),
         torch.from_numpy(embeddings),

@@ -44,13 +44,13 @@ def run(
     from core.models.profiles import PROFILES
     from precompute.calibrate.rerank import class_tokens, fit_sight, write_choice
     from precompute.calibrate.threshold import writable_folder
-    from precompute.finetune.shared.data import load_pairs
-    from precompute.finetune.shared.recall import owners_of, recall
+    from precompute.evaluate.recall import owners_of, recall
+    from precompute.sources.pairs import load_pairs
 
     quiet_libraries(downloads=False)
     spec = captioner_spec(model)
     folder = writable_folder(spec)
-    photos = load_pairs(data, split).first(limit).readable()
+    photos = load_pairs(data, split, limit=limit).readable()
     others = load_pairs(validation, validation_split).readable() if validation else None
     # What is wrong with the captioner is said before minutes of work.
     decoding = decoding_of(spec)

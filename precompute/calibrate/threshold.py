@@ -23,7 +23,7 @@ from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 if TYPE_CHECKING:
     from core.models.profiles import Models
     from core.models.spec import ModelSpec
-    from precompute.finetune.shared.data import Pairs
+    from precompute.sources.pairs import Pairs
 
 _BATCH = 8
 _USUAL = 200

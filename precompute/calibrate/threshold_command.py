@@ -53,14 +53,12 @@ def run(
         writable_folder,
         write_rule,
     )
-    from precompute.finetune.shared.data import load_pairs
+    from precompute.sources.pairs import load_pairs
 
     quiet_libraries(downloads=False)
     profile = with_clip(replace(PROFILES["mini"], captioner=captioner_spec(model)), clip)
     folder = writable_folder(profile.captioner)
-    photos = load_pairs(like, split)
-    step = max(1, len(photos) // limit)
-    photos = photos.select(range(0, len(photos), step)[:limit], photos.name).readable()
+    photos = load_pairs(like, split).spread(limit).readable()
     pictures = unlike_pictures(unlike, DecodeLimits.of(get_settings()))
     choice = choose_rule(Models(profile, device=device), photos, pictures, share)
     typer.echo(summary(choice))

@@ -16,19 +16,14 @@ from core.models.weights import revision_of
 
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec
-    from precompute.finetune.captions.training import CaptionTraining
+    from precompute.finetune.captions.objective import CaptionObjective
 
 _SHARD = "45MB"
 """Of one file of weights; hosts of code refuse files over 50 MB."""
 
 
-def origin_of(base: ModelSpec) -> dict[str, Any]:
-    """Return what a training started from, for the record: no folder of this machine."""
-    return {"name": base.name, "revision": revision_of(base)}
-
-
 class CaptionerFiles:
-    """Writes what an ``InstructBlipCaptioner`` loads, and reads it back.
+    """Writes what the captioner of :mod:`core.models.captioner` loads, and reads it back.
 
     Args:
         folder: Made by the caller.
@@ -53,29 +48,27 @@ class CaptionerFiles:
         self._adapted = adapted
         self._base = base
         self._eight_bit = eight_bit
-        self.origin = origin_of(base) if base else None
+        # For the record: no folder of this machine.
+        self.origin = {"name": base.name, "revision": revision_of(base)} if base else None
 
-    def write(self, training: CaptionTraining) -> None:
-        """Write the outcome: all weights in half precision, or the adapter alone in full."""
-        if not training.accelerator.is_main_process:
-            return
-        # A sight is for the weights that it was fitted to.
+    def write(self, objective: CaptionObjective) -> None:
+        """Write what is in the model: all weights in half precision, or the adapter in full."""
+        # A reranker is for the weights that it was fitted to.
         (self.folder / SIGHT_FILE).unlink(missing_ok=True)
-        with training.outcome():
-            if self._adapted is None:
-                self._write_all(training)
-            else:
-                self._write_adapter()
+        if self._adapted is None:
+            self._write_all(objective.model)
+            objective.processor.save_pretrained(self.folder)
+        else:
+            self._write_adapter()
         content: dict[str, Any] = {"decoding": asdict(self._decoding)}
         if self.origin is not None:
             content["base"] = self.origin
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.folder / DECODING_FILE, text.encode())
 
-    def _write_all(self, training: CaptionTraining) -> None:
+    def _write_all(self, model: Any) -> None:  # noqa: ANN401
         import torch
 
-        model = training.objective.model
         # Tied tensors must stay one, or each copy is written.
         state = model.state_dict()
         kept = {tensor.data_ptr(): tensor for tensor in state.values()}
@@ -83,7 +76,6 @@ class CaptionerFiles:
         halves = {name: halved[tensor.data_ptr()] for name, tensor in state.items()}
         self._remove_weights()
         model.save_pretrained(self.folder, state_dict=halves, max_shard_size=_SHARD)
-        training.objective.processor.save_pretrained(self.folder)
 
     def _write_adapter(self) -> None:
         if self._base is not None:
@@ -132,7 +124,7 @@ class CaptionerFiles:
         self._remove_weights()
         model.save_pretrained(self.folder, max_shard_size=_SHARD)
 
-    def read_back(self, training: CaptionTraining) -> None:
+    def read_back(self, objective: CaptionObjective) -> None:
         """Put into the model what was written: the best weights, as they were rounded."""
         if self._adapted is not None:
             from peft import set_peft_model_state_dict
@@ -140,4 +132,4 @@ class CaptionerFiles:
 
             set_peft_model_state_dict(self._adapted, load_file(self.folder / ADAPTER_WEIGHTS))
             return
-        training.objective.model.load_state_dict(read_tensors(self.folder), strict=False)
+        objective.model.load_state_dict(read_tensors(self.folder), strict=False)

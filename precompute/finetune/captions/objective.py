@@ -1,4 +1,4 @@
-"""What a captioner is trained for, and how it captions, from the frozen blocks' features on."""
+"""What a captioner is trained for, and how it captions, from the image tower's features on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, dropout
 from transformers.modeling_outputs import BaseModelOutput
 
 from core.models.captioner.settings import Decoding
-from precompute.finetune.captions.batches import CaptionBatch, Features
+from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
 
 _PARTS = 5
@@ -58,23 +58,16 @@ class CaptionObjective(torch.nn.Module):
         image = prompt.new_full((count, config.num_query_tokens), config.image_token_index)
         return torch.cat([image, prompt], dim=1)
 
-    def seen(self, features: torch.Tensor) -> torch.Tensor:
-        """Return what the tower makes of images, (images, tokens, width), from its frozen blocks'.
+    def normed(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the image tower's output, (images, tokens, width): the last layer norm."""
+        features = features.to(self.device, self.model.query_tokens.dtype)
+        return self.model.vision_model.post_layernorm(features)
 
-        Args:
-            features: (images, tokens, width): what the frozen blocks make of them.
-        """
-        tower = self.model.vision_model
-        hidden = features.to(self.device, self.model.query_tokens.dtype)
-        for block in tower.encoder.layers[self.recipe.frozen_layers :]:
-            hidden = block(hidden)
-        return tower.post_layernorm(hidden)
-
-    def look(self, features: torch.Tensor, instruction: Instruction) -> torch.Tensor:
-        """Return what says the images to the language model, (images, queries, width)."""
+    def image_tokens(self, features: torch.Tensor, instruction: Instruction) -> torch.Tensor:
+        """Return what the language model reads of the images, (images, queries, width)."""
         model, count = self.model, len(features)
         dropped = self.recipe.feature_dropout
-        hidden = dropout(self.seen(features), dropped, training=model.training)
+        hidden = dropout(self.normed(features), dropped, training=model.training)
         queries = model.query_tokens.expand(count, -1, -1)
         answered = model.qformer(
             input_ids=self._ids(self.processor.qformer_tokenizer, instruction.text, count),
@@ -91,15 +84,14 @@ class CaptionObjective(torch.nn.Module):
         model = self.model
         prompt = self._ids(self.processor.tokenizer, instruction.text, len(image_tokens))
         words = model.get_input_embeddings()(prompt)
-        said = image_tokens.to(words.device, words.dtype)
-        sequence = torch.cat([said, words], dim=1)
+        sequence = torch.cat([image_tokens.to(words.device, words.dtype), words], dim=1)
         if self.has_decoder:
             sequence = model.language_model.encoder(inputs_embeds=sequence)[0]
         return sequence
 
     def encode(self, features: torch.Tensor, instruction: Instruction) -> torch.Tensor:
-        """Look and read: the model's own ``forward`` up to there, from the frozen blocks on."""
-        return self.read(self.look(features, instruction), instruction)
+        """Return what the decoder attends to: the model's own ``forward`` up to there."""
+        return self.read(self.image_tokens(features, instruction), instruction)
 
     def forward(self, batch: CaptionBatch) -> torch.Tensor:
         """Return the cross entropy of every caption of the batch, times its worth if it has one."""
@@ -143,7 +135,7 @@ class CaptionObjective(torch.nn.Module):
 
     def captions(
         self,
-        features: Features,
+        features: np.ndarray,
         instruction: Instruction,
         decoding: Decoding,
         *,
@@ -152,14 +144,14 @@ class CaptionObjective(torch.nn.Module):
         """Caption images from their cached features.
 
         Args:
-            features: Of the images.
+            features: float16 (images, tokens, width), of the images.
             instruction: The prompt.
             decoding: The search; its prompts are not used.
             num_beams: Instead of the search's own.
         """
         texts: list[str] = []
         for start in range(0, len(features), _DECODED_AT_ONCE):
-            rows = torch.from_numpy(np.asarray(features[start : start + _DECODED_AT_ONCE]))
+            rows = torch.from_numpy(np.float32(features[start : start + _DECODED_AT_ONCE]))
             tokens = self._write(
                 rows,
                 instruction,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal, get_args
+
+from annotated_types import Ge, Le
 
 from core.errors import SourceError
 from core.models.spec import Precision
@@ -14,7 +16,11 @@ Part = Literal["language", "qformer", "projection"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
-Learns = Literal["all", "shortest", "longest"]
+DETAIL_PROMPT = "Describe the image in detail."
+
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
+Amount = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +33,7 @@ class Instruction:
     """
 
     text: str
-    learns: Learns = "all"
-
-    @classmethod
-    def parse(cls, value: str) -> Instruction:
-        """Read ``TEXT``, or ``shortest: TEXT``, ``longest: TEXT`` or ``all: TEXT``.
-
-        Raises:
-            SourceError: There is no text.
-        """
-        learns: Learns = "all"
-        head, colon, rest = value.partition(":")
-        for choice in get_args(Learns):
-            if colon and head.strip().lower() == choice:
-                learns, value = choice, rest
-        text = " ".join(value.split())
-        if not text:
-            raise SourceError("--prompt is empty: write what the captioner is to be told.")
-        return cls(text, learns)
+    learns: Literal["all", "shortest", "longest"] = "all"
 
     def chosen(self, captions: Sequence[Sequence[object]]) -> list[int]:
         """Return which of an image's captions, as words or tokens, answer this prompt."""
@@ -56,12 +45,6 @@ class Instruction:
             reverse=self.learns == "longest",
         )
         return ordered[: max(1, len(ordered) * 2 // 5)]
-
-
-LARGE_RANK = 16
-"""Of the adapter that a large checkpoint gets unless another is asked for."""
-
-DETAIL_PROMPT = "Describe the image in detail."
 
 
 def default_instructions(prompt: str, retry_prompt: str) -> tuple[Instruction, ...]:
@@ -84,13 +67,15 @@ class LoraRecipe:
 
     Attributes:
         rank: Of the two matrices.
-        alpha: Their product is scaled by ``alpha / rank``.
+        alpha: Their product is scaled by ``alpha / rank``; None is twice the rank.
         dropout: On what enters them.
     """
 
-    rank: int
-    alpha: int
-    dropout: float = 0.05
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    rank: Count
+    alpha: Count | None = None
+    dropout: Share = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,46 +88,24 @@ class RewardRecipe:
         samples: Captions drawn for each image; the mean of the others is a caption's baseline.
     """
 
-    cider: float = 1.0
-    retrieval: float = 0.0
-    samples: int = 5
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-
-@dataclass(frozen=True, slots=True)
-class LookingRecipe:
-    """How a fresh captioner learns to look, then to speak from what was foretold of images.
-
-    Attributes:
-        epochs: Passes over the images, for the Q-Former and its projection.
-        batch_size: Images in such a batch.
-        learning_rate: Peak, likewise.
-        folds: Parts of the images, each foretold without having been seen.
-        least: Share of what was foretold of the image in what the language model reads to write a
-            caption; the rest is what the caption itself would make one expect. Drawn for each
-            caption from here on.
-        most: Up to here.
-        blur: Mean length of the noise on that, whose own length is 1.
-    """
-
-    epochs: int = 15
-    batch_size: int = 64
-    learning_rate: float = 1.5e-3
-    folds: int = 5
-    least: float = 0.2
-    most: float = 0.8
-    blur: float = 0.3
+    cider: Amount = 1.0
+    retrieval: Amount = 0.0
+    samples: Annotated[int, Ge(2)] = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecipe:
     """What decides the outcome of a training, beside the data and the model.
 
+    The defaults go on training a checkpoint that can caption already.
+
     Attributes:
-        epochs: Passes over the images.
+        epochs: Passes over the images; 0 only measures.
         batch_size: Images in a batch of one process, each with all its captions.
         accumulation: Batches between two steps of the optimiser.
-        learning_rate: Peak, for everything behind the image tower.
-        vision_learning_rate: Peak, for the blocks of the image tower that are not frozen.
+        learning_rate: Peak.
         warmup: Share of the steps until the peak; a cosine follows.
         weight_decay: On matrices.
         label_smoothing: Of the cross entropy.
@@ -153,92 +116,82 @@ class CaptionRecipe:
             at the image.
         average_decay: Of the moving average of the weights, which is what is kept.
         start_share: Share in what is kept of the weights that the training started from.
-        frozen_layers: Blocks of the image tower, from the input on, that are not trained.
         max_tokens: Longer captions are cut; padding costs time.
-        views: Fixed views of a training image, of which a batch draws one: as it is, mirrored, then
-            random crops.
-        trains: Parts behind the image tower whose own weights are trained.
-        looking: How a fresh captioner learns to look, and what it speaks from meanwhile; None for
-            one that can see, which learns from the images themselves.
+        patience: Epochs without a better score after which it ends; None runs them all.
+        probe: Validation images captioned greedily after each epoch; the end is measured on all.
+        trains: Parts behind the image tower whose own weights are trained; None is all of them, or
+            none beside an adapter.
         reward: What sampled captions are worth; None learns the captions of people word by word.
         lora: Adapter of the language model, whose own weights then stay; None trains no adapter.
-        precision: Of the weights in memory that are not trained.
-        instructions: Prompts; the first is drawn for half of the batches.
+        precision: Of the weights in memory that are not trained; None is int8 under an adapter of
+            a large model on a GPU, else float32.
+        gradient_checkpointing: Whether activations are computed again: less memory, more time.
+        instructions: Prompts; the first is drawn for half of the batches. Empty are those of the
+            checkpoint, and one that asks for detail.
         seed: Of the order, the dropout and the prompts.
     """
 
-    epochs: int = 7
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 8e-4
-    vision_learning_rate: float = 3e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    dropout: float | None = None
-    feature_dropout: float = 0.0
-    word_dropout: float = 0.1
-    average_decay: float = 0.995
-    start_share: float = 0.0
-    frozen_layers: int = 10
-    max_tokens: int = 20
-    views: int = 1
-    trains: tuple[Part, ...] = PARTS
-    looking: LookingRecipe | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    epochs: Annotated[int, Ge(0)] = 4
+    batch_size: Count = 16
+    accumulation: Count = 1
+    learning_rate: Amount = 2e-4
+    warmup: Share = 0.1
+    weight_decay: Amount = 0.05
+    label_smoothing: Share = 0.1
+    dropout: Share | None = None
+    feature_dropout: Share = 0.0
+    word_dropout: Share = 0.0
+    average_decay: Share = 0.995
+    start_share: Share = 0.0
+    max_tokens: Annotated[int, Ge(2)] = 40
+    patience: Count | None = None
+    probe: Count = 300
+    trains: tuple[Part, ...] | None = None
     reward: RewardRecipe | None = None
     lora: LoraRecipe | None = None
-    precision: Precision = "fp32"
-    instructions: tuple[Instruction, ...] = (Instruction("A short image caption."),)
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for about the trained weights; None leaves it to the model and the device.
-
-    Attributes:
-        trains: See :class:`CaptionRecipe`.
-        lora_rank: See :class:`LoraRecipe`, as the next two.
-        lora_alpha: Twice the rank if None.
-        lora_dropout: On what enters the adapter.
-        precision: See :class:`CaptionRecipe`.
-    """
-
-    trains: tuple[Part, ...] | None = None
-    lora_rank: int | None = None
-    lora_alpha: int | None = None
-    lora_dropout: float = 0.05
     precision: Precision | None = None
+    gradient_checkpointing: bool = False
+    instructions: tuple[Instruction, ...] = field(default=())
+    seed: Annotated[int, Ge(0)] = 0
 
-    def applied(self, recipe: CaptionRecipe, *, large: bool, gpu: bool) -> CaptionRecipe:
-        """Return the recipe with what was asked for, and sensible values for the rest.
+    def completed(self, *, large: bool, gpu: bool) -> CaptionRecipe:
+        """Return the recipe with values for what it leaves to the model and the machine.
 
         Args:
-            recipe: The rest of it.
             large: Whether the model is too large to train all of it.
             gpu: Whether there is a GPU, on which 8 bits are worth while.
 
         Raises:
-            SourceError: The language model is to be trained in full beside its own adapter.
+            SourceError: The language model is to be trained in full beside its own adapter, or
+                there is nothing to train.
         """
-        rank = self.lora_rank
-        if rank is None and large and "language" not in (self.trains or ()):
-            rank = LARGE_RANK
-        lora = None
-        if rank is not None:
-            if "language" in (self.trains or ()):
-                raise SourceError("--train language and an adapter of it exclude each other.")
-            lora = LoraRecipe(rank, self.lora_alpha or 2 * rank, self.lora_dropout)
-        return replace(
-            recipe,
-            lora=lora,
-            trains=self.trains if self.trains is not None else () if lora else recipe.trains,
-            precision=self.precision or ("int8" if lora and large and gpu else "fp32"),
-        )
+        whole = "language" in (self.trains or ())
+        lora = self.lora
+        if lora is None and large and not whole:
+            lora = LARGE_LORA
+        if lora is not None and whole:
+            raise SourceError("The language model and an adapter of it cannot be trained at once.")
+        precision = self.precision or ("int8" if lora and large and gpu else "fp32")
+        trains = self.trains if self.trains is not None else () if lora else PARTS
+        if self.epochs and lora is None and not trains:
+            raise SourceError("The recipe trains nothing: name parts under trains.")
+        if self.epochs and lora is None and precision == "int8":
+            raise SourceError("Weights in int8 cannot be trained; add an adapter with --lora-rank.")
+        return replace(self, lora=lora, precision=precision, trains=trains)
 
 
-DEFAULT_RECIPE = CaptionRecipe(looking=LookingRecipe(), trains=("language",))
-"""For a fresh language model: nothing in it is worth keeping."""
+LARGE_LORA = LoraRecipe(16)
+"""Adapter that a large checkpoint gets unless its weights are asked for."""
 
-TUNING_RECIPE = CaptionRecipe(epochs=4, learning_rate=2e-4, word_dropout=0.0, max_tokens=40)
-"""For a checkpoint that can caption already."""
+RECIPES: dict[str, CaptionRecipe] = {
+    "default": CaptionRecipe(),
+    "adapter": CaptionRecipe(learning_rate=2e-3, lora=LoraRecipe(8), trains=("projection",)),
+    "small-gpu": CaptionRecipe(
+        batch_size=4, accumulation=4, lora=LARGE_LORA, gradient_checkpointing=True
+    ),
+    "rewards": CaptionRecipe(epochs=1, learning_rate=1e-4, reward=RewardRecipe(1.0, 0.1)),
+}
+"""By name, for ``--recipe``: all weights, or an adapter of a large model, which is the default;
+a small adapter of a small model; a large model on little memory; learning from rewards."""

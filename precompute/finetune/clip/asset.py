@@ -7,95 +7,28 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import SourceError
 from core.files import write_atomically
 from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
 
 if TYPE_CHECKING:
     import torch
 
-    from precompute.finetune.clip.student import Student
-
-_CLASSIFIER = ("classifier.", "_fc.", "fc.", "head.")
-_TOWER_PREFIXES = ("visual.", "module.visual.")
-_HEADS = ("head.", "proj")
-_LAST_NORM = "ln_post."
+    from precompute.finetune.clip.towers import TunedClip
 
 
-def load_image_weights(module: torch.nn.Module, weights: Path, *, lent: bool = False) -> bool:
-    """Fill an image tower, or its trunk alone, with weights from a file.
-
-    A file that names the tensors of the tower (with or without ``visual.`` before) fills it by
-    name, its head included if the file has it. Else the tower has to be a timm model, and the file
-    weights published for its trunk: publishers name the same layers differently, so tensors are
-    matched by their order, which all of them share, and checked by their shapes. A classifier is
-    left out.
-
-    Args:
-        module: Filled in place.
-        weights: A ``.safetensors`` file, or a ``.pth`` that holds nothing but tensors.
-        lent: The blocks are a captioner's: only the last layer norm and the head are taken.
-
-    Returns:
-        Whether the head was in the file.
-
-    Raises:
-        SourceError: The file cannot be read, or holds another architecture.
-    """
-    tensors = _read(weights)
-    for prefix in _TOWER_PREFIXES:
-        if any(name.startswith(prefix) for name in tensors):
-            tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if prefix in n}
-    own = module.state_dict()
-    if lent:
-        tensors = {n: t for n, t in tensors.items() if n.startswith((*_HEADS, _LAST_NORM))}
-        own = {name: own[name] for name in own if name.startswith((*_HEADS, _LAST_NORM))}
-    body = {name for name in own if not name.startswith(_HEADS)}
-    if body <= set(tensors):
-        given = {name: tensors[name] for name in own if name in tensors}
-        _require_shapes(own, given, weights)
-        module.load_state_dict(given, strict=False)
-        return len(given) == len(own) and len(own) > len(body)
-    trunk = getattr(module, "trunk", None)
-    if trunk is None:
-        raise _other_architecture(weights)
-    load_trunk(trunk, weights)
-    return False
-
-
-def load_trunk(trunk: torch.nn.Module, weights: Path) -> None:
-    """Fill a timm model with weights published for it, matched by order; a classifier is left out.
-
-    Raises:
-        SourceError: The file cannot be read, or holds another architecture.
-    """
-    tensors = _read(weights)
-    own = trunk.state_dict()
-    if set(own) <= set(tensors):
-        found = [tensors[name] for name in own]
-    else:
-        found = [t for name, t in tensors.items() if not name.startswith(_CLASSIFIER)]
-    if len(found) != len(own):
-        raise _other_architecture(weights)
-    given = dict(zip(own, found, strict=True))
-    _require_shapes(own, given, weights)
-    trunk.load_state_dict(given)
-
-
-def reset_heads(seed: int, *heads: torch.nn.Module) -> None:
-    """Draw the weights of heads anew, by the rule of their layers."""
+def reset_head(head: torch.nn.Module, seed: int) -> None:
+    """Draw the weights of a head anew, by the rule of its layers."""
     import torch
 
     from precompute.finetune.clip.towers import MatrixHead
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for head in heads:
-            for module in head.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.reset_parameters()
-                elif isinstance(module, MatrixHead):
-                    module.weight.normal_(std=len(module.weight) ** -0.5)
+        for module in head.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.reset_parameters()
+            elif isinstance(module, MatrixHead):
+                module.weight.normal_(std=len(module.weight) ** -0.5)
 
 
 def start_of_logits(
@@ -130,7 +63,7 @@ def start_of_logits(
 
 
 def write_clip_asset(
-    folder: Path, start: ClipFiles, student: Student, *, half: bool = False
+    folder: Path, start: ClipFiles, model: TunedClip, *, half: bool = False
 ) -> None:
     """Write a model that :class:`core.models.clip.encoder.ClipEncoder` and open_clip load.
 
@@ -142,7 +75,7 @@ def write_clip_asset(
     Args:
         folder: Gets ``open_clip_config.json`` and ``model.safetensors``.
         start: The model whose configuration it has.
-        student: The trained model.
+        model: The trained model.
         half: Whether every tensor is written in half precision.
     """
     import torch
@@ -154,8 +87,8 @@ def write_clip_asset(
     # open_clip keeps the text tensors of its plain CLIP at the top level.
     prefix = "text." if is_custom else ""
     packaged = (text_cfg.get("hf_model_name") or "").startswith("package:")
-    left_out = "transformer." if packaged and student.text.body_is_locked else None
-    with student.image.absorbed() as image, student.text.absorbed() as text:
+    left_out = "transformer." if packaged and model.text.body_is_locked else None
+    with model.image.exported() as image, model.text.exported() as text:
         lent = lent_tower(start)
         own = {n: t for n, t in image.items() if n not in lent or not torch.equal(t.cpu(), lent[n])}
         if len(own) == len(image):
@@ -166,9 +99,9 @@ def write_clip_asset(
             for name, tensor in text.items()
             if left_out is None or not name.startswith(left_out)
         }
-        tensors["logit_scale"] = student.logit_scale.detach()
-        if student.logit_bias is not None:
-            tensors["logit_bias"] = student.logit_bias.detach()
+        tensors["logit_scale"] = model.logit_scale.detach()
+        if model.logit_bias is not None:
+            tensors["logit_bias"] = model.logit_bias.detach()
             # open_clip makes room for a bias only where the configuration has one.
             config["model_cfg"] = {"init_logit_bias": -10.0, **start.model_cfg}
         kinds = {} if half else _precisions(start.weights)
@@ -194,26 +127,3 @@ def _precisions(weights: Path) -> dict[str, torch.dtype]:
     with safe_open(weights, framework="pt") as file:
         found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     return {name: kinds[kind] for name, kind in found.items() if kind in kinds}
-
-
-def _read(weights: Path) -> dict[str, torch.Tensor]:
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        if weights.suffix == ".safetensors":
-            return load_file(weights)
-        return dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except Exception as error:  # unpickling a foreign file raises anything
-        raise SourceError(f"{weights.name} cannot be read as weights.") from error
-
-
-def _require_shapes(
-    own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], weights: Path
-) -> None:
-    if any(own[name].shape != tensor.shape for name, tensor in given.items()):
-        raise _other_architecture(weights)
-
-
-def _other_architecture(weights: Path) -> SourceError:
-    return SourceError(f"{weights.name} holds another architecture than the image tower.")

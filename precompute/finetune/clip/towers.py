@@ -2,22 +2,24 @@
 
 A head is what maps a tower's pooled features into the joint space: the ``head`` of a timm tower,
 the ``proj`` of a Hugging Face tower, the projection matrix of open_clip's own transformers. The
-rest is the tower's body, which is locked by groups of layers, from the input on.
+rest is the tower's body, which is locked by blocks, from the input on.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from core.errors import SourceError
-from precompute.finetune.clip.recipe import ALL
+from precompute.finetune.clip.recipe import ALL, ContrastiveRecipe
+from precompute.finetune.shared.loop import decayed, replaced
 
 _MATRICES = ("proj", "text_projection")
-_WHOLE_ONLY = "This kind of tower can be locked or unlocked as a whole only: give 0 or all."
 
 
 class MatrixHead(nn.Module):
@@ -37,42 +39,32 @@ class MatrixHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(weight)))
         self._norm = [norm]  # in a list, or its parameters would count as the head's
 
-    @property
-    def norm(self) -> nn.LayerNorm:
-        """The layer norm before."""
-        return self._norm[0]
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (n, features) to (n, dim)."""
         return (features + self.bias) @ self.weight
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Move the bias into the layer norm; the tower as a whole then gives what the head gave."""
-        self.norm.bias += self.bias
-        self.bias.zero_()
+    def folded(self) -> contextlib.AbstractContextManager[None]:
+        """Have the bias in the layer norm meanwhile: the tower then gives what the head gives."""
+        tensors = {"norm": self._norm[0].bias, "bias": self.bias}
+        total = (tensors["norm"] + self.bias).detach()
+        return replaced(tensors, {"norm": total, "bias": torch.zeros_like(self.bias)})
 
 
 class Tower(nn.Module):
     """One tower in training.
 
     Where the body is locked its features never change, so they are computed once and the tower
-    maps features; else it maps what its open_clip module maps. Features are then centred and
-    scaled to unit variance while training: pooled activations may all be positive, and dropping
-    some of them would shift the rest. :meth:`standardise` starts that, :meth:`absorb` ends it.
+    maps features; else it maps what its open_clip module maps.
 
     Args:
         module: An open_clip tower.
-        unlocked: Last groups of the body that are trained, ``ALL`` for every weight.
+        unlocked: Last blocks of the body that are trained, ``ALL`` for every weight.
         lock_head: Whether the head keeps its weights.
         dropout: Share of the features that is dropped in training, where the body is locked.
 
     Raises:
         SourceError: This kind of tower can be unlocked as a whole only.
     """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
 
     def __init__(
         self,
@@ -88,18 +80,16 @@ class Tower(nn.Module):
         self.body_is_locked = unlocked == 0
         self.head, self._matrix = _find_head(module)
         self.dropout = 0.0 if lock_head else dropout
-        _lock_body(module, unlocked, has_matrix=self._matrix is not None)
+        _lock_body(module, unlocked)
         for parameter in self.head.parameters():
             parameter.requires_grad_(not lock_head)
         if isinstance(self.head, MatrixHead) and not self.body_is_locked:
             self.head.bias.requires_grad_(False)  # the layer norm's own bias does its work
-        self.register_buffer("mean", torch.zeros(()), persistent=False)
-        self.register_buffer("deviation", torch.ones(()), persistent=False)
 
     @property
-    def head_is_trained(self) -> bool:
-        """Whether the head has weights that are trained."""
-        return any(parameter.requires_grad for parameter in self.head.parameters())
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Map a batch to (n, dim), not normalised.
@@ -109,8 +99,7 @@ class Tower(nn.Module):
         """
         if not self.body_is_locked:
             return self.module(batch)
-        standard = (batch.float() - self.mean) / self.deviation
-        return self.head(nn.functional.dropout(standard, self.dropout, self.training))
+        return self.head(functional.dropout(batch.float(), self.dropout, self.training))
 
     def features(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the body's pooled features (n, width) of pixels or token ids."""
@@ -120,8 +109,15 @@ class Tower(nn.Module):
         if hasattr(module, "transformer") and hasattr(module, "pooler"):
             mask = (batch != module.config.pad_token_id).long()
             return module.pooler(module.transformer(input_ids=batch, attention_mask=mask), mask)
-        with self._without_matrix():
+        if self._matrix is None:
             return module(batch)
+        # The module ends before a projection matrix that is not there.
+        matrix = getattr(module, self._matrix)
+        setattr(module, self._matrix, None)
+        try:
+            return module(batch)
+        finally:
+            setattr(module, self._matrix, matrix)
 
     def body_state(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the body by their names in the open_clip module."""
@@ -129,59 +125,12 @@ class Tower(nn.Module):
         state = self.module.state_dict()
         return {name: t for name, t in state.items() if t.data_ptr() not in head}
 
-    @torch.no_grad()
-    def standardise(self, features: torch.Tensor, *, keep: bool) -> None:
-        """Centre and scale features from now on, as far as the head can take that up.
-
-        Args:
-            features: float16 (views, n, width), to take mean and deviation from.
-            keep: Adapt the head so that its output stays the same; else it is taken as meant for
-                standardised features.
-        """
-        first = self._first_layer()
-        if first is None or not self.head_is_trained:
-            return
-        if first.bias is not None:
-            self.mean = features.float().mean(dim=(0, 1)).to(self.mean)
-        self.deviation = features.float().std(dim=(0, 1)).mean().to(self.deviation)
-        if keep:
-            if isinstance(first, nn.Linear) and first.bias is not None:
-                first.bias += first.weight @ self.mean
-            elif first.bias is not None:
-                first.bias.copy_((first.bias + self.mean) / self.deviation)
-            first.weight *= self.deviation
-
     @contextlib.contextmanager
-    def absorbed(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the tensors of the open_clip module as it would give the same from raw features.
-
-        Inside, centring and scaling are a part of its weights; after, training goes on as before.
-        """
-        changed = [self.mean, self.deviation, *self.head.parameters()]
-        if isinstance(self.head, MatrixHead):
-            changed.append(self.head.norm.bias)
-        kept = [(tensor, tensor.detach().clone()) for tensor in changed]
-        with torch.no_grad():
-            self._absorb()
-        try:
+    def exported(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the tensors of the open_clip module; after, training goes on as before."""
+        is_matrix = isinstance(self.head, MatrixHead)
+        with self.head.folded() if is_matrix else contextlib.nullcontext():
             yield self.module.state_dict()
-        finally:
-            with torch.no_grad():
-                for tensor, content in kept:
-                    tensor.copy_(content)
-
-    def _absorb(self) -> None:
-        first = self._first_layer()
-        if first is None or not self.head_is_trained:
-            return
-        first.weight /= self.deviation
-        if isinstance(first, nn.Linear) and first.bias is not None:
-            first.bias -= first.weight @ self.mean.expand(first.in_features)
-        elif isinstance(first, MatrixHead):
-            first.bias.copy_(first.bias * self.deviation - self.mean)
-            first.fold()
-        self.mean.zero_()
-        self.deviation.fill_(1)
 
     def train_unlocked(self) -> None:
         """Go into training mode, but for the parts whose weights are all locked.
@@ -194,23 +143,69 @@ class Tower(nn.Module):
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 part.eval()
 
-    def _first_layer(self) -> nn.Linear | MatrixHead | None:
-        if isinstance(self.head, MatrixHead):
-            return self.head
-        return next((m for m in self.head.modules() if isinstance(m, nn.Linear)), None)
 
-    @contextlib.contextmanager
-    def _without_matrix(self) -> Iterator[None]:
-        """Let the module end before its projection matrix."""
-        if self._matrix is None:
-            yield
-            return
-        kept = getattr(self.module, self._matrix)
-        setattr(self.module, self._matrix, None)
-        try:
-            yield
-        finally:
-            setattr(self.module, self._matrix, kept)
+class TunedClip(nn.Module):
+    """A CLIP model in training: two towers and the temperature.
+
+    Args:
+        image: Its image tower.
+        text: Its text tower.
+        logit_scale: Logarithm of the inverse temperature; it is learned.
+        logit_bias: Of SigLIP; None where the model has none.
+        train_bias: Whether the bias is learned; InfoNCE gives it nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        image: Tower,
+        text: Tower,
+        logit_scale: torch.Tensor,
+        logit_bias: torch.Tensor | None = None,
+        *,
+        train_bias: bool = False,
+    ) -> None:
+        """Take the towers as they are."""
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.logit_scale = nn.Parameter(logit_scale.float().clone())
+        self.logit_bias: nn.Parameter | None = None
+        if logit_bias is not None:
+            self.logit_bias = nn.Parameter(logit_bias.float().clone(), requires_grad=train_bias)
+
+    def embed_images(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return float32 (n, dim), unit norm."""
+        return functional.normalize(self.image(batch).float(), dim=-1)
+
+    def embed_texts(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return float32 (n, dim), unit norm."""
+        return functional.normalize(self.text(batch).float(), dim=-1)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are trained, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def changing(self) -> dict[str, torch.Tensor]:
+        """Return all that training changes: parameters, and the buffers of unlocked towers."""
+        found: dict[str, torch.Tensor] = dict(self.trained())
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if not tower.body_is_locked:
+                state = tower.module.state_dict()
+                parameters = {n for n, _ in tower.module.named_parameters()}
+                found |= {f"{name}.{n}": t for n, t in state.items() if n not in parameters}
+        return found
+
+    def optimizer_groups(self, recipe: ContrastiveRecipe) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: heads and towers, decayed and not."""
+        heads = {id(p) for tower in (self.image, self.text) for p in tower.head.parameters()}
+        heads |= {id(self.logit_scale), id(self.logit_bias)}
+        trained = self.trained().values()
+        own = [parameter for parameter in trained if id(parameter) in heads]
+        others = [parameter for parameter in trained if id(parameter) not in heads]
+        return [
+            *decayed(own, recipe.learning_rate, recipe.weight_decay),
+            *decayed(others, recipe.tower_learning_rate, recipe.weight_decay),
+        ]
 
 
 def _find_head(module: nn.Module) -> tuple[nn.Module, str | None]:
@@ -230,43 +225,22 @@ def _find_head(module: nn.Module) -> tuple[nn.Module, str | None]:
     return nn.Identity(), None
 
 
-def _lock_body(module: nn.Module, unlocked: int, *, has_matrix: bool) -> None:
+def _lock_body(module: nn.Module, unlocked: int) -> None:
+    """Lock all but the last blocks of a body, and what comes behind them."""
     if unlocked == ALL:
         return
-    if hasattr(module, "pooler"):
-        _lock_hugging_face(module.transformer, unlocked)
+    module.requires_grad_(False)
+    if not unlocked:
         return
-    # open_clip counts the matrix of its own transformers as one more group, the last.
-    groups = unlocked + 1 if has_matrix and unlocked else unlocked
-    lock: Callable[[int], None] | None = getattr(module, "lock", None)
-    if lock is None:
-        if unlocked:
-            raise SourceError(_WHOLE_ONLY)
-        module.requires_grad_(False)
+    kinds = (nn.ModuleList, nn.Sequential)
+    stacks = [part for part in module.modules() if isinstance(part, kinds) and len(part) > 1]
+    if not stacks:
+        raise SourceError("This kind of tower can be unlocked as a whole only: give all.")
+    blocks = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+    if unlocked >= len(blocks):
+        module.requires_grad_(True)
         return
-    try:
-        lock(groups)
-    except (AssertionError, AttributeError, RuntimeError) as error:
-        raise SourceError(
-            "This kind of tower can be unlocked as a whole only: give all."
-        ) from error
-
-
-def _lock_hugging_face(transformer: nn.Module, unlocked: int) -> None:
-    """Lock all but the last groups of embeddings and layers, as open_clip does for RoBERTa.
-
-    Its own ``lock`` knows the layers of a few architectures only; BERT is not one of them.
-    """
-    layers = max(
-        (part for part in transformer.modules() if isinstance(part, nn.ModuleList)),
-        key=len,
-        default=None,
-    )
-    if layers is None and unlocked:
-        raise SourceError(_WHOLE_ONLY)
-    transformer.requires_grad_(False)
-    groups = [transformer.get_input_embeddings(), *(layers or [])]
-    for part in groups[-unlocked:] if unlocked else []:
+    parts = list(module.modules())
+    first = next(n for n, part in enumerate(parts) if part is blocks[-unlocked])
+    for part in parts[first:]:
         part.requires_grad_(True)
-    if unlocked >= len(groups):
-        transformer.requires_grad_(True)

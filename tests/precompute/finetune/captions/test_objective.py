@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from core.models.captioner.settings import Decoding
-from precompute.finetune.captions.batches import cached_features, epoch_batches, tokenise_captions
+from precompute.finetune.captions.batches import encoded_images, epoch_batches, tokenise_captions
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
-from precompute.finetune.shared.data import Pairs, load_pairs
+from precompute.sources.pairs import Pairs, load_pairs
 from tests.tiny_models import save_tiny_instructblip
 
 PROMPT = Instruction("a short image caption")
@@ -78,7 +78,6 @@ def instructblip(request, tmp_path_factory):
 def objective_of(instructblip) -> CaptionObjective:
     recipe = CaptionRecipe(
         batch_size=4,
-        frozen_layers=1,
         label_smoothing=0.0,
         word_dropout=0.0,
         instructions=(PROMPT,),
@@ -89,7 +88,7 @@ def objective_of(instructblip) -> CaptionObjective:
 def test_the_loss_is_that_of_the_models_own_forward(instructblip, pairs, tmp_path):
     model, processor = instructblip
     objective = objective_of(instructblip)
-    features = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
+    features = encoded_images(model, processor, pairs, tmp_path)
     tokens = tokenise_captions(processor.tokenizer, pairs.captions, 8)
     batch = next(epoch_batches(features, tokens, objective.recipe, unknown=2, seed=0))
     images = [pairs.image(int(batch.rows[owner])) for owner in batch.image_of_caption]
@@ -111,9 +110,9 @@ def test_captions_from_features_are_those_of_the_models_own_generate(
     instructblip, pairs, tmp_path: Path
 ):
     model, processor = instructblip
-    features = cached_features(model, processor, pairs, frozen_layers=2, folder=tmp_path)
+    features = encoded_images(model, processor, pairs, tmp_path)
     objective = objective_of(instructblip)
-    objective.recipe = CaptionRecipe(frozen_layers=2, instructions=(PROMPT,))
+    objective.recipe = CaptionRecipe(instructions=(PROMPT,))
     decoding = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=6)
     ours = objective.captions(features, PROMPT, decoding)
     images = [pairs.image(row) for row in range(4)]

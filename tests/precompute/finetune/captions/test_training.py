@@ -13,21 +13,21 @@ from core.errors import SourceError
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.spec import ModelSpec
 from precompute.finetune.captions.batches import (
-    Features,
-    cached_features,
+    encoded_images,
     epoch_batches,
     tokenise_captions,
 )
-from precompute.finetune.captions.checkpoint import resume_training, save_training
-from precompute.finetune.captions.job import train
-from precompute.finetune.shared.data import Pairs
-from precompute.finetune.shared.embeddings import Meanings
+from precompute.finetune.captions.job import Job
+from precompute.finetune.captions.training import CaptionTraining
+from precompute.finetune.shared import loop
 from precompute.mini.captioner_model import new_tokenizer
+from precompute.sources.pairs import Pairs
 from tests.precompute.finetune.captions.tiny_captioner import (
     COLOURS,
     GREEDY,
     PROMPTS,
     coloured_pairs,
+    objective_of,
     prepared_in,
     recipe_of,
     tiny_model,
@@ -56,7 +56,13 @@ def test_the_loss_is_that_of_the_models_own_forward(pairs, tmp_path):
     )
     objective = training.objective.eval()
     batch = next(
-        epoch_batches(features, tokens_of(training, pairs), training.recipe, unknown=2, seed=3)
+        epoch_batches(
+            features,
+            tokens_of(training.objective, pairs),
+            training.objective.recipe,
+            unknown=2,
+            seed=3,
+        )
     )
     prompt = PROMPTS[batch.instruction].text
     with torch.inference_mode():
@@ -73,9 +79,11 @@ def test_features_are_dropped_in_training_alone(pairs, tmp_path):
     options = {"word_dropout": 0.0, "batch_size": 18}
     losses = {}
     for share in (0.0, 0.5):
-        training, features = training_of(pairs, tmp_path, feature_dropout=share, **options)
-        tokens = tokens_of(training, pairs)
-        batch = next(epoch_batches(features, tokens, training.recipe, unknown=2, seed=3))
+        training, features = training_of(
+            pairs, tmp_path / str(share), feature_dropout=share, **options
+        )
+        tokens = tokens_of(training.objective, pairs)
+        batch = next(epoch_batches(features, tokens, training.objective.recipe, unknown=2, seed=3))
         objective = training.objective.train()
         with torch.no_grad():
             losses[share] = [objective(batch).item() for _ in range(2)]
@@ -89,39 +97,16 @@ def test_features_are_dropped_in_training_alone(pairs, tmp_path):
 
 def test_features_are_kept_and_never_those_of_another_tower(pairs, tmp_path):
     model, processor = tiny_model(pairs)
-    first = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
+    first = encoded_images(model, processor, pairs, tmp_path)
     (path,) = tmp_path.glob("*.npy")
     stamp = path.stat().st_mtime_ns
-    again = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
+    again = encoded_images(model, processor, pairs, tmp_path)
     assert path.stat().st_mtime_ns == stamp
-    np.testing.assert_array_equal(first[:], again[:])
+    np.testing.assert_array_equal(first, again)
     with torch.no_grad():
         model.vision_model.encoder.layers[0].mlp.fc1.weight.mul_(2)
-    other = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path)
-    assert np.abs(other[:] - first[:]).max() > 0.01
-
-
-def test_a_domains_features_are_found_among_those_of_the_whole(pairs, tmp_path):
-    model, processor = tiny_model(pairs)
-    red = pairs.about(["red"])
-    alone = cached_features(model, processor, red, frozen_layers=1, folder=tmp_path / "alone")
-    whole = cached_features(model, processor, pairs, frozen_layers=1, folder=tmp_path / "whole")
-    found = cached_features(model, processor, red, frozen_layers=1, folder=tmp_path / "whole")
-    assert len(list((tmp_path / "whole").glob("*.npy"))) == 1
-    np.testing.assert_array_equal(found[:], alone[:])
-    np.testing.assert_array_equal(found[:], whole[np.array([0, 6, 12])])
-
-
-def test_words_in_captions_choose_a_domain(pairs):
-    assert [text.split()[1] for text, _ in pairs.about(["red", "blue"]).captions] == [
-        *("red", "blue") * 3
-    ]
-    rest = pairs.about([], ["red", "blue"])
-    assert len(rest) == 12
-    assert "red" not in str(rest.captions)
-    assert rest.first(5).image(4).getpixel((0, 0)) == pairs.image(7).getpixel((0, 0))
-    with pytest.raises(SourceError, match="No image"):
-        pairs.about(["giraffe"])
+    other = encoded_images(model, processor, pairs, tmp_path)
+    assert np.abs(other - first).max() > 0.01
 
 
 def batches(features, tokens, **changes):
@@ -129,7 +114,7 @@ def batches(features, tokens, **changes):
     return epoch_batches(features, tokens, recipe, unknown=2, seed=0)
 
 
-ROWS = Features((np.arange(18, dtype=np.float16).reshape(18, 1, 1),), np.arange(18))
+ROWS = np.arange(18, dtype=np.float16).reshape(18, 1, 1)
 TOKENS = [[[100 + row, 1], [200 + row, 7, 2, 1]] for row in range(18)]
 
 
@@ -176,53 +161,73 @@ def test_long_captions_keep_their_end_token(pairs):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, accumulation):
+def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, monkeypatch, accumulation):
     """Stopped after an epoch, and again between two steps of the next."""
     options = {"batch_size": 3, "accumulation": accumulation}
-    straight, features = training_of(pairs, tmp_path, **options)
-    tokens = tokens_of(straight, pairs)
-    losses = [straight.run_epoch(features, tokens) for _ in range(3)]
+    straight, features = training_of(pairs, tmp_path / "straight", **options)
+    tokens = tokens_of(straight.objective, pairs)
+    whole = straight.fit(features, tokens)
+    assert [line["epoch"] for line in whole] == [1, 2, 3]
 
     class StoppedError(Exception):
         pass
 
-    stopped, _ = training_of(pairs, tmp_path, **options)
-    assert stopped.run_epoch(features, tokens) == losses[0]
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+    stopped, _ = training_of(pairs, tmp_path / "stopped", **options)
+    save = stopped.loop.save
 
-    def save() -> None:
-        save_training(stopped, tmp_path / "checkpoint", {"data": 1}, [{"epoch": 1}])
-        raise StoppedError
+    def save_and_stop() -> None:
+        save()
+        if (stopped.loop.progress.epoch, stopped.loop.progress.step) == (1, 2):
+            raise StoppedError
 
+    stopped.loop.save = save_and_stop
     with pytest.raises(StoppedError):
-        stopped.run_epoch(features, tokens, save=save, save_every=4)
-    resumed, _ = training_of(pairs, tmp_path, **options)
-    assert resume_training(resumed, tmp_path / "checkpoint", {"data": 1}) == [{"epoch": 1}]
-    assert (resumed.epoch, resumed.batch) == (1, 4)
-    again = [resumed.run_epoch(features, tokens) for _ in range(2)]
-    assert again == pytest.approx(losses[1:], abs=1e-6)
-    for name, weights in straight.trained.items():
-        torch.testing.assert_close(resumed.trained[name], weights, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(resumed.average[name], straight.average[name])
+        stopped.fit(features, tokens)
+    resumed, _ = training_of(pairs, tmp_path / "stopped", **options)
+    assert (resumed.loop.progress.epoch, resumed.loop.progress.step) == (1, 2)
+    again = resumed.fit(features, tokens)
+    assert [line["loss"] for line in again] == pytest.approx([line["loss"] for line in whole])
+    for name, weights in straight.loop.trained.items():
+        torch.testing.assert_close(resumed.loop.trained[name], weights, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(resumed.loop.average[name], straight.loop.average[name])
+
+
+def test_an_epoch_that_was_saved_but_not_measured_is_measured_after_a_kill(pairs, tmp_path):
+    training, features = training_of(pairs, tmp_path, epochs=1)
+    tokens = tokens_of(training.objective, pairs)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(features, tokens, measure=killed)
+    resumed, _ = training_of(pairs, tmp_path, epochs=1)
+    kept = []
+    (line,) = resumed.fit(
+        features, tokens, measure=lambda: ({"cider": 2.0}, [2.0]), keep=lambda: kept.append(1)
+    )
+    assert (line["cider"], line["best"], kept) == (2.0, True, [1])
 
 
 def test_the_outcome_is_the_average_and_a_share_of_the_start(pairs, tmp_path):
-    training, features = training_of(pairs, tmp_path, start_share=0.25)
-    started = {name: weights.detach().clone() for name, weights in training.trained.items()}
-    training.run_epoch(features, tokens_of(training, pairs))
-    trained = {name: weights.detach().clone() for name, weights in training.trained.items()}
+    training, features = training_of(pairs, tmp_path / "share", start_share=0.25, epochs=1)
+    started = {name: weights.detach().clone() for name, weights in training.loop.trained.items()}
+    training.fit(features, tokens_of(training.objective, pairs))
+    trained = {name: weights.detach().clone() for name, weights in training.loop.trained.items()}
     with training.outcome():
-        for name, weights in training.trained.items():
-            mean = 0.75 * training.average[name] + 0.25 * started[name]
+        for name, weights in training.loop.trained.items():
+            mean = 0.75 * training.loop.average[name] + 0.25 * started[name]
             torch.testing.assert_close(weights.detach(), mean)
             assert weights.ndim < 2 or not torch.equal(mean, started[name])
-    for name, weights in training.trained.items():
+    for name, weights in training.loop.trained.items():
         assert torch.equal(weights, trained[name])
-    whole, _ = training_of(pairs, tmp_path)
-    whole.run_epoch(features, tokens_of(whole, pairs))
+    whole, _ = training_of(pairs, tmp_path / "whole", epochs=1)
+    whole.fit(features, tokens_of(whole.objective, pairs))
     with whole.outcome():
-        for name, weights in whole.trained.items():
-            assert torch.equal(weights, whole.average[name])
-            torch.testing.assert_close(weights.detach(), training.average[name])
+        for name, weights in whole.loop.trained.items():
+            assert torch.equal(weights, whole.loop.average[name])
+            torch.testing.assert_close(weights.detach(), training.loop.average[name])
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
@@ -231,61 +236,49 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
     weights = []
     for size, accumulation in ((18, 1), (6, 3)):
         training, features = training_of(
-            pairs, tmp_path, batch_size=size, accumulation=accumulation, **plain
+            pairs, tmp_path / str(size), batch_size=size, accumulation=accumulation, **plain
         )
         tokens = [[[9, 8, 7, 1], [9, 8, 6, 1]]] * 18
-        training.run_epoch(features, tokens)
-        assert training.step == 1
-        weights.append(training.optimizer.state_dict()["state"])
+        training.fit(features, tokens)
+        assert training.loop.taken == 1
+        weights.append(training.loop.optimizer.state_dict()["state"])
     for one, several in zip(weights[0].values(), weights[1].values(), strict=True):
         torch.testing.assert_close(one["exp_avg"], several["exp_avg"], atol=1e-6, rtol=1e-3)
 
 
-def test_another_recipe_is_no_continuation(pairs, tmp_path):
-    training, _ = training_of(pairs, tmp_path)
-    save_training(training, tmp_path / "checkpoint", {"data": "some"}, [])
-    other, _ = training_of(pairs, tmp_path, seed=7)
-    with pytest.raises(SourceError, match="another recipe"):
-        resume_training(other, tmp_path / "checkpoint", {"data": "some"})
-    with pytest.raises(SourceError, match="another recipe"):
-        resume_training(training, tmp_path / "checkpoint", {"data": "other"})
+def test_another_identity_is_no_continuation(pairs, tmp_path):
+    def of(identity):
+        objective = objective_of(pairs)
+        return CaptionTraining(objective, len(pairs), folder=tmp_path, identity=identity)
 
-
-def test_meanings_are_centred_means_of_each_images_captions():
-    rows = np.array([[1, 0], [0, 1], [3, 0], [0, 0], [0, 0], [0, -3]], dtype=np.float32)
-    meanings = Meanings.of(rows, [2, 1, 3])
-    means = meanings.rows
-    averages = np.array([[0.5, 0.5], [3, 0], [0, -1]])
-    expected = averages - averages.mean(axis=0)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(means, expected, atol=1e-6)
-    assert means.dtype == np.float32
+    of({"data": "some"}).loop.save()
+    assert of({"data": "some"}).loop.taken == 0
+    with pytest.raises(SourceError, match="another recipe"):
+        of({"data": "other"})
 
 
 @pytest.mark.parametrize(
     ("trains", "moving", "still"),
     [
-        (("language", "qformer", "projection"), "query_tokens", "vision_model.encoder.layers.0"),
+        (("language", "qformer", "projection"), "query_tokens", "vision_model.encoder"),
         (("projection",), "language_projection.weight", "language_model"),
         (("qformer",), "qformer.encoder.layer.0", "language_projection"),
     ],
 )
 def test_what_is_named_moves_and_the_rest_stays(pairs, tmp_path, trains, moving, still):
-    training, features = training_of(pairs, tmp_path, trains=trains, frozen_layers=1)
+    training, features = training_of(pairs, tmp_path, trains=trains, epochs=1)
     model = training.objective.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training.run_epoch(features, tokens_of(training, pairs))
+    training.fit(features, tokens_of(training.objective, pairs))
     moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
-    assert not any(name.startswith("vision_model.embeddings") for name in moved)
     assert not any(name.startswith(still) for name in moved)
     assert any(name.startswith(moving) for name in moved)
-    assert "vision_model.encoder.layers.1.mlp.fc1.weight" in moved
 
 
 def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tmp_path):
     out = tmp_path / "trained"
-    prepared = prepared_in(pairs, out, epochs=14, batch_size=2, average_decay=0.9)
-    report = train(prepared, pairs, pairs)
+    prepared = prepared_in(pairs, out, epochs=20, batch_size=2, average_decay=0.9)
+    report = Job(prepared, pairs, pairs).run()
     assert report["bleu4"] > 90
     assert report["cider"] > 5
     assert report["distinct_captions"] >= 6
@@ -306,10 +299,8 @@ def test_it_learns_to_name_colours_and_writes_what_the_captioner_loads(pairs, tm
 
 def test_it_ends_when_nothing_gets_better_and_keeps_the_best(pairs, tmp_path):
     """At this rate nothing is learned, so no epoch is better than the first."""
-    from precompute.finetune.captions.job import Course
-
-    prepared = prepared_in(pairs, tmp_path / "out", epochs=30, learning_rate=2.0)
-    train(prepared, pairs, pairs, Course(patience=2))
+    prepared = prepared_in(pairs, tmp_path / "out", epochs=30, learning_rate=2.0, patience=2)
+    Job(prepared, pairs, pairs).run()
     history = json.loads((tmp_path / "out" / "metrics.json").read_text())["history"]
     best = [entry["epoch"] for entry in history if entry["best"]]
     assert len(history) == best[-1] + 2 < 30
@@ -319,8 +310,8 @@ def test_it_ends_when_nothing_gets_better_and_keeps_the_best(pairs, tmp_path):
 @pytest.mark.parametrize(("dropout", "same"), [(None, True), (0.5, False)])
 def test_dropout_is_of_the_language_model_and_in_training_only(pairs, tmp_path, dropout, same):
     training, features = training_of(pairs, tmp_path, dropout=dropout, word_dropout=0.0)
-    tokens = tokens_of(training, pairs)
-    batch = next(epoch_batches(features, tokens, training.recipe, unknown=2, seed=0))
+    tokens = tokens_of(training.objective, pairs)
+    batch = next(epoch_batches(features, tokens, training.objective.recipe, unknown=2, seed=0))
     objective = training.objective.train()
     first, second = (objective(batch).item() for _ in range(2))
     assert (first == second) is same

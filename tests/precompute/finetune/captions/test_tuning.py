@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.errors import ModelError, ModelNotFoundError, SourceError
@@ -22,21 +23,24 @@ from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
 from core.models.choose_captioner import captioner_spec, with_captioner
 from core.models.weights import revision_of
-from precompute.finetune.captions.batches import cached_features, tokenise_captions
+from precompute.finetune.captions.batches import encoded_images, tokenise_captions
 from precompute.finetune.captions.command import run
 from precompute.finetune.captions.files import CaptionerFiles
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import (
     DETAIL_PROMPT,
     PARTS,
-    TUNING_RECIPE,
+    RECIPES,
+    CaptionRecipe,
     Instruction,
-    Wanted,
+    LoraRecipe,
     default_instructions,
 )
 from precompute.finetune.captions.start import mark_trained
 from precompute.finetune.captions.training import CaptionTraining
-from precompute.finetune.shared.data import load_pairs
+from precompute.finetune.shared.loop import CHECKPOINT
+from precompute.finetune.shared.recipes import read_recipe
+from precompute.sources.pairs import load_pairs
 from tests.precompute.finetune.captions.tiny_captioner import GREEDY, recipe_of, tiny_model
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -68,17 +72,21 @@ def save_base(photos: Path, folder: Path, epochs: int = 12) -> Path:
     model, processor = tiny_model(pairs)
     recipe = recipe_of(epochs=epochs, batch_size=4, average_decay=0.9)
     mark_trained(model, recipe)
-    training = CaptionTraining(CaptionObjective(model, processor, recipe))
-    features = cached_features(
-        model, processor, pairs, frozen_layers=1, folder=folder.parent / "features"
-    )
+    training = CaptionTraining(CaptionObjective(model, processor, recipe), len(pairs))
+    features = encoded_images(model, processor, pairs, folder.parent / "features")
     walls = [[f"the {colour} boat", f"a {colour} boat"] for colour in COLOURS * 2]
-    tokens = tokenise_captions(processor.tokenizer, walls, 20)
-    for _ in range(epochs):
-        training.run_epoch(features, tokens)
+    training.fit(features, tokenise_captions(processor.tokenizer, walls, 20))
     folder.mkdir()
-    CaptionerFiles(folder, GREEDY).write(training)
+    with training.outcome():
+        CaptionerFiles(folder, GREEDY).write(training.objective)
     return folder
+
+
+def recipe_file(folder: Path, **fields) -> str:
+    """Write a recipe and return its path."""
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(fields))
+    return str(path)
 
 
 def tune(photos: Path, out: Path, model: Path, **options) -> dict:
@@ -97,7 +105,7 @@ def said_by(folder: Path, **options) -> list[str]:
 @pytest.fixture(scope="module")
 def adapter(photos, base, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "adapter"
-    tune(photos, out, base, epochs=12, lora_rank=4, learning_rate=2e-2, train=["projection"])
+    tune(photos, out, base, epochs=12, lora_rank=4, learning_rate=2e-2, recipe="adapter")
     return out
 
 
@@ -120,7 +128,7 @@ def test_an_adapter_learns_leaves_its_base_alone_and_captions_when_loaded(base, 
 
 def test_a_share_of_the_start_scales_what_an_adapter_adds(photos, base, tmp_path):
     """``W + BA`` with a share of ``W`` kept is ``W + (1 - share) BA``."""
-    options = {"epochs": 2, "lora_rank": 4, "learning_rate": 2e-2, "train": ["projection"]}
+    options = {"epochs": 2, "lora_rank": 4, "learning_rate": 2e-2, "recipe": "adapter"}
     weights = {}
     for share in (0.0, 0.5):
         out = tmp_path / f"{share}"
@@ -158,12 +166,14 @@ def test_an_adapter_is_trained_on_a_base_in_8_bits(photos, base, tmp_path):
         base,
         epochs=3,
         limit=6,
-        lora_rank=4,
-        lora_alpha=4,
-        learning_rate=2e-2,
-        precision="int8",
-        train=["qformer", "projection"],
-        gradient_checkpointing=True,
+        recipe=recipe_file(
+            tmp_path,
+            lora={"rank": 4, "alpha": 4},
+            learning_rate=2e-2,
+            precision="int8",
+            trains=["qformer", "projection"],
+            gradient_checkpointing=True,
+        ),
     )
     assert report["recipe"]["precision"] == "int8"
     assert report["history"][-1]["loss"] < report["history"][1]["loss"] - 0.3
@@ -230,31 +240,64 @@ def test_the_prompts_that_are_taught(photos, base, tmp_path):
         ("In short.", "shortest"),
         (DETAIL_PROMPT, "longest"),
     ]
-    assert Instruction.parse(" Longest:  tell  all") == Instruction("tell all", "longest")
-    assert Instruction.parse("what: this?") == Instruction("what: this?")
-    with pytest.raises(SourceError, match="--prompt is empty"):
-        Instruction.parse("shortest: ")
     captions = [[1] * length for length in (5, 9, 2, 7, 4)]
     assert Instruction("", "shortest").chosen(captions) == [2, 4]
     assert Instruction("", "longest").chosen(captions) == [1, 3]
     assert Instruction("").chosen(captions) == [0, 1, 2, 3, 4]
 
-    report = tune(photos, tmp_path / "out", base, prompt=["Write a caption", "longest: describe"])
+    prompts = [{"text": "Write a caption"}, {"text": "describe", "learns": "longest"}]
+    recipe = recipe_file(tmp_path, instructions=prompts)
+    report = tune(photos, tmp_path / "out", base, recipe=recipe)
     assert list(report["validation"]["mean_words"]) == ["Write a caption", "describe"]
     decoding = json.loads((tmp_path / "out" / DECODING_FILE).read_text())["decoding"]
     assert (decoding["prompt"], decoding["retry_prompt"]) == ("Write a caption", "describe")
 
 
 def test_large_models_get_an_adapter_unless_all_weights_are_asked_for():
-    small = Wanted().applied(TUNING_RECIPE, large=False, gpu=True)
+    recipe = RECIPES["default"]
+    small = recipe.completed(large=False, gpu=True)
     assert (small.lora, small.trains, small.precision) == (None, PARTS, "fp32")
-    large = Wanted().applied(TUNING_RECIPE, large=True, gpu=True)
-    assert (large.lora.rank, large.lora.alpha, large.trains) == (16, 32, ())
-    assert large.precision == "int8"
-    whole = Wanted(trains=("language",)).applied(TUNING_RECIPE, large=True, gpu=True)
+    large = recipe.completed(large=True, gpu=True)
+    assert (large.lora, large.trains, large.precision) == (LoraRecipe(16), (), "int8")
+    whole = CaptionRecipe(trains=("language",)).completed(large=True, gpu=True)
     assert (whole.lora, whole.precision) == (None, "fp32")
-    with pytest.raises(SourceError, match="exclude each other"):
-        Wanted(trains=("language",), lora_rank=4).applied(TUNING_RECIPE, large=False, gpu=False)
+    with pytest.raises(SourceError, match="cannot be trained at once"):
+        CaptionRecipe(trains=("language",), lora=LoraRecipe(4)).completed(large=False, gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            '{"recipe": "adapter", "dropuot": 0.1}',
+            "dropuot, which no recipe knows; known are epochs",
+        ),
+        ('{"lora": {"rank": 0}}', "lora.rank is wrong: Input should be greater than or equal to 1"),
+        ('{"lora": {"rank": 4, "alhpa": 1}}', "lora.alhpa is wrong"),
+        ('{"trains": ["vision"]}', "trains.0 is wrong: Input should be 'language'"),
+        ('{"precision": "fp16"}', "precision is wrong"),
+        ('{"recipe": "fast"}', "changes the recipe fast; known are default, adapter"),
+        ("[1]", "holds no JSON object"),
+        ("{", "not a file of JSON"),
+        (None, "neither a file nor one of the recipes default, adapter, small-gpu, rewards"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_named(tmp_path, content, sentence):
+    path = tmp_path / "recipe.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SourceError, match=sentence) as raised:
+        read_recipe(str(path), RECIPES, "default", {})
+    assert "\n" not in str(raised.value)
+
+
+def test_options_change_a_recipe_and_a_recipe_changes_a_named_one(tmp_path):
+    path = recipe_file(tmp_path, recipe="adapter", epochs=2, instructions=[{"text": "Say it."}])
+    found = read_recipe(path, RECIPES, "default", {"epochs": 5, "seed": None})
+    assert (found.epochs, found.lora, found.learning_rate) == (5, LoraRecipe(8), 2e-3)
+    assert found.instructions == (Instruction("Say it."),)
+    assert found.seed == 0
+    assert read_recipe("rewards", RECIPES, "default", {}) is RECIPES["rewards"]
 
 
 def test_measuring_alone_trains_nothing(photos, base, adapter, tmp_path):
@@ -263,12 +306,6 @@ def test_measuring_alone_trains_nothing(photos, base, adapter, tmp_path):
     stored = json.loads((adapter / "metrics.json").read_text())["validation"]
     assert found["cider"] == pytest.approx(stored["cider"], abs=1e-3)
     assert not list((tmp_path / "out").glob("*.safetensors"))
-
-
-def test_words_choose_the_images_of_both_splits(photos, base, tmp_path):
-    report = tune(photos, tmp_path / "out", base, containing=["red,blue"], limit=3)
-    assert report["data"]["images"] == 3
-    assert report["validation"]["images"] == 4
 
 
 def bad_inputs(photos: Path, base: Path, adapter: Path, tmp_path: Path) -> dict[str, tuple]:
@@ -283,19 +320,16 @@ def bad_inputs(photos: Path, base: Path, adapter: Path, tmp_path: Path) -> dict[
     return {
         "empty folder": ({"data": str(empty)}, "cannot be read|holds no"),
         "no captions": ({"data": str(silent)}, "no column of captions"),
-        "no such words": ({"containing": ["giraffe"]}, "No image"),
         "another model": ({"model": str(other)}, "of blip, not of instructblip"),
         "no model": ({"model": "no/such/model"}, "neither a folder nor"),
         "an adapter": ({"model": str(adapter)}, "is an adapter"),
-        "unknown part": ({"train": ["vision"]}, "--train knows"),
-        "unknown precision": ({"precision": "fp16"}, "--precision is one of"),
-        "blocks": ({"lora_rank": 2, "trained_layers": 1}, "--trained-layers needs all weights"),
-        "int8 weights": ({"precision": "int8"}, "in int8 cannot be trained"),
-        "nothing to measure": ({"epochs": 0, "validation": None}, "needs --validation"),
-        "no start": (
-            {"model": None, "init_vision": other, "start_share": 0.3},
-            "starts from nothing, of which",
+        "no recipe": ({"recipe": "fastest"}, "neither a file nor one of the recipes"),
+        "int8 weights": (
+            {"recipe": recipe_file(tmp_path, precision="int8")},
+            "in int8 cannot be trained",
         ),
+        "nothing": ({"recipe": recipe_file(other, trains=[])}, "trains nothing"),
+        "nothing to measure": ({"epochs": 0, "validation": None}, "needs --validation"),
     }
 
 
@@ -304,16 +338,13 @@ def bad_inputs(photos: Path, base: Path, adapter: Path, tmp_path: Path) -> dict[
     [
         "empty folder",
         "no captions",
-        "no such words",
         "another model",
         "no model",
         "an adapter",
-        "unknown part",
-        "unknown precision",
-        "blocks",
+        "no recipe",
         "int8 weights",
+        "nothing",
         "nothing to measure",
-        "no start",
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(photos, base, adapter, tmp_path, which):
@@ -337,8 +368,7 @@ def test_two_processes_share_the_work(photos, base, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    state = json.loads((out / "checkpoint" / "state.json").read_text())
-    assert (state["run"]["processes"], state["step"]) == (2, 3)
+    assert progress_of(out)["history"][-1]["epoch"] == 1
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["images"], report["references"]) == (12, 24)
     assert len(said_by(out)) == 6
@@ -348,32 +378,38 @@ def command(photos: Path, base: Path, out: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "precompute", "finetune", "captions"),
         *("--data", str(photos), "--validation", str(photos), "--model", str(base)),
-        *("--out", str(out), "--epochs", "4", "--batch-size", "2", "--save-every", "2"),
-        *("--lora-rank", "2", "--train", "projection", "--device", "cpu"),
+        *("--out", str(out), "--epochs", "4", "--batch-size", "2", "--lora-rank", "2"),
+        *("--recipe", "adapter", "--learning-rate", "2e-4", "--device", "cpu"),
     ]
+
+
+def progress_of(out: Path) -> dict:
+    with safe_open(out / "checkpoint" / CHECKPOINT, framework="pt") as file:
+        return json.loads(file.metadata()["progress"])
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_adapter(photos, base, tmp_path):
     out = tmp_path / "killed"
-    state = out / "checkpoint" / "state.json"
+    often = "from precompute.finetune.shared import loop; loop.SAVE_EVERY_S = -1.0; "
+    arguments = command(photos, base, out)[3:]
     first = subprocess.Popen(
-        command(photos, base, out),
+        [sys.executable, "-c", often + "from precompute.__main__ import app; app()", *arguments],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    options = {"epochs": 4, "batch_size": 2, "save_every": 2, "lora_rank": 2}
-    options["train"] = ["projection"]
+    options = {"epochs": 4, "batch_size": 2, "lora_rank": 2, "recipe": "adapter"}
+    options["learning_rate"] = 2e-4
     straight = tune(photos, tmp_path / "straight", base, **options)
     end = time.monotonic() + 240
     while time.monotonic() < end and first.poll() is None:
-        if state.is_file() and json.loads(state.read_text())["step"] >= 4:
+        if (out / "checkpoint" / CHECKPOINT).is_file() and progress_of(out)["step"] >= 2:
             break
         time.sleep(0.002)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    assert json.loads(state.read_text())["step"] < 24
+    assert progress_of(out)["epoch"] < 4
     assert tune(photos, out, base, **options) == straight
     one, other = (load_file(folder / ADAPTER_WEIGHTS) for folder in (tmp_path / "straight", out))
     assert one.keys() == other.keys()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
 from core.models.captioner.settings import Decoding
-from precompute.finetune.captions.batches import Features, cached_features, tokenise_captions
+from precompute.finetune.captions.batches import encoded_images, tokenise_captions
 from precompute.finetune.captions.files import CaptionerFiles
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
-from precompute.finetune.captions.start import Prepared, mark_trained
+from precompute.finetune.captions.start import Prepared, accelerator_on, mark_trained
 from precompute.finetune.captions.training import CaptionTraining
-from precompute.finetune.shared.data import Pairs, load_pairs
 from precompute.mini.captioner_model import SmallSizes, new_model, new_tokenizer
+from precompute.sources.pairs import Pairs, load_pairs
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 SIZES = SmallSizes(
@@ -28,9 +29,8 @@ SIZES = SmallSizes(
     width=32,
     feed_forward=64,
     heads=2,
-    encoder_layers=1,
-    decoder_layers=1,
-    dropout=0.0,
+    layers=1,
+    qformer_dropout=0.0,
 )
 GREEDY = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=10, repetition_penalty=1.0)
 
@@ -76,31 +76,34 @@ def recipe_of(**changes) -> CaptionRecipe:
     values = {
         "epochs": 3,
         "batch_size": 6,
-        "frozen_layers": 1,
         "learning_rate": 5e-3,
+        "word_dropout": 0.1,
+        "max_tokens": 20,
         "instructions": PROMPTS,
     }
-    return CaptionRecipe(**{**values, **changes})
+    return CaptionRecipe(**{**values, **changes}).completed(large=False, gpu=False)
 
 
-def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, Features]:
+def objective_of(pairs: Pairs, **changes) -> CaptionObjective:
     model, processor = tiny_model(pairs)
     recipe = recipe_of(**changes)
-    features = cached_features(
-        model, processor, pairs, frozen_layers=recipe.frozen_layers, folder=folder / "features"
-    )
     mark_trained(model, recipe)
-    return CaptionTraining(CaptionObjective(model, processor, recipe)), features
+    return CaptionObjective(model, processor, recipe)
 
 
-def tokens_of(training: CaptionTraining, pairs: Pairs) -> list[list[list[int]]]:
-    return tokenise_captions(training.objective.processor.tokenizer, pairs.captions, 20)
+def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, np.ndarray]:
+    """Return a training whose checkpoint is in the folder, and the images' features."""
+    objective = objective_of(pairs, **changes)
+    features = encoded_images(objective.model, objective.processor, pairs, folder / "features")
+    return CaptionTraining(objective, len(pairs), folder=folder / "checkpoint"), features
+
+
+def tokens_of(objective: CaptionObjective, pairs: Pairs) -> list[list[list[int]]]:
+    return tokenise_captions(objective.processor.tokenizer, pairs.captions, 20)
 
 
 def prepared_in(pairs: Pairs, out: Path, **changes) -> Prepared:
-    model, processor = tiny_model(pairs)
-    recipe = recipe_of(**changes)
-    mark_trained(model, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    training = CaptionTraining(CaptionObjective(model, processor, recipe))
-    return Prepared(training, CaptionerFiles(out, GREEDY), GREEDY)
+    accelerator, _ = accelerator_on("cpu")
+    files = CaptionerFiles(out, GREEDY)
+    return Prepared(objective_of(pairs, **changes), files, GREEDY, accelerator)

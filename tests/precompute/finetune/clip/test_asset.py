@@ -1,4 +1,4 @@
-"""Weights for an image tower, new heads, and a tower that a captioner lends."""
+"""Heads of towers, what is written of them, and a tower that a captioner lends."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from core.errors import SourceError
 from core.models.clip.towers import CONFIG_NAME, find_clip_files, load_image_tower, load_text_tower
 from core.models.spec import ModelSpec
 from precompute.finetune.clip.asset import (
-    load_image_weights,
-    reset_heads,
+    reset_head,
     start_of_logits,
     write_clip_asset,
 )
-from precompute.finetune.clip.student import Student
-from precompute.finetune.clip.towers import Tower
+from precompute.finetune.clip.towers import Tower, TunedClip
 from tests.core.models.clip.test_lent_tower import _borrowing_clip
 from tests.tiny_clip import TINY_MINILM_CFG, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
@@ -33,43 +30,6 @@ def minilm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return find_clip_files(build_tiny_clip(tmp_path_factory.mktemp("plain"), seed=1))
-
-
-@pytest.mark.parametrize("prefix", ["", "visual."])
-@pytest.mark.parametrize("with_head", [True, False])
-def test_a_towers_own_weights_are_taken_by_name(prefix, with_head, plain, tmp_path):
-    module = load_image_tower(plain).module
-    before = module.proj.detach().clone()
-    wanted = {n: torch.randn(t.shape) for n, t in module.state_dict().items()}
-    if not with_head:
-        del wanted["proj"]
-    others = {"text.something": torch.zeros(2)} if prefix else {}
-    content = {f"{prefix}{name}": tensor for name, tensor in wanted.items()}
-    save_file({**content, **others}, tmp_path / "tower.safetensors")
-    assert load_image_weights(module, tmp_path / "tower.safetensors") is with_head
-    for name, tensor in module.state_dict().items():
-        torch.testing.assert_close(tensor, wanted.get(name, before), rtol=0, atol=0)
-
-
-def test_weights_named_otherwise_are_matched_by_order_and_shape(minilm, tmp_path):
-    module = load_image_tower(minilm).module
-    expected = {name: tensor + 1 for name, tensor in module.trunk.state_dict().items()}
-    renamed = {f"_layer.{number}": tensor for number, tensor in enumerate(expected.values())}
-    torch.save({**renamed, "_fc.weight": torch.zeros(10, 4)}, tmp_path / "weights.pth")
-    assert not load_image_weights(module, tmp_path / "weights.pth")
-    for name, tensor in module.trunk.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], msg=name)
-
-
-def test_weights_of_another_architecture_or_with_code_are_refused(minilm, plain, tmp_path):
-    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
-    torch.save({"a": print}, tmp_path / "code.pth")
-    for start in (minilm, plain):
-        module = load_image_tower(start).module
-        with pytest.raises(SourceError, match="another architecture"):
-            load_image_weights(module, tmp_path / "other.pth")
-        with pytest.raises(SourceError, match="cannot be read as weights"):
-            load_image_weights(module, tmp_path / "code.pth")
 
 
 def test_features_through_the_head_are_what_the_whole_tower_gives(minilm, plain):
@@ -87,29 +47,27 @@ def test_features_through_the_head_are_what_the_whole_tower_gives(minilm, plain)
                 )
 
 
-def test_standardised_features_change_nothing_and_leave_no_trace(minilm, plain):
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randn(5, 3, 32, 32, generator=draw)
-    for start in (minilm, plain):
-        module = load_image_tower(start).module
-        tower = Tower(module).eval()
-        with torch.no_grad():
-            features, expected = tower.features(pixels), module(pixels)
-            tower.standardise(3 * features[None].half() + 1, keep=True)
-            torch.testing.assert_close(tower(features), expected, rtol=1e-3, atol=1e-4)
-            during = {n: t.clone() for n, t in module.state_dict().items()}
-            with tower.absorbed():
-                torch.testing.assert_close(module(pixels), expected, rtol=1e-3, atol=1e-4)
-            for name, tensor in module.state_dict().items():
-                torch.testing.assert_close(tensor, during[name], rtol=0, atol=0)
+def test_a_matrix_heads_bias_is_in_the_layer_norm_of_what_is_written(plain):
+    pixels = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    module = load_image_tower(plain).module
+    tower = Tower(module).eval()
+    with torch.no_grad():
+        tower.head.bias += 0.3
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        expected = tower(tower.features(pixels))
+        with tower.exported():
+            torch.testing.assert_close(module(pixels), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tower(tower.features(pixels)), expected)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_new_heads_follow_their_seed(minilm):
     first, again, other = (load_image_tower(minilm).module.head for _ in range(3))
     before = first.mlp.fc1.weight.detach().clone()
-    reset_heads(1, first)
-    reset_heads(1, again)
-    reset_heads(2, other)
+    reset_head(first, 1)
+    reset_head(again, 1)
+    reset_head(other, 2)
     assert torch.equal(first.mlp.fc1.weight, again.mlp.fc1.weight)
     assert not torch.equal(first.mlp.fc1.weight, other.mlp.fc1.weight)
     assert not torch.equal(first.mlp.fc1.weight, before)
@@ -129,12 +87,12 @@ def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
     start = find_clip_files(_borrowing_clip(tmp_path, lender))
     seen = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
-    def written(student, folder):
+    def written(model, folder):
         folder.mkdir()
-        write_clip_asset(folder, start, student)
+        write_clip_asset(folder, start, model)
         again = find_clip_files(ModelSpec("again", f"path:{folder}", licence=""))
-        with torch.inference_mode(), student.image.absorbed():
-            expected = student.image.module(seen)
+        with torch.inference_mode(), model.image.exported():
+            expected = model.image.module(seen)
             found = load_image_tower(again).module(seen)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
         config = json.loads((folder / CONFIG_NAME).read_text())
@@ -142,27 +100,17 @@ def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
         return names, "image_tower" in config
 
     image, text = Tower(load_image_tower(start).module), Tower(load_text_tower(start).module)
-    student = Student(image, text, torch.zeros(()))
+    model = TunedClip(image, text, torch.zeros(()))
     with torch.no_grad():
         image.head.weight += 0.1
         image.head.bias += 0.2
-    assert written(student, tmp_path / "heads") == ({"visual.proj", "visual.ln_post.bias"}, True)
+    assert written(model, tmp_path / "heads") == ({"visual.proj", "visual.ln_post.bias"}, True)
     with torch.no_grad():
         for parameter in image.module.parameters():
             parameter += 0.1
-    names, borrows = written(student, tmp_path / "whole")
+    names, borrows = written(model, tmp_path / "whole")
     assert not borrows
     assert {"visual.conv1.weight", "visual.class_embedding", "visual.ln_post.weight"} <= names
-
-
-def test_where_blocks_are_lent_a_file_gives_only_what_comes_after_them(plain, tmp_path):
-    module = load_image_tower(plain).module
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    save_file({n: (t + 1).contiguous() for n, t in before.items()}, tmp_path / "tower.safetensors")
-    assert load_image_weights(module, tmp_path / "tower.safetensors", lent=True)
-    for name, tensor in module.state_dict().items():
-        given = name == "proj" or name.startswith("ln_post.")
-        torch.testing.assert_close(tensor, before[name] + given, rtol=0, atol=0)
 
 
 def test_a_wide_projection_is_made_written_and_read(tmp_path):

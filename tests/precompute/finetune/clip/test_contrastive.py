@@ -15,19 +15,17 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from core.errors import SourceError
 from core.models.clip.encoder import ClipEncoder
 from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, find_clip_files
 from core.models.spec import ModelSpec
+from precompute.evaluate.recall import recall
 from precompute.finetune.clip.preparation import Inputs
-from precompute.finetune.clip.recipe import ALL, Distillation, LossName, Recipe
-from precompute.finetune.clip.run import on_device, train
-from precompute.finetune.clip.teacher import read_teacher
-from precompute.finetune.shared.data import load_pairs
-from precompute.finetune.shared.images import FolderImages
-from precompute.finetune.shared.recall import evaluate, recall
+from precompute.finetune.clip.recipe import ALL, ContrastiveRecipe
+from precompute.finetune.clip.run import evaluate, train
+from precompute.sources.pairs import load_pairs
 from tests.tiny_clip import TINY_DIM, TINY_MINILM_CFG, build_tiny_clip
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -45,7 +43,7 @@ COLOURS = {
     "grey": (120, 120, 120),
     "brown": (110, 60, 20),
 }
-HEADS = Recipe(epochs=16, batch_size=6, learning_rate=3e-3, dropout=0.1, views=2, seed=3)
+HEADS = ContrastiveRecipe(epochs=16, batch_size=6, learning_rate=3e-3, dropout=0.1, seed=3)
 TOWERS = dataclasses.replace(HEADS, unlock_image=ALL, unlock_text=ALL, tower_learning_rate=2e-3)
 
 
@@ -84,12 +82,7 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def accelerator():
-    return on_device("cpu", "fp32")[0]
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory, accelerator):
+def tuned(tmp_path_factory):
     """Train once for each different set of inputs, and return the folder."""
     done = {}
 
@@ -99,7 +92,7 @@ def tuned(tmp_path_factory, accelerator):
             out = done[key] = tmp_path_factory.mktemp("run") / "clip"
             options = {"half": others.pop("half", False)}
             inputs = Inputs(start, pairs, measured=others.pop("measured", [pairs]), **others)
-            train(inputs, out, recipe, accelerator, show=False, workers=1, **options)
+            train(inputs, out, recipe, "cpu", show=False, **options)
         return done[key]
 
     return tune
@@ -136,7 +129,7 @@ def test_heads_learn_and_the_report_is_what_a_search_sees(towers, request, pairs
     out = tuned(start, pairs, HEADS)
     report = metrics(out)
     assert report["data"] == {
-        "name": pairs.name, "images": 12, "captions": 18, "unlabelled": 0
+        "name": pairs.name, "images": 12, "captions": 18
     }  # fmt: skip
     assert [line["epoch"] for line in report["history"]] == list(range(1, 17))
     assert report["history"][-1]["loss"] < report["history"][0]["loss"]
@@ -210,7 +203,7 @@ def test_open_clip_loads_what_is_written(plain, pairs, tuned):
 
 
 def test_siglip_learns_too_and_brings_its_bias(plain, pairs, tuned):
-    recipe = dataclasses.replace(TOWERS, loss=LossName.siglip, captions_per_image=2)
+    recipe = dataclasses.replace(TOWERS, loss="siglip", captions_per_image=2)
     out = tuned(plain, pairs, recipe)
     history = metrics(out)["history"]
     assert history[-1]["loss"] < history[0]["loss"] / 3
@@ -222,57 +215,6 @@ def test_siglip_learns_too_and_brings_its_bias(plain, pairs, tuned):
     one = dataclasses.replace(TOWERS, epochs=1, tower_learning_rate=0, learning_rate=0)
     # InfoNCE leaves a bias alone: it has no influence on the loss.
     assert changed(again, tuned(again, pairs, one)) == set()
-
-
-def cosine(folder, images, teacher):
-    rows = encoder(folder).encode_image([images.image(row) for row in range(len(images))])
-    return float((rows * teacher).sum(axis=1).mean())
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """A teaching model, unlabelled images, and what the teacher says of each file."""
-    spec = build_tiny_clip(tmp_path_factory.mktemp("teacher"), seed=9)
-    folder = tmp_path_factory.mktemp("unlabelled")
-    for number in range(8):
-        Image.effect_noise((40, 40), 20 + 20 * number).convert("RGB").save(
-            folder / f"n{number}.png"
-        )
-    images = FolderImages.read(folder)
-    rows = ClipEncoder(spec).encode_image([images.image(row) for row in range(len(images))])
-    return spec, images, rows
-
-
-def test_distillation_brings_the_student_near_its_teacher(plain, pairs, taught, tuned):
-    spec, unlabelled, rows = taught
-    recipe = dataclasses.replace(TOWERS, distill_weight=5.0, distillation=Distillation.cosine)
-    out = tuned(
-        plain, pairs, recipe, teacher=str(spec.source.partition(":")[2]), unlabelled=[unlabelled]
-    )
-    alone = cosine(tuned(plain, pairs, TOWERS), unlabelled, rows)
-    assert cosine(out, unlabelled, rows) > max(
-        alone, cosine(plain.weights.parent, unlabelled, rows)
-    )
-    history = metrics(out)["history"]
-    assert history[-1]["distillation"] < history[0]["distillation"] - 0.1
-    assert metrics(out)["data"]["unlabelled"] == 8
-
-
-@pytest.mark.parametrize("kind", [".npy", ".safetensors"])
-def test_a_teacher_may_be_a_file_in_any_order(kind, pairs, tmp_path):
-    rows = np.random.default_rng(0).normal(size=(14, 5)).astype(np.float32)
-    names = [*(pairs.file_name(row) for row in range(12)), "other.png", "another.png"]
-    order = np.random.default_rng(1).permutation(14)
-    path, shuffled = tmp_path / f"teacher{kind}", json.dumps([names[row] for row in order])
-    if kind == ".npy":
-        np.save(path, rows[order])
-        path.with_suffix(".json").write_text(shuffled)
-    else:
-        content = {"embeddings": torch.from_numpy(rows[order])}
-        save_file(content, path, {"file_names": shuffled})
-    found = read_teacher(path, pairs)
-    expected = rows[:12] / np.linalg.norm(rows[:12], axis=1, keepdims=True)
-    np.testing.assert_allclose(found[0].float().numpy(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("option", [{"accumulation": 4}, {"grad_checkpointing": True}])
@@ -295,29 +237,30 @@ def test_training_stops_when_nothing_gets_better_and_keeps_the_best(plain, pairs
 
 KILLED = """
 import os, signal, sys
-from precompute.finetune.clip import training
-training._SAVED_EVERY_S = -1.0  # after every step
-save, left = training.save_checkpoint, [int(sys.argv.pop(1))]
-def save_and_die(*args, **options):
-    save(*args, **options)
+from precompute.finetune.shared import loop
+loop.SAVE_EVERY_S = -1.0  # after every step
+save, left = loop.Loop.save, [int(sys.argv.pop(1))]
+def save_and_die(self):
+    save(self)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-training.save_checkpoint = save_and_die
+loop.Loop.save = save_and_die
 from precompute.__main__ import app
 app()
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(photos, plain, pairs, accelerator, tmp_path):
-    recipe = dataclasses.replace(TOWERS, epochs=3, views=None)
+def test_a_killed_run_goes_on_to_the_same_weights(photos, plain, pairs, tmp_path):
+    recipe = dataclasses.replace(TOWERS, epochs=3)
     inputs = Inputs(plain, pairs, measured=[pairs])
-    train(inputs, tmp_path / "whole", recipe, accelerator, show=False, workers=1)
+    train(inputs, tmp_path / "whole", recipe, "cpu", show=False)
     command = ["finetune", "contrastive", "--data", photos, "--validation", photos]
     command += ["--model", str(plain.weights.parent), "--out", str(tmp_path / "killed")]
     command += ["--unlock-image", "all", "--unlock-text", "all", "--epochs", "3"]
     command += ["--batch-size", "6", "--learning-rate", "3e-3", "--tower-learning-rate", "2e-3"]
-    command += ["--dropout", "0.1", "--seed", "3", "--device", "cpu", "--workers", "1"]
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": "towers", "dropout": 0.1}))
+    command += ["--recipe", str(tmp_path / "recipe.json"), "--seed", "3", "--device", "cpu"]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "4", *command],  # in the second epoch, after its first step
         cwd=ROOT,
@@ -326,18 +269,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(photos, plain, pairs, accelera
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    train(inputs, tmp_path / "killed", recipe, accelerator, show=False, workers=1)
+    train(inputs, tmp_path / "killed", recipe, "cpu", show=False)
     expected = tensors(tmp_path / "whole")
     for name, tensor in tensors(tmp_path / "killed").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
-def test_a_run_of_another_recipe_is_not_taken_up(plain, pairs, tuned, accelerator):
+def test_a_run_of_another_recipe_is_not_taken_up(plain, pairs, tuned):
     out = tuned(plain, pairs, HEADS)
     other = dataclasses.replace(HEADS, seed=4)
     with pytest.raises(SourceError, match="another recipe"):
-        train(Inputs(plain, pairs, measured=[pairs]), out, other, accelerator, show=False)
+        train(Inputs(plain, pairs, measured=[pairs]), out, other, "cpu", show=False)
 
 
 @pytest.mark.parametrize(
@@ -345,39 +288,17 @@ def test_a_run_of_another_recipe_is_not_taken_up(plain, pairs, tuned, accelerato
     [
         ({"batch_size": 13}, {}, "12 images, fewer than a batch of 13"),
         ({"accumulation": 7}, {}, "batch of 6 cannot be cut into 7 parts"),
-        ({"patience": 2}, {"measured": []}, "--patience needs a --validation"),
-        ({}, {"unlabelled": [None]}, "nothing without a --teacher"),
-        ({}, {"teacher": "nothing.npy"}, "no file nothing.npy"),
-        ({}, {"image_weights": Path("nothing.pth")}, "no file nothing.pth"),
+        ({"patience": 2}, {"measured": []}, "Patience needs a --validation"),
         ({"lock_image_head": True, "lock_text_head": True}, {}, "nothing is left to train"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
-    recipe, others, sentence, plain, pairs, accelerator, tmp_path
+    recipe, others, sentence, plain, pairs, tmp_path
 ):
     inputs = Inputs(**{"start": plain, "pairs": pairs, "measured": [pairs], **others})
     with pytest.raises(SourceError, match=sentence):
-        train(inputs, tmp_path / "out", dataclasses.replace(HEADS, **recipe), accelerator)
+        train(inputs, tmp_path / "out", dataclasses.replace(HEADS, **recipe), "cpu")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("rows", "names", "sentence"),
-    [
-        (np.ones((12, 3)), [f"{n}.png" for n in range(12)], "no embedding of 12 of 12 images"),
-        (np.ones((12, 3)), ["a.png"], r"shape \(12, 3\) for 1 file names"),
-        (np.full((1, 3), np.nan), ["a.png"], "finite"),
-        (np.array([object()]), ["a.png"], "cannot be read as a teacher's embeddings"),
-    ],
-)
-def test_a_teacher_that_does_not_fit_is_refused(
-    rows, names, sentence, plain, pairs, accelerator, tmp_path
-):
-    np.save(tmp_path / "teacher.npy", rows, allow_pickle=True)
-    (tmp_path / "teacher.json").write_text(json.dumps(names))
-    inputs = Inputs(plain, pairs, teacher=str(tmp_path / "teacher.npy"))
-    with pytest.raises(SourceError, match=sentence):
-        train(inputs, tmp_path / "out", TOWERS, accelerator, show=False)
 
 
 def test_half_precision_halves_the_file(plain, pairs, tuned):

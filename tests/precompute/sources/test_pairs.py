@@ -1,8 +1,7 @@
-"""Images with captions, their views, and unlabelled folders."""
+"""Images with captions, however a source keeps them."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -10,12 +9,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
-from core.errors import ImageError, SourceError
-from precompute.finetune.shared.data import load_pairs
-from precompute.finetune.shared.images import FolderImages, Joined, PixelReader, view_of
+from core.errors import SourceError
+from precompute.sources.pairs import load_pairs
 from tests.precompute.finetune.clip.test_contrastive import COLOURS, imagefolder
 
 
@@ -26,7 +23,7 @@ def pairs(tmp_path_factory):
 
 def test_pairs_come_in_order_with_all_their_captions(pairs):
     assert len(pairs) == 12
-    image, captions = pairs[7]
+    image, captions = pairs.image(7), pairs.captions[7]
     assert captions == ("a pink wall", "something painted pink")
     assert image.size == (55, 40)
     assert image.getpixel((5, 5)) == COLOURS["pink"]
@@ -145,72 +142,3 @@ def test_splits_are_sub_folders_and_the_test_is_never_trained_on_unasked(tmp_pat
     assert "only train is read" in caplog.text
     pairs = load_pairs(folder, "test")
     assert (pairs.name, pairs.captions) == ("set:test", (("of test/a.png",),))
-
-
-def _gradient():
-    return Image.merge(
-        "RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256))]
-    )
-
-
-def test_views_are_the_image_its_mirror_and_crops_that_are_fixed():
-    image = _gradient()
-    assert view_of(image, 0, [0]) is image
-    assert view_of(view_of(image, 1, [0]), 1, [0]).tobytes() == image.tobytes()
-    crops = [view_of(image, 2, [5, 2, row]) for row in range(20)]
-    assert [c.tobytes() for c in crops] == [
-        view_of(image, 2, [5, 2, row]).tobytes() for row in range(20)
-    ]
-    shares = [crop.width * crop.height / 256**2 for crop in crops]
-    assert len(set(shares)) == 20
-    assert 0.49 < min(shares) < max(shares) <= 1
-
-
-def test_an_unlabelled_folder_is_read_with_its_sub_folders(tmp_path):
-    (tmp_path / "b").mkdir()
-    _gradient().save(tmp_path / "b" / "two.png")
-    _gradient().resize((20, 30)).save(tmp_path / "one.png")
-    images = FolderImages.read(tmp_path)
-    assert images.names == ("b/two.png", "one.png")
-    assert images.image(1).size == (20, 30)
-    before = images.fingerprint
-    (tmp_path / "z.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="z.png"):
-        FolderImages.read(tmp_path).image(2)
-    assert FolderImages.read(tmp_path).fingerprint != before
-    with pytest.raises(SourceError, match="no folder"):
-        FolderImages.read(tmp_path / "nowhere")
-
-
-def _to_tensor(image):
-    size = image.resize((8, 8), Image.Resampling.BOX)
-    return (
-        torch.frombuffer(bytearray(size.tobytes()), dtype=torch.uint8)
-        .view(8, 8, 3)
-        .permute(2, 0, 1)
-        / 255.0
-    )
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
-def test_pixels_come_in_order_and_are_decoded_once_where_they_fit(pairs, tmp_path, kept_bytes):
-    _gradient().save(tmp_path / "large.png")
-    images = Joined((pairs, FolderImages.read(tmp_path)))
-    decoded = []
-
-    class Counting(Joined):
-        def image(self, row):
-            decoded.append(row)
-            return super().image(row)
-
-    counting = Counting(**{f.name: getattr(images, f.name) for f in dataclasses.fields(images)})
-    reader = PixelReader(counting, _to_tensor, 8, seed=0, workers=2, kept_bytes=kept_bytes)
-    batches = [([0, 12], [0, 0]), ([1], [1]), ([12, 0], [2, 0])]
-    found = list(reader(batches)) + list(reader(batches[:1]))
-    assert [len(batch) for batch in found] == [2, 1, 2, 2]
-    assert images.file_name(12) == "large.png"
-    torch.testing.assert_close(found[0][0], _to_tensor(pairs.image(0)), rtol=0, atol=0.01)
-    torch.testing.assert_close(found[0][1], _to_tensor(_gradient()), rtol=0, atol=0.06)
-    torch.testing.assert_close(found[2][1], found[0][0], rtol=0, atol=0)
-    torch.testing.assert_close(found[3], found[0], rtol=0, atol=0)
-    assert len(decoded) == (7 if kept_bytes == 0 else 3)

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,6 @@ from core.config import get_settings
 from core.errors import ImageError, SourceError
 from core.files import sha256_of
 from core.images.decode import WORKING_PX, DecodeLimits, decode
-from precompute.evaluate.metrics import normalise_caption
 from precompute.sources.caption_columns import merged
 from precompute.sources.open import open_kept_source
 from precompute.sources.types import METADATA_FILES, KeptSource, SourceOptions
@@ -56,28 +55,16 @@ class Pairs:
         photos: The images.
         captions: The captions of every image, at least one each, cleaned.
         name: What the images are, for a report: the source, and its split if one was asked for.
-        whole: What these images were chosen from, if they were chosen.
-        rows: Which rows of ``whole`` they are.
     """
 
     source: KeptSource
     photos: tuple[Photo, ...]
     captions: tuple[tuple[str, ...], ...]
     name: str
-    whole: Pairs | None = None
-    rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.captions)
-
-    def __getitem__(self, row: int) -> tuple[Image, tuple[str, ...]]:
-        """Return the image and the captions of a row."""
-        return self.image(row), self.captions[row]
-
-    def __iter__(self) -> Iterator[tuple[Image, tuple[str, ...]]]:
-        """Yield every row in order."""
-        return (self[row] for row in range(len(self)))
 
     @property
     def fingerprint(self) -> str:
@@ -92,48 +79,13 @@ class Pairs:
             digest.update(json.dumps([name, photo.size, captions]).encode())
         return digest.hexdigest()[:16]
 
-    def select(self, rows: Sequence[int], name: str) -> Pairs:
-        """Return some rows, in the order given, under another name."""
-        return Pairs(
-            self.source,
-            tuple(self.photos[row] for row in rows),
-            tuple(self.captions[row] for row in rows),
-            name,
-            self,
-            tuple(rows),
-        )
+    def spread(self, count: int) -> Pairs:
+        """Return so many images, spread evenly over all; all of them if there are not more."""
+        return self._select(range(0, len(self), max(1, len(self) // count))[:count])
 
-    def first(self, count: int | None) -> Pairs:
-        """Return the first images; all of them for None."""
-        if count is None or count >= len(self):
-            return self
-        whole, rows = self.whole or self, self.rows or tuple(range(len(self)))
-        return whole.select(rows[:count], f"{self.name}, the first {count:,}")
-
-    def about(self, words: Collection[str], without: Collection[str] = ()) -> Pairs:
-        """Return the images that a caption of theirs puts in a domain.
-
-        Args:
-            words: One of these is in one of the image's captions; none asks for nothing.
-            without: None of these is in any of its captions.
-
-        Raises:
-            SourceError: No image is left.
-        """
-        wanted, unwanted = set(words), set(without)
-        if not wanted and not unwanted:
-            return self
-        rows = []
-        for row, captions in enumerate(self.captions):
-            said = {word for text in captions for word in normalise_caption(text).split()}
-            if (not wanted or wanted & said) and not unwanted & said:
-                rows.append(row)
-        name = self.name
-        name += f" with {', '.join(sorted(wanted))}" if wanted else ""
-        name += f" without {', '.join(sorted(unwanted))}" if unwanted else ""
-        if not rows:
-            raise SourceError(f"No image of {self.name} has captions as asked for by the words.")
-        return self.select(rows, name)
+    def _select(self, rows: Sequence[int]) -> Pairs:
+        photos = tuple(self.photos[row] for row in rows)
+        return replace(self, photos=photos, captions=tuple(self.captions[row] for row in rows))
 
     def readable(self) -> Pairs:
         """Return the images that can be decoded; the others are named in the log.
@@ -153,7 +105,7 @@ class Pairs:
         _log_left_out(self.name, broken)
         if len(broken) == len(self):
             raise SourceError(f"{self.name} holds no usable image: the first, {broken[0]}.")
-        return self.select([row for row, problem in enumerate(problems) if not problem], self.name)
+        return self._select([row for row, problem in enumerate(problems) if not problem])
 
     def _problem(self, row: int) -> str:
         try:

@@ -1,4 +1,4 @@
-"""How well captions find their own image: recall at 1, 5 and 10 of an encoder on a dataset."""
+"""How well captions find their own image: recall at 1, 5 and 10."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from core.models.spec import ImageTextEncoder
-from precompute.finetune.shared.data import Pairs
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
-
-_IMAGE_BATCH = 64
+    from precompute.sources.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +53,6 @@ def recall(source: str, images: np.ndarray, texts: np.ndarray, owners: Sequence[
         texts: (q, dim).
         owners: For each text, the row of its own image.
     """
-    import numpy as np
-
     scores = texts @ images.T
     own = scores[np.arange(len(texts)), np.asarray(owners)]
     ranks = (scores >= own[:, None]).sum(axis=1)
@@ -68,19 +63,3 @@ def recall(source: str, images: np.ndarray, texts: np.ndarray, owners: Sequence[
 def owners_of(pairs: Pairs) -> list[int]:
     """Return, for every caption in order, the row of its image."""
     return [row for row, captions in enumerate(pairs.captions) for _ in captions]
-
-
-def evaluate(encoder: ImageTextEncoder, pairs: Pairs) -> Recall:
-    """Search every caption of a dataset among all its images."""
-    import numpy as np
-
-    images = np.concatenate(
-        [
-            encoder.encode_image(
-                [pairs.image(row) for row in range(start, min(start + _IMAGE_BATCH, len(pairs)))]
-            )
-            for start in range(0, len(pairs), _IMAGE_BATCH)
-        ]
-    )
-    texts = encoder.encode_text([text for captions in pairs.captions for text in captions])
-    return recall(pairs.name, images, texts, owners_of(pairs))

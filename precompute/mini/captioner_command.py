@@ -1,0 +1,97 @@
+"""The recipe of ``mini-instructblip``: a fresh Q-Former and T5 behind an image tower."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precompute.finetune.captions.recipe import CaptionRecipe
+
+FIRST = CaptionRecipe(
+    epochs=20,
+    batch_size=32,
+    learning_rate=1e-3,
+    feature_dropout=0.1,
+    word_dropout=0.1,
+    max_tokens=20,
+    trains=("language",),
+)
+"""From nothing: the Q-Former learns, then the T5."""
+
+SECOND = replace(FIRST, epochs=3, feature_dropout=0.0, dropout=0.15, start_share=0.3)
+"""Goes on with the T5 of the first, with dropout; it finds a little less and reads better."""
+
+
+def run(
+    data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
+    tower: Annotated[
+        str, typer.Option(help="First stage: InstructBLIP checkpoint whose image tower is taken.")
+    ] = "asset:mini-instructblip",
+    first: Annotated[
+        Path | None, typer.Option(help="Second stage: the folder of the first one.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
+    ] = None,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Words used less often are left out of the vocabulary.")
+    ] = 4,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Make a small captioner: a first stage behind an image tower, a second one from the --first.
+
+    Killed at any moment, the same command goes on. It is written in 8 bits.
+    """
+    recipe = SECOND if first else FIRST
+    recipe = replace(
+        recipe,
+        epochs=epochs or recipe.epochs,
+        batch_size=batch_size or recipe.batch_size,
+        seed=seed,
+    )
+
+    import torch
+
+    from core.models.captioner.loading import read_instructblip
+    from precompute.finetune.captions.job import Job, check_metrics
+    from precompute.finetune.captions.start import accelerator_on, assemble, find_model, prepare
+    from precompute.mini.captioner_model import SMALL_DECODING, SmallSizes, new_model, new_tokenizer
+    from precompute.mini.lesson import EmbeddingLesson, LessonRecipe
+    from precompute.sources.pairs import load_pairs
+
+    spec = find_model(str(first) if first else tower)
+    pairs = load_pairs(data).readable()
+    measured = load_pairs(validation).readable() if validation else None
+    if measured:
+        check_metrics()
+    if first is not None:
+        prepared = prepare(spec, recipe, out, device, eight_bit=True)
+    else:
+        accelerator, where = accelerator_on(device)
+        lender, images = read_instructblip(spec, "cpu", "fp32")
+        tokenizer = new_tokenizer((t for own in pairs.captions for t in own), min_count=min_count)
+        torch.manual_seed(seed)
+        model, processor = new_model(
+            tokenizer, lender.vision_model, images.image_processor, SmallSizes()
+        )
+        prepared = assemble(
+            model.to(where),
+            processor,
+            SMALL_DECODING,
+            recipe.completed(large=False, gpu=False),
+            out,
+            accelerator,
+            eight_bit=True,
+        )
+    lesson = EmbeddingLesson(LessonRecipe(), first)
+    report = Job(prepared, pairs, measured, lesson=lesson, say=typer.echo).run()
+    if prepared.accelerator.is_main_process:
+        typer.echo(json.dumps(report))

@@ -1,0 +1,241 @@
+"""How the small captioner learns: its Q-Former from caption embeddings, then its T5 from those.
+
+As in BLIP-2's first stage, the Q-Former learns before there is a language model that could speak:
+its query tokens come to encode the sentence embedding of an image's captions. The second stage
+needs no image, for the T5 reads embeddings in the same tokens: a blend of the caption's own and of
+what was predicted of its image by a network that never met it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+from torch.nn.functional import mse_loss, normalize
+
+from core.errors import SourceError
+from core.files import write_atomically
+from core.models.clip.encoder import MiniLmEncoder
+from core.models.profiles import PROFILES
+from precompute.finetune.captions.batches import CaptionBatch
+from precompute.finetune.captions.job import CHECKPOINT, Job, Lesson, Split
+from precompute.finetune.captions.training import Transform
+from precompute.finetune.shared.loop import Loop, Schedule
+from precompute.mini.prediction import predict_out_of_fold, regress_captions
+
+if TYPE_CHECKING:
+    from precompute.finetune.captions.objective import CaptionObjective
+    from precompute.sources.pairs import Pairs
+
+TARGETS = "targets.safetensors"
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LessonRecipe:
+    """How the Q-Former learns, and what the language model reads.
+
+    Attributes:
+        epochs: Passes over the images, for the Q-Former and its projection.
+        batch_size: Images in such a batch.
+        learning_rate: Peak, likewise.
+        folds: Parts of the images, each predicted without having been seen.
+        least: Least share of the image's prediction in what the language model reads to write a
+            caption, the rest being the caption's own. The less, the more literally it reads.
+        most: Largest share; it is drawn for each caption.
+        noise: Mean length of the noise on that, whose own length is 1.
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    learning_rate: float = 1.5e-3
+    folds: int = 5
+    least: float = 0.2
+    most: float = 0.8
+    noise: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The embeddings that the language model reads while it learns to speak.
+
+    Attributes:
+        from_captions: float32 (captions, dim): what would be predicted of images that each training
+            caption describes.
+        predicted: float32 (n, dim), unit norm: what was predicted of each image.
+        projections: float32 (queries, dim, width): how each query token encodes an embedding.
+    """
+
+    from_captions: np.ndarray
+    predicted: np.ndarray
+    projections: np.ndarray
+
+    def tokens(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return (n, queries, width): what encodes embeddings (n, dim) for the language model."""
+        return torch.einsum("nd,qdw->nqw", embeddings, torch.from_numpy(self.projections))
+
+    def write(self, folder: Path) -> None:
+        """Keep them for a second stage."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / TARGETS, save(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path, captions: int) -> Targets:
+        """Return what a captioner of so many captions learnt from.
+
+        Raises:
+            SourceError: There are none, or they are of other captions.
+        """
+        if not (folder / TARGETS).is_file():
+            raise SourceError(f"{folder.parent} is no first stage of mini captioner.")
+        found = cls(**load_file(folder / TARGETS))
+        if len(found.from_captions) != captions:
+            raise SourceError(
+                f"{folder.parent} has the embeddings of {len(found.from_captions)} captions, "
+                f"--data has {captions}: give the images of that run."
+            )
+        return found
+
+
+class EmbeddingLesson(Lesson):
+    """Teaches the Q-Former, or takes up what an earlier run taught it; then the T5.
+
+    Args:
+        recipe: How.
+        earlier: Folder of a run whose Q-Former and targets are taken as they are; None teaches it.
+    """
+
+    def __init__(self, recipe: LessonRecipe, earlier: Path | None = None) -> None:
+        """Remember what to do."""
+        self._recipe = recipe
+        self._earlier = earlier
+        self.identity = {"lesson": asdict(recipe)}
+
+    def split(self, job: Job, pairs: Pairs) -> Split:
+        """Return the training split; without features where no image is looked at."""
+        if self._earlier is None:
+            return job.split(pairs)
+        return Split(np.zeros((len(pairs), 1, 1), dtype=np.float16), pairs.captions)
+
+    def transform(self, job: Job, split: Split) -> Transform:
+        """Let the language model read embeddings in the place of images."""
+        counts = [len(own) for own in split.captions]
+        if self._earlier is None:
+            targets = teach_qformer(job.objective, split, self._recipe)
+            targets.write(job.folder / CHECKPOINT)
+        else:
+            targets = Targets.read(self._earlier / CHECKPOINT, sum(counts))
+        return EmbeddingInputs(targets, counts, self._recipe)
+
+
+class EmbeddingInputs:
+    """Puts embeddings into the place of images, batch by batch; chance is torch's.
+
+    Each caption is to be written from a blend of its own and of what was predicted of its image.
+    """
+
+    def __init__(self, targets: Targets, counts: Sequence[int], recipe: LessonRecipe) -> None:
+        """Remember where each image's captions begin."""
+        self._targets = targets
+        self._first = np.cumsum(counts) - counts
+        self._recipe = recipe
+
+    def __call__(self, batch: CaptionBatch) -> CaptionBatch:
+        """Return the batch with image tokens in the place of features."""
+        recipe, targets = self._recipe, self._targets
+        rows = batch.rows.numpy()[batch.image_of_caption.numpy()]
+        caption = torch.from_numpy(targets.from_captions[self._first[rows] + batch.numbers.numpy()])
+        image = torch.from_numpy(targets.predicted[rows])
+        share = recipe.least + (recipe.most - recipe.least) * torch.rand(len(rows), 1)
+        read = normalize(caption.lerp(image, share), dim=1)
+        noise = 2 * recipe.noise * torch.rand(len(rows), 1) / read.shape[1] ** 0.5
+        read = normalize(read + noise * torch.randn_like(read), dim=1)
+        owners = torch.arange(len(rows))
+        return replace(batch, image_of_caption=owners, image_tokens=targets.tokens(read))
+
+
+def teach_qformer(objective: CaptionObjective, split: Split, recipe: LessonRecipe) -> Targets:
+    """Teach the Q-Former and its projection to encode the embedding of an image's captions.
+
+    Args:
+        objective: Around the model, whose Q-Former and projection are changed.
+        split: The training images and their captions.
+        recipe: How.
+
+    Raises:
+        SourceError: There is only one image, of which nothing could be predicted.
+    """
+    features, captions = split.features, split.captions
+    if len(features) < 2:
+        raise SourceError("A fresh captioner needs two images with captions or more.")
+    texts = [text for own in captions for text in own]
+    embeddings = MiniLmEncoder(PROFILES["mini"].sentence).encode_text(texts)
+    counts = [len(own) for own in captions]
+    model, seed = objective.model, objective.recipe.seed
+    tokens = _class_tokens(objective, features)
+    predicted = predict_out_of_fold(tokens, embeddings, counts, recipe.folds, seed)
+    width = model.language_projection.out_features
+    shape = (model.config.num_query_tokens, embeddings.shape[1], width)
+    targets = Targets(
+        regress_captions(embeddings, predicted.repeat(counts, axis=0)),
+        predicted,
+        # Entries of about 1, as those of word embeddings.
+        np.random.default_rng(seed).standard_normal(shape).astype(np.float32),
+    )
+    _fit(objective, features, targets.tokens(torch.from_numpy(predicted)), recipe)
+    return targets
+
+
+def _class_tokens(objective: CaptionObjective, features: np.ndarray) -> np.ndarray:
+    """Return the class token of every image as the tower leaves it, float32 (n, width)."""
+    with torch.inference_mode():
+        parts = [
+            objective.normed(torch.from_numpy(np.float32(features[start : start + _AT_ONCE])))[:, 0]
+            for start in range(0, len(features), _AT_ONCE)
+        ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _fit(
+    objective: CaptionObjective,
+    features: np.ndarray,
+    aims: torch.Tensor,
+    recipe: LessonRecipe,
+) -> None:
+    """Train the Q-Former to give each image's ``aims`` (n, queries, width), whatever the prompt."""
+    seed, instructions = objective.recipe.seed, objective.recipe.instructions
+    names = ("qformer.", "query_tokens", "language_projection.")
+    parts = {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
+    trained = [p for p in objective.model.parameters() if p.requires_grad]
+    objective.model.requires_grad_(False)
+    for parameter in parts.values():
+        parameter.requires_grad_(True)
+    steps = max(1, len(features) // recipe.batch_size)
+
+    def batches(epoch: int, _: int) -> Iterator[tuple[np.ndarray, int]]:
+        random = np.random.default_rng([seed, epoch])
+        for rows in np.array_split(random.permutation(len(features)), steps):
+            yield rows, int(random.integers(len(instructions)))
+
+    def backward(batch: tuple[np.ndarray, int]) -> dict[str, float]:
+        rows, prompt = batch
+        objective.model.train()
+        seen = torch.from_numpy(features[rows].astype(np.float32))
+        encoded = objective.image_tokens(seen, instructions[prompt])
+        loss = mse_loss(encoded, aims[rows].to(encoded))
+        loss.backward()
+        return {"loss": loss.item()}
+
+    groups: list[dict[str, Any]] = [
+        {"params": list(parts.values()), "lr": recipe.learning_rate, "weight_decay": 0.01}
+    ]
+    schedule = Schedule(recipe.epochs, steps, seed=seed)
+    Loop[tuple[np.ndarray, int]](parts, groups, schedule).fit(batches, backward)
+    objective.model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
