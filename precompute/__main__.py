@@ -32,7 +32,7 @@ app.add_typer(mini, name="mini")
 app.add_typer(bench.app, name="bench")
 app.command(name="build")(build.run)
 app.command(name="evaluate")(evaluate.run)
-app.command(name="sight")(rerank_command.run)
+app.command(name="rerank")(rerank_command.run)
 app.command(name="threshold")(threshold_command.run)
 app.command(name="publish")(publish.run)
 

@@ -132,7 +132,7 @@ def test_what_the_app_cannot_read_or_write_is_one_sentence(gallery, loop):
     [
         ("build", "{}", "--out", "{}.gallery"),
         ("evaluate", "{}"),
-        ("sight", "{}", "--data", "{}"),
+        ("rerank", "{}", "--data", "{}"),
         ("threshold", "{}", "--like", "{}"),
         ("publish", "{}", "owner/name", "--dry-run"),
         ("finetune", "captions", "--data", "{}", "--out", "{}.model"),

@@ -96,7 +96,7 @@ def upload_captioner(
         profile: The models that answer.
         settings: ``upload_captioner``, ``device`` and ``zero_gpu`` decide.
         own: The profile's own captioner, shared with whatever else uses it.
-        sentence: Lets another captioner choose among its captions, if it has a sight.
+        sentence: Lets another captioner choose among its captions, if it has a probe.
 
     Raises:
         ModelError: The captioner that the settings name is not there, or has no safetensors.

@@ -1,4 +1,4 @@
-"""Fitting a captioner's sight: from what its image tower says to where captions lie."""
+"""Fitting a captioner's probe: from what its image tower says to where captions lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import SourceError
-from core.models.captioner.rerank import Sight
+from core.models.captioner.rerank import RerankProbe
 from core.models.captioner.settings import Decoding
 from precompute.calibrate.threshold import write_settings
 
@@ -23,7 +23,7 @@ _EPOCHS = 40
 _BATCH = 32
 
 _FURTHER = 3.5
-"""Captions drawn for each further one that is wanted: with a sight, more to choose from is better,
+"""Captions drawn for each further one that is wanted: with a probe, more to choose from is better,
 where the surest of many would all say the same."""
 
 
@@ -36,9 +36,9 @@ def class_tokens(captioner: InstructBlipCaptioner, pairs: Pairs) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def fit_sight(
+def fit_probe(
     tokens: np.ndarray, embeddings: np.ndarray, counts: Sequence[int], *, seed: int = 0
-) -> Sight:
+) -> RerankProbe:
     """Fit the linear map by which images pick their own captions best: symmetric InfoNCE.
 
     Args:
@@ -55,7 +55,7 @@ def fit_sight(
     from precompute.calibrate.contrastive import fit_contrastive
 
     if len(tokens) < 2:
-        raise SourceError("A sight needs two images with captions or more.")
+        raise SourceError("A probe needs two images with captions or more.")
     centre, scale = tokens.mean(axis=0), tokens.std(axis=0) + 1e-6
     torch.manual_seed(seed)
     linear = torch.nn.Linear(tokens.shape[1], embeddings.shape[1])
@@ -69,7 +69,7 @@ def fit_sight(
         epochs=_EPOCHS,
     )
     weight = linear.weight.detach().numpy().T / scale[:, None]
-    return Sight(centre, np.ascontiguousarray(weight), linear.bias.detach().numpy())
+    return RerankProbe(centre, np.ascontiguousarray(weight), linear.bias.detach().numpy())
 
 
 def write_choice(folder: Path, decoding: Decoding, candidates: int, weight: float) -> None:
@@ -79,8 +79,8 @@ def write_choice(folder: Path, decoding: Decoding, candidates: int, weight: floa
         folder: Of the captioner.
         decoding: How it searches.
         candidates: Captions to choose among.
-        weight: How much the sight counts.
+        weight: How much the probe counts.
     """
     further = replace(decoding.further, candidates=max(decoding.further.candidates, _FURTHER))
-    choice = {"candidates": candidates, "sight_weight": weight, "further": asdict(further)}
+    choice = {"candidates": candidates, "rerank_weight": weight, "further": asdict(further)}
     write_settings(folder, decoding=choice)

@@ -1,4 +1,4 @@
-"""The command ``sight``: photos with captions in, how a captioner chooses among its own out."""
+"""The command ``rerank``: fit the probe by which a captioner chooses among its own captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(
         str, typer.Option(help="Imagefolder or dataset id: photos with captions, to learn from.")
     ],
     validation: Annotated[
-        str | None, typer.Option(help="Others, to measure how well what is seen finds them.")
+        str | None, typer.Option(help="Others, to measure how well the probe finds them.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
@@ -25,24 +25,22 @@ def run(
     ] = 32,
     weight: Annotated[
         float,
-        typer.Option(
-            min=0, help="How much what was seen counts; more finds better and reads worse."
-        ),
+        typer.Option(min=0, help="How much the probe counts; more finds better and reads worse."),
     ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
-    """Teach a captioner to choose among its own captions by what it saw, and write that beside it.
+    """Fit the probe by which a captioner chooses among its own captions, and write it beside it.
 
     A captioner's likeliest caption says what is usual. From what its image tower says of a
-    photo a linear map can tell better what the photo's captions would mean.
+    photo a linear map can tell better where the photo's captions lie.
     """
     from core.models.captioner.instructblip import InstructBlipCaptioner
     from core.models.captioner.loading import decoding_of
-    from core.models.captioner.rerank import write_sight
+    from core.models.captioner.rerank import write_probe
     from core.models.choose_captioner import captioner_spec
     from core.models.clip.encoder import MiniLmEncoder
     from core.models.profiles import PROFILES
-    from precompute.calibrate.rerank import class_tokens, fit_sight, write_choice
+    from precompute.calibrate.rerank import class_tokens, fit_probe, write_choice
     from precompute.calibrate.threshold import writable_folder
     from precompute.evaluate.recall import owners_of, recall
     from precompute.sources.pairs import load_pairs
@@ -58,14 +56,14 @@ def run(
     captioner.load()
     sentence = MiniLmEncoder(PROFILES["mini"].sentence, device=device)
     embeddings = sentence.encode_text([text for said in photos.captions for text in said])
-    sight = fit_sight(class_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
+    probe = fit_probe(class_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
     if others is not None:
-        seen = sight(class_tokens(captioner, others))
+        predicted = probe(class_tokens(captioner, others))
         queries = sentence.encode_text([text for said in others.captions for text in said])
-        found = recall(others.name, seen, queries, owners_of(others))
-        typer.echo(f"What is seen, searched by captions: {found}")
+        found = recall(others.name, predicted, queries, owners_of(others))
+        typer.echo(f"What the probe predicts, searched by captions: {found}")
     write_choice(folder, decoding, candidates, weight)
-    write_sight(folder, sight, sentence.spec)
+    write_probe(folder, probe, sentence.spec)
     typer.echo(
         f"Written into {folder.name}: it chooses among {candidates} captions. "
         "Run the command threshold again."

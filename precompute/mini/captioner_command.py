@@ -25,6 +25,9 @@ FIRST = CaptionRecipe(
 SECOND = replace(FIRST, epochs=3, feature_dropout=0.0, dropout=0.15, start_share=0.3)
 """Goes on with the T5 of the first, with dropout; it finds a little less and reads better."""
 
+_MIN_COUNT = 4
+"""Words used less often are left out of the vocabulary."""
+
 
 def run(
     data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
@@ -38,9 +41,6 @@ def run(
     validation: Annotated[
         str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
     ] = None,
-    min_count: Annotated[
-        int, typer.Option(min=1, help="Words used less often are left out of the vocabulary.")
-    ] = 4,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -61,7 +61,7 @@ def run(
     import torch
 
     from core.models.captioner.loading import read_instructblip
-    from precompute.finetune.captions.job import Job, check_metrics
+    from precompute.finetune.captions.job import Job
     from precompute.finetune.captions.start import accelerator_on, assemble, find_model, prepare
     from precompute.mini.captioner_model import SMALL_DECODING, SmallSizes, new_model, new_tokenizer
     from precompute.mini.lesson import EmbeddingLesson, LessonRecipe
@@ -70,14 +70,12 @@ def run(
     spec = find_model(str(first) if first else tower)
     pairs = load_pairs(data).readable()
     measured = load_pairs(validation).readable() if validation else None
-    if measured:
-        check_metrics()
     if first is not None:
         prepared = prepare(spec, recipe, out, device, eight_bit=True)
     else:
         accelerator, where = accelerator_on(device)
         lender, images = read_instructblip(spec, "cpu", "fp32")
-        tokenizer = new_tokenizer((t for own in pairs.captions for t in own), min_count=min_count)
+        tokenizer = new_tokenizer((t for own in pairs.captions for t in own), min_count=_MIN_COUNT)
         torch.manual_seed(seed)
         model, processor = new_model(
             tokenizer, lender.vision_model, images.image_processor, SmallSizes()

@@ -24,11 +24,7 @@ SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>", "<image>")
 """In this order, so that their ids are 0 to 3; 0 also starts a caption, as in T5."""
 
 SMALL_DECODING = Decoding(
-    num_beams=3,
-    min_new_tokens=5,
-    max_new_tokens=24,
-    repetition_penalty=1.0,
-    no_repeat_ngram_size=3,
+    num_beams=3, min_new_tokens=5, max_new_tokens=24, repetition_penalty=1.0, no_repeat_ngram_size=3
 )
 """How a small model is decoded: a penalty on "a" would bend sentences this short."""
 
@@ -101,13 +97,13 @@ def new_model(
     image_processor: BlipImageProcessor,
     sizes: SmallSizes,
 ) -> tuple[InstructBlipForConditionalGeneration, InstructBlipProcessor]:
-    """Put a fresh Q-Former and a fresh T5 behind a pretrained image tower.
+    """Put a fresh Q-Former and T5, from torch's seed, behind a pretrained image tower.
 
     Args:
         tokenizer: Of the language model.
         tower: The image tower, which becomes part of the model.
         image_processor: What it was trained with.
-        sizes: Of what is fresh. Initialised from torch's global seed.
+        sizes: Of what is fresh.
     """
     import torch
     from transformers import (

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save
+from torch import nn
 from torch.nn.functional import mse_loss, normalize
 
 from core.errors import SourceError
 from core.files import write_atomically
 from core.models.clip.encoder import MiniLmEncoder
 from core.models.profiles import PROFILES
+from precompute.calibrate.contrastive import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.job import CHECKPOINT, Job, Lesson, Split
 from precompute.finetune.captions.training import Transform
 from precompute.finetune.shared.loop import Loop, Schedule
-from precompute.mini.prediction import predict_out_of_fold, regress_captions
 
 if TYPE_CHECKING:
     from precompute.finetune.captions.objective import CaptionObjective
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 TARGETS = "targets.safetensors"
 _AT_ONCE = 256
+_HIDDEN = 1024
+_DROPOUT = 0.4
+_EPOCHS = 25
+
+_RIDGE = 3.0
+"""Of the regression from a caption's embedding to what is predicted of its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +110,7 @@ class Targets:
 
 
 class EmbeddingLesson(Lesson):
-    """Teaches the Q-Former, or takes up what an earlier run taught it; then the T5.
-
-    Args:
-        recipe: How.
-        earlier: Folder of a run whose Q-Former and targets are taken as they are; None teaches it.
-    """
+    """Teaches the Q-Former, or takes it and its targets from an earlier run; then the T5."""
 
     def __init__(self, recipe: LessonRecipe, earlier: Path | None = None) -> None:
         """Remember what to do."""
@@ -134,10 +136,7 @@ class EmbeddingLesson(Lesson):
 
 
 class EmbeddingInputs:
-    """Puts embeddings into the place of images, batch by batch; chance is torch's.
-
-    Each caption is to be written from a blend of its own and of what was predicted of its image.
-    """
+    """Puts a blend of a caption's embedding and its image's prediction into the image's place."""
 
     def __init__(self, targets: Targets, counts: Sequence[int], recipe: LessonRecipe) -> None:
         """Remember where each image's captions begin."""
@@ -202,10 +201,7 @@ def _class_tokens(objective: CaptionObjective, features: np.ndarray) -> np.ndarr
 
 
 def _fit(
-    objective: CaptionObjective,
-    features: np.ndarray,
-    aims: torch.Tensor,
-    recipe: LessonRecipe,
+    objective: CaptionObjective, features: np.ndarray, aims: torch.Tensor, recipe: LessonRecipe
 ) -> None:
     """Train the Q-Former to give each image's ``aims`` (n, queries, width), whatever the prompt."""
     seed, instructions = objective.recipe.seed, objective.recipe.instructions
@@ -239,3 +235,61 @@ def _fit(
     objective.model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+def predict_out_of_fold(
+    features: np.ndarray, captions: np.ndarray, counts: Sequence[int], folds: int, seed: int
+) -> np.ndarray:
+    """Predict every image's caption embedding by cross-fitting: as that of an unknown image.
+
+    A network is trained for each fold, on all others, to pick an image's captions out of many.
+
+    Args:
+        features: float32 (n, width): what the image tower says of each image.
+        captions: float32 (captions, dim), unit norm: their embeddings.
+        counts: Captions of each image, in order.
+        folds: Parts of the images.
+        seed: Of everything.
+
+    Returns:
+        float32 (n, dim), unit norm.
+    """
+    folds = min(folds, len(features))
+    held_out_fold = np.random.default_rng(seed).permutation(len(features)) % folds
+    centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    images = torch.from_numpy((features - centre) / scale).float()
+    texts = torch.from_numpy(captions)
+    predicted = np.empty((len(features), captions.shape[1]), dtype=np.float32)
+    for fold in range(folds):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Dropout(_DROPOUT),
+            nn.Linear(images.shape[1], _HIDDEN),
+            nn.GELU(),
+            nn.Dropout(_DROPOUT),
+            nn.Linear(_HIDDEN, texts.shape[1]),
+        )
+        others = np.flatnonzero(held_out_fold != fold)
+        fit_contrastive(network, images, texts, counts, others, seed=seed, epochs=_EPOCHS)
+        own = np.flatnonzero(held_out_fold == fold)
+        with torch.inference_mode():
+            predicted[own] = network.eval()(images[own]).numpy()
+    return predicted / np.linalg.norm(predicted, axis=1, keepdims=True)
+
+
+def regress_captions(captions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return what would be predicted of an image that each caption describes, by ridge regression.
+
+    A prediction is vaguer than captions are, in some directions more than in others.
+
+    Args:
+        captions: float32 (captions, dim): the embedding of each caption.
+        predicted: float32 (captions, dim): what was predicted of its image.
+
+    Returns:
+        float32 (captions, dim), the shorter the less a caption says of it.
+    """
+    centre, aim = captions.mean(axis=0), predicted.mean(axis=0)
+    rows = captions - centre
+    gram = rows.T @ rows + _RIDGE * np.eye(captions.shape[1], dtype=np.float32)
+    return (rows @ np.linalg.solve(gram, rows.T @ (predicted - aim)) + aim).astype(np.float32)

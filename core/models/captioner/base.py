@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.models.captioner.generation import Written, better, judged, search_arguments, unlike
-from core.models.captioner.rerank import Sight, best_said, said_together
+from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
 from core.models.captioner.sampling import sampling_arguments
 from core.models.captioner.settings import Decoding
 from core.models.spec import ModelSpec, TextEncoder
@@ -36,7 +36,7 @@ class Loaded:
         device: Where the model is.
         decoding: Prompt and search.
         suppressed: Token ids that are never generated.
-        sight: Reranks candidate captions; None takes the likeliest one.
+        probe: Reranks candidate captions; None takes the likeliest one.
         tokenizing: Held while a tokenizer works: a fast one fails with "Already borrowed" when
             two threads use it at once.
         prompts: Tokens of the prompts that were asked, each (1, length).
@@ -47,7 +47,7 @@ class Loaded:
     device: str
     decoding: Decoding
     suppressed: list[int] | None = None
-    sight: Sight | None = None
+    probe: RerankProbe | None = None
     tokenizing: Lock = field(default_factory=Lock)
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -81,12 +81,12 @@ class _Described:
     Attributes:
         caption: The one that is chosen.
         others: The undoubted candidates beside it, the likeliest first.
-        seen: Where the image's captions should lie, float32 (dim,); None without a sight.
+        predicted: Where its captions should lie, float32 (dim,); None without a probe.
     """
 
     caption: Caption
     others: tuple[Caption, ...] = ()
-    seen: np.ndarray | None = None
+    predicted: np.ndarray | None = None
 
 
 class GeneratingCaptioner(ABC):
@@ -139,8 +139,8 @@ class GeneratingCaptioner(ABC):
 
         Returns:
             For each image the caption of :meth:`caption`, then candidates for ``count`` - 1 more
-            (``FurtherCaptions``), the surest ones first; with a sight, those alone that bring the
-            mean of all nearer to what was seen, by how much they do. None of
+            (``FurtherCaptions``), the surest ones first; with a probe, those alone that bring the
+            mean of all nearer to what the probe predicts, by how much they do. None of
             them is doubtful, and no two of an image have the same words. They may be fewer, or
             more.
         """
@@ -155,9 +155,9 @@ class GeneratingCaptioner(ABC):
             further = self._further(loaded, encoded, batch, count - 1)
             for one, more in zip(described, further, strict=True):
                 captions = unlike((one.caption, *one.others, *more))
-                if one.seen is not None:
+                if one.predicted is not None:
                     embeddings = self._embedded(captions, known)
-                    order = said_together(embeddings, one.seen, first=0)
+                    order = select_captions(embeddings, one.predicted, first=0)
                     captions = tuple(captions[place] for place in order)
                 found.append(captions)
         return found
@@ -189,20 +189,20 @@ class GeneratingCaptioner(ABC):
         decoding: Decoding,
         known: dict[str, np.ndarray],
     ) -> list[_Described]:
-        """Search once, and choose among what was found if the captioner has a sight."""
-        if loaded.sight is None:
+        """Search once, and choose among what was found if the captioner has a probe."""
+        if loaded.probe is None:
             return [_Described(one.caption) for one in self._written(loaded, encoded, decoding)]
         each = decoding.candidates
         wide = replace(decoding, num_beams=max(decoding.num_beams, each))
         written = self._written(loaded, encoded, wide, num_return_sequences=each)
-        seen = loaded.sight(encoded.class_tokens())
+        predicted = loaded.probe(encoded.class_tokens())
         groups = [written[start : start + each] for start in range(0, len(written), each)]
         clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
         embeddings = self._embedded([one.caption for own in clear for one in own], known)
         described = []
-        for own, aim in zip(clear, seen, strict=True):
+        for own, aim in zip(clear, predicted, strict=True):
             rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
-            chosen = best_said(rows, [one.surprise for one in own], aim, decoding.sight_weight)
+            chosen = best_caption(rows, [one.surprise for one in own], aim, decoding.rerank_weight)
             others = tuple(
                 one.caption
                 for place, one in enumerate(own)
@@ -234,8 +234,8 @@ class GeneratingCaptioner(ABC):
         ]
 
     def _embedded(self, captions: Sequence[Caption], known: dict[str, np.ndarray]) -> np.ndarray:
-        """Embed captions for the sight, each text once."""
-        assert self._sentence is not None  # else there would be no sight
+        """Embed captions for the probe, each text once."""
+        assert self._sentence is not None  # else there would be no probe
         new = [text for text in dict.fromkeys(one.text for one in captions) if text not in known]
         if new:
             known.update(zip(new, self._sentence.encode_text(new), strict=True))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.models.captioner.base import GeneratingCaptioner, Loaded, batches
 from core.models.captioner.loading import decoding_of, read_instructblip, supported_precision
-from core.models.captioner.rerank import read_sight
+from core.models.captioner.rerank import read_probe
 from core.models.captioner.settings import Decoding
 from core.models.spec import ModelSpec, Precision, TextEncoder
 
@@ -30,7 +30,7 @@ class InstructBlipCaptioner(GeneratingCaptioner):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: Prompt and search; None takes what the checkpoint asks for in ``twolens.json``.
         precision: Exactly this precision, on any device, instead of the above.
-        sentence: Embeds captions, so that a checkpoint with a sight can choose among its
+        sentence: Embeds captions, so that a checkpoint with a probe can choose among its
             own; None takes the likeliest one.
     """
 
@@ -61,16 +61,16 @@ class InstructBlipCaptioner(GeneratingCaptioner):
         precision = self._precision or supported_precision(self.spec.precision, device)
         _log.info("loading %s in %s on %s", self.spec.name, precision, device)
         model, processor = read_instructblip(self.spec, device, precision)
-        sight = read_sight(self.spec, self._sentence.spec) if self._sentence else None
-        if sight is not None:
-            sight.require_width(model.config.vision_config.hidden_size)
+        probe = read_probe(self.spec, self._sentence.spec) if self._sentence else None
+        if probe is not None:
+            probe.require_width(model.config.vision_config.hidden_size)
         return Loaded(
             model=model,
             processor=processor,
             device=device,
             decoding=self._decoding or decoding_of(self.spec),
             suppressed=model.generation_config.suppress_tokens,
-            sight=sight,
+            probe=probe,
         )
 
     def _prompt(self, loaded: Loaded, prompt: str, count: int) -> dict[str, Any]:

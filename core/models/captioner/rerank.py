@@ -1,10 +1,9 @@
-"""What a captioner saw, read as a sentence's embedding: which of its captions says it best.
+"""Rerank candidate captions with a linear probe of the captioner's image tower.
 
-What a captioner's image tower says of a picture knows more than the caption that its language
-model then finds the likeliest, for what is likely is what is usual. A linear map, fitted by
-``python -m precompute sight``, takes the tower's class token to where the picture's captions lie
-in the sentence encoder's space. Among its own captions the captioner then prefers those that lie
-there. Nothing but the captioner and the sentence encoder has a say: CLIP has none.
+The tower knows more of a picture than the likeliest caption says, for what is likely is what is
+usual. A linear map, fitted by ``python -m precompute rerank``, takes the tower's class token to
+where the picture's captions lie in the sentence encoder's space; the captioner prefers those of its
+own captions that lie there. Nothing but captioner and sentence encoder has a say: CLIP has none.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from core.models.weights import files_of, revision_of
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec
 
-SIGHT_FILE = "sight.safetensors"
-"""Beside a captioner: the map, and what sentence encoder it is for."""
+PROBE_FILE = "sight.safetensors"
+"""Beside a captioner: the map, and what sentence encoder it is for. Older than its present name."""
 
 _REVISION = "sentence_revision"
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class RerankProbe:
     """From an image tower's class token to the sentence encoder's space.
 
     Attributes:
@@ -50,30 +49,30 @@ class Sight:
         Args:
             tokens: float32 (n, width): each picture's class token.
         """
-        seen = (tokens - self.centre) @ self.weight + self.bias
-        norms = np.linalg.norm(seen, axis=1, keepdims=True)
-        return np.asarray(seen / np.maximum(norms, 1e-12), dtype=np.float32)
+        found = (tokens - self.centre) @ self.weight + self.bias
+        norms = np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.maximum(norms, 1e-12), dtype=np.float32)
 
     def require_width(self, width: int) -> None:
         """Raise ModelError if class tokens of another width are to be read."""
         if width != len(self.centre):
             raise ModelError(
-                f"{SIGHT_FILE} is for image towers {len(self.centre)} wide, this captioner's is "
-                f"{width} wide. Run the command sight again."
+                f"{PROBE_FILE} is for image towers {len(self.centre)} wide, this captioner's is "
+                f"{width} wide. Run the command rerank again."
             )
 
 
 @lru_cache(maxsize=32)
-def read_sight(captioner: ModelSpec, sentence: ModelSpec) -> Sight | None:
-    """Return a captioner's sight; None if it has none, or one for another sentence encoder.
+def read_probe(captioner: ModelSpec, sentence: ModelSpec) -> RerankProbe | None:
+    """Return a captioner's probe; None if it has none, or one for another sentence encoder.
 
     Raises:
         ModelNotFoundError: The captioner is not on this machine, nor reachable.
-        ModelError: The file is damaged, or is not a sight.
+        ModelError: The file is damaged, or is not a probe.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = files_of(captioner, SIGHT_FILE) / SIGHT_FILE
+    path = files_of(captioner, PROBE_FILE) / PROBE_FILE
     if not path.is_file():
         return None
     try:
@@ -83,55 +82,55 @@ def read_sight(captioner: ModelSpec, sentence: ModelSpec) -> Sight | None:
                 file.get_tensor(name).astype(np.float32) for name in ("centre", "weight", "bias")
             )
     except SafetensorError as error:
-        raise ModelError(f"{SIGHT_FILE} of {captioner.name} is damaged: {error}.") from error
+        raise ModelError(f"{PROBE_FILE} of {captioner.name} is damaged: {error}.") from error
     if weight.shape != (*centre.shape, *bias.shape) or bias.shape != (sentence.dim,):
-        raise ModelError(f"{SIGHT_FILE} of {captioner.name} does not lead to {sentence.name}.")
-    return Sight(centre, weight, bias) if revision == revision_of(sentence) else None
+        raise ModelError(f"{PROBE_FILE} of {captioner.name} does not lead to {sentence.name}.")
+    return RerankProbe(centre, weight, bias) if revision == revision_of(sentence) else None
 
 
-def write_sight(folder: Path, sight: Sight, sentence: ModelSpec) -> None:
-    """Write a captioner's sight beside it, for one sentence encoder alone."""
+def write_probe(folder: Path, probe: RerankProbe, sentence: ModelSpec) -> None:
+    """Write a captioner's probe beside it, for one sentence encoder alone."""
     from safetensors.numpy import save
 
     tensors = {
-        "centre": sight.centre,
-        "weight": sight.weight.astype(np.float16),
-        "bias": sight.bias,
+        "centre": probe.centre,
+        "weight": probe.weight.astype(np.float16),
+        "bias": probe.bias,
     }
-    write_atomically(folder / SIGHT_FILE, save(tensors, {_REVISION: revision_of(sentence)}))
-    read_sight.cache_clear()
+    write_atomically(folder / PROBE_FILE, save(tensors, {_REVISION: revision_of(sentence)}))
+    read_probe.cache_clear()
 
 
-def best_said(
-    embeddings: np.ndarray, surprise: Sequence[float], seen: np.ndarray, weight: float
+def best_caption(
+    embeddings: np.ndarray, surprises: Sequence[float], predicted: np.ndarray, weight: float
 ) -> int:
-    """Return which of a picture's captions is likely, and says what was seen.
+    """Return which of a picture's captions is likely, and near to what was predicted of it.
 
     Args:
         embeddings: float32 (captions, dim), rows of unit norm.
-        surprise: Of each caption: minus the mean logarithm of its tokens' probabilities.
-        seen: float32 (dim,), unit norm.
+        surprises: Of each caption: minus the mean logarithm of its tokens' probabilities.
+        predicted: float32 (dim,), unit norm.
         weight: What a cosine of 1 is worth, in units of surprise.
     """
-    return int(np.argmax(weight * (embeddings @ seen) - np.asarray(surprise)))
+    return int(np.argmax(weight * (embeddings @ predicted) - np.asarray(surprises)))
 
 
-def said_together(embeddings: np.ndarray, seen: np.ndarray, first: int) -> list[int]:
-    """Choose and order a picture's captions so that their mean comes ever nearer to what was seen.
+def select_captions(embeddings: np.ndarray, predicted: np.ndarray, first: int) -> list[int]:
+    """Choose and order a picture's captions so that their mean comes ever nearer to the prediction.
 
     Each next one is that which, with all before it, brings their mean nearest. It ends where
     no caption brings it nearer.
 
     Args:
         embeddings: float32 (captions, dim), rows of unit norm.
-        seen: float32 (dim,), unit norm.
+        predicted: float32 (dim,), unit norm.
         first: The caption that comes first anyhow.
     """
     order, total = [first], embeddings[first].astype(np.float64)
-    reached = float(total @ seen)
+    reached = float(total @ predicted)
     while True:
         sums = total + embeddings
-        cosines = sums @ seen / np.linalg.norm(sums, axis=1).clip(1e-12)
+        cosines = sums @ predicted / np.linalg.norm(sums, axis=1).clip(1e-12)
         cosines[order] = -1.0
         nearest = int(np.argmax(cosines))
         if cosines[nearest] <= reached:

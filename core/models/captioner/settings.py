@@ -69,9 +69,9 @@ class Decoding:
         repetition_penalty: Factor on the score of a token that has been generated; 1 is none.
         length_penalty: Exponent of the length that a beam's score is divided by.
         no_repeat_ngram_size: n-grams of this many tokens occur at most once; 0 allows all.
-        candidates: Captions among which a captioner with a sight (:mod:`.rerank`) chooses; its
-            search has as many beams. Without a sight the likeliest caption is taken.
-        sight_weight: How much what was seen counts beside how likely a caption is.
+        candidates: Captions among which a captioner with a probe (:mod:`.rerank`) chooses; its
+            search has as many beams. Without a probe the likeliest caption is taken.
+        rerank_weight: How much the probe counts beside how likely a caption is.
         further: How captions beyond the first are found, where several are wanted.
     """
 
@@ -84,7 +84,7 @@ class Decoding:
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     candidates: int = 1
-    sight_weight: float = 3.0
+    rerank_weight: float = 3.0
     further: FurtherCaptions = FurtherCaptions()
 
     def __post_init__(self) -> None:
@@ -94,10 +94,10 @@ class Decoding:
                 f"Decoding with {self.num_beams} beams and {self.min_new_tokens} to "
                 f"{self.max_new_tokens} tokens is not possible."
             )
-        if self.candidates < 1 or self.sight_weight < 0:
+        if self.candidates < 1 or self.rerank_weight < 0:
             raise ModelError(
-                f"Choosing among {self.candidates} captions, the sight counting "
-                f"{self.sight_weight}, is not possible."
+                f"Choosing among {self.candidates} captions, the probe counting "
+                f"{self.rerank_weight}, is not possible."
             )
 
     def for_retry(self) -> Decoding:
@@ -122,6 +122,8 @@ def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decodi
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
+        # Checkpoints written before it was called reranking have the older name.
+        values = {"rerank_weight" if n == "sight_weight" else n: v for n, v in values.items()}
         _check_names(values, Decoding)
         if "further" in values:
             further = dict(values["further"])

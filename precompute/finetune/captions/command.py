@@ -96,7 +96,7 @@ def run(
     if not chosen.epochs and validation is None:
         raise SourceError("--epochs 0 only measures, and needs --validation to measure on.")
 
-    from precompute.finetune.captions.job import Job, check_metrics
+    from precompute.finetune.captions.job import Job
     from precompute.finetune.captions.start import find_model, prepare
     from precompute.sources.pairs import load_pairs
 
@@ -104,9 +104,8 @@ def run(
     pairs = load_pairs(data, split, image_column, caption_column, limit).readable()
     measured = None
     if validation:
-        measured = load_pairs(validation, validation_split, image_column, caption_column)
-        measured = measured.readable()
-        check_metrics()
+        columns = image_column, caption_column
+        measured = load_pairs(validation, validation_split, *columns).readable()
     prepared = prepare(spec, chosen, out, device, eight_bit=eight_bit)
     report = Job(prepared, pairs, measured, say=typer.echo).run()
     if prepared.accelerator.is_main_process:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.files import write_atomically
 from core.models.captioner.adapters import ADAPTER_WEIGHTS
-from core.models.captioner.rerank import SIGHT_FILE
+from core.models.captioner.rerank import PROBE_FILE
 from core.models.captioner.settings import DECODING_FILE, Decoding
 from core.models.tensors import is_8_bit, read_tensors
 from core.models.weights import revision_of
@@ -44,7 +44,7 @@ class CaptionerFiles:
     ) -> None:
         """Remember where and what."""
         self.folder = folder
-        self._decoding = decoding
+        self.decoding = decoding
         self._adapted = adapted
         self._base = base
         self._eight_bit = eight_bit
@@ -54,13 +54,13 @@ class CaptionerFiles:
     def write(self, objective: CaptionObjective) -> None:
         """Write what is in the model: all weights in half precision, or the adapter in full."""
         # A reranker is for the weights that it was fitted to.
-        (self.folder / SIGHT_FILE).unlink(missing_ok=True)
+        (self.folder / PROBE_FILE).unlink(missing_ok=True)
         if self._adapted is None:
             self._write_all(objective.model)
             objective.processor.save_pretrained(self.folder)
         else:
             self._write_adapter()
-        content: dict[str, Any] = {"decoding": asdict(self._decoding)}
+        content: dict[str, Any] = {"decoding": asdict(self.decoding)}
         if self.origin is not None:
             content["base"] = self.origin
         text = json.dumps(content, indent=2) + "\n"

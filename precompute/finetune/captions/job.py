@@ -56,11 +56,6 @@ class Lesson:
         return job.critic(split)
 
 
-def check_metrics() -> None:
-    """Raise MissingDependencyError now rather than after an epoch."""
-    _scores(["a dog"], [["a dog"]])
-
-
 class Job:
     """Trains, writes the best checkpoint and ``metrics.json``; or only measures, with no epochs.
 
@@ -85,6 +80,8 @@ class Job:
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Take up what an earlier run left."""
+        if measured:  # a library that is missing is missed now rather than after an epoch
+            _scores(["a dog"], [["a dog"]])
         self.objective = prepared.objective
         self.recipe: CaptionRecipe = prepared.objective.recipe
         self.folder = prepared.files.folder
@@ -194,7 +191,7 @@ class Job:
             "images": len(texts),
             "references": sum(map(len, split.captions)),
             "distinct_captions": len(set(texts)),
-            "num_beams": self._prepared.decoding.num_beams,
+            "num_beams": self._prepared.files.decoding.num_beams,
             "mean_words": words,
         }
 
@@ -204,7 +201,7 @@ class Job:
         """Caption a split, each process its share."""
         from accelerate.utils import gather_object
 
-        accelerator, decoding = self._prepared.accelerator, self._prepared.decoding
+        accelerator, decoding = self._prepared.accelerator, self._prepared.files.decoding
         world, rank = accelerator.num_processes, accelerator.process_index
         own = split.features[rank::world]
         with accelerator.autocast():

@@ -118,14 +118,11 @@ class SelfCritic:
     Args:
         objective: Around the model that writes.
         recipe: What captions are worth.
-        captions: Of every training image, by people.
+        captions: Of every image, by people.
     """
 
     def __init__(
-        self,
-        objective: CaptionObjective,
-        recipe: RewardRecipe,
-        captions: Sequence[Sequence[str]],
+        self, objective: CaptionObjective, recipe: RewardRecipe, captions: Sequence[Sequence[str]]
     ) -> None:
         """Count the references' n-grams, and embed them if their images are to be found."""
         self._objective = objective

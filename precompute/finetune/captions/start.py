@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import MissingDependencyError, ModelError, SourceError
 from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.files import CaptionerFiles
-from precompute.finetune.captions.recipe import (
-    CaptionRecipe,
-    LoraRecipe,
-    default_instructions,
-)
+from precompute.finetune.captions.recipe import CaptionRecipe, LoraRecipe, default_instructions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,20 +43,11 @@ def find_model(given: str) -> ModelSpec:
     return spec
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A training that is ready to run.
-
-    Attributes:
-        objective: Around the model; what is trained requires gradients.
-        files: Where it is written.
-        decoding: How to caption while measuring.
-        accelerator: Processes and precision.
-    """
+class Prepared(NamedTuple):
+    """The objective around a model, where it is written, and its processes and precision."""
 
     objective: CaptionObjective
     files: CaptionerFiles
-    decoding: Decoding
     accelerator: Accelerator
 
 
@@ -134,7 +121,7 @@ def assemble(
     out.mkdir(parents=True, exist_ok=True)
     files = CaptionerFiles(out, decoding, adapted, base, eight_bit=eight_bit)
     objective = CaptionObjective(model, processor, recipe)
-    return Prepared(objective, files, decoding, accelerator)
+    return Prepared(objective, files, accelerator)
 
 
 def accelerator_on(device: str) -> tuple[Accelerator, str]:

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.finetune.captions.batches import (
-    CaptionBatch,
-    Tokens,
-    batches_of,
-    epoch_batches,
-)
+from precompute.finetune.captions.batches import CaptionBatch, Tokens, batches_of, epoch_batches
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.shared.loop import Loop, Measure, Schedule, decayed, replaced
 
@@ -35,8 +30,8 @@ class CaptionTraining:
         objective: Around the model, on its device; what is trained requires gradients.
         images: Number of training images.
         accelerator: One process or several, in one precision.
-        folder: Of the checkpoint; None keeps none.
-        identity: See :class:`~precompute.finetune.shared.loop.Loop`.
+        folder: See :class:`~precompute.finetune.shared.loop.Loop`, as the rest.
+        identity: What must be the same for a run to go on.
         log: Of figures.
     """
 
@@ -91,13 +86,13 @@ class CaptionTraining:
         keep: Callable[[], None] = lambda: None,
         say: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> list[dict[str, Any]]:
-        """Train on what is left of the run and return its history.
+        """Train on what is left of the run, see :meth:`Loop.fit`, and return its history.
 
         Args:
             features: Of the images.
             tokens: Of their captions.
             transform: See :data:`Transform`.
-            measure: See :meth:`~precompute.finetune.shared.loop.Loop.fit`, as the rest.
+            measure: Figures after an epoch, and its score.
             keep: Writes the model.
             say: Receives every epoch's line.
         """

@@ -12,18 +12,13 @@ import numpy as np
 import torch
 
 from core.errors import SourceError
-from core.models.clip.towers import (
-    ClipFiles,
-    load_image_tower,
-    load_text_tower,
-    new_text_tower,
-)
+from core.models.clip.towers import ClipFiles, load_image_tower, load_text_tower, new_text_tower
 from core.models.weights import revision_of
 from precompute.evaluate.recall import owners_of
 from precompute.finetune.clip.asset import reset_head, start_of_logits
-from precompute.finetune.clip.plan import Batch, Material
 from precompute.finetune.clip.recipe import ContrastiveRecipe
 from precompute.finetune.clip.towers import Tower, TunedClip
+from precompute.finetune.clip.training import Batch, Material
 from precompute.finetune.shared.features import cached_features, digest
 from precompute.finetune.shared.views import read_pixels
 from precompute.sources.pairs import Pairs
@@ -94,15 +89,10 @@ class Preparation:
         )
         if inputs.new_text_head:
             reset_head(text.head, recipe.seed)
-        for tower in (image, text):
-            if recipe.grad_checkpointing and not tower.body_is_locked:
-                tower.module.set_grad_checkpointing(True)
         siglip = recipe.loss == "siglip"
-        new = inputs.new_text_head and recipe.logit_scale is None and not siglip
-        scale, bias = start_of_logits(
-            start, scale=14.0 if new else recipe.logit_scale, siglip=siglip
-        )
-        self.model = TunedClip(image, text, scale, bias, train_bias=siglip)
+        scale = 14.0 if inputs.new_text_head and not siglip else None
+        logit_scale, bias = start_of_logits(start, scale=scale, siglip=siglip)
+        self.model = TunedClip(image, text, logit_scale, bias, train_bias=siglip)
         if set(self.model.trained()) <= {"logit_scale", "logit_bias"}:
             raise SourceError("Towers and heads are all locked: nothing is left to train.")
         self.model.to(device)

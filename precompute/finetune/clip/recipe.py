@@ -25,7 +25,6 @@ class ContrastiveRecipe:
         warmup: Share of the steps until the peak; a cosine follows.
         weight_decay: Of weights of two or more dimensions.
         dropout: Share of a locked image tower's features that is dropped in training.
-        logit_scale: Inverse temperature at the start; it is learned. None takes the model's own.
         loss: open_clip's contrastive loss: symmetric InfoNCE, or SigLIP's sigmoid loss.
         captions_per_image: Captions of each image in a step, drawn anew every epoch.
         unlock_image: Last groups of the image tower that are trained; 0 locks it, -1 is all of it.
@@ -33,7 +32,6 @@ class ContrastiveRecipe:
         lock_image_head: Whether the image head keeps its weights too.
         lock_text_head: Likewise, the text head.
         accumulation: Parts in which a batch runs through the towers; its negatives stay all.
-        grad_checkpointing: Whether activations are computed again instead of kept.
         precision: In which the towers compute; losses and weights are always fp32. auto is bf16 on
             a GPU that has it.
         patience: Epochs without a better R@5 after which the run stops; None never stops early.
@@ -49,7 +47,6 @@ class ContrastiveRecipe:
     warmup: Annotated[float, Ge(0), Le(1)] = 0.3
     weight_decay: Annotated[float, Ge(0)] = 0.01
     dropout: Annotated[float, Ge(0), Le(1)] = 0.6
-    logit_scale: float | None = None
     loss: Literal["infonce", "siglip"] = "infonce"
     captions_per_image: Annotated[int, Ge(1)] = 1
     unlock_image: Annotated[int, Ge(ALL)] = 0
@@ -57,7 +54,6 @@ class ContrastiveRecipe:
     lock_image_head: bool = False
     lock_text_head: bool = False
     accumulation: Annotated[int, Ge(1)] = 1
-    grad_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     patience: Annotated[int, Ge(1)] | None = None
     seed: Annotated[int, Ge(0)] = 0

@@ -67,12 +67,7 @@ class Tower(nn.Module):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        *,
-        unlocked: int = 0,
-        lock_head: bool = False,
-        dropout: float = 0.0,
+        self, module: nn.Module, *, unlocked: int = 0, lock_head: bool = False, dropout: float = 0.0
     ) -> None:
         """Lock what is to be locked."""
         super().__init__()
@@ -187,13 +182,12 @@ class TunedClip(nn.Module):
 
     def changing(self) -> dict[str, torch.Tensor]:
         """Return all that training changes: parameters, and the buffers of unlocked towers."""
-        found: dict[str, torch.Tensor] = dict(self.trained())
-        for name, tower in (("image", self.image), ("text", self.text)):
-            if not tower.body_is_locked:
-                state = tower.module.state_dict()
-                parameters = {n for n, _ in tower.module.named_parameters()}
-                found |= {f"{name}.{n}": t for n, t in state.items() if n not in parameters}
-        return found
+        buffers = {
+            name: buffer
+            for name, buffer in self.named_buffers()
+            if not getattr(self, name.partition(".")[0]).body_is_locked
+        }
+        return {**self.trained(), **buffers}
 
     def optimizer_groups(self, recipe: ContrastiveRecipe) -> list[dict[str, Any]]:
         """Return the optimiser's groups: heads and towers, decayed and not."""

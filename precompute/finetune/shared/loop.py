@@ -30,8 +30,6 @@ SAVE_EVERY_S = 300.0
 """Seconds between two checkpoints inside an epoch; each epoch ends with one."""
 
 CHECKPOINT = "training.safetensors"
-_SEEDS_PER_RUN = 1_000_003
-
 T = TypeVar("T")
 Measure = Callable[[], tuple[dict[str, Any], Sequence[float]]]
 
@@ -258,7 +256,7 @@ class Loop(Generic[T]):
 
     def seed(self) -> int:
         """Return the seed of the step that is next."""
-        return self.schedule.seed * _SEEDS_PER_RUN + self.taken
+        return self.schedule.seed * 1_000_003 + self.taken
 
     def _take_step(self) -> None:
         factor = self.schedule.factor(self.taken)

@@ -20,20 +20,11 @@ SMALLEST_CROP = 0.5
 
 
 def view_of(image: Image, view: int, seed: Sequence[int]) -> Image:
-    """Return one of the fixed views of an image.
-
-    Args:
-        image: Any size.
-        view: 0 is the image itself, 1 its mirror image, others are random crops, half of them
-            mirrored.
-        seed: Fixes the crop.
-    """
+    """Return the image itself for view 0, else a random crop of it, mirrored half of the time."""
     import numpy as np
 
     if view == 0:
         return image
-    if view == 1:
-        return image.transpose(Transpose.FLIP_LEFT_RIGHT)
     random = np.random.default_rng(seed)
     # Both sides shrink on their own, so the area and the aspect vary together.
     shares = np.sqrt(random.uniform(SMALLEST_CROP, 1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.models.captioner.fit import read_unsure_rule
-from core.models.captioner.rerank import read_sight
+from core.models.captioner.rerank import read_probe
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
 from core.models.weights import revision_of
@@ -77,7 +77,7 @@ def test_two_files_that_change_places_are_another_model(folder):
 def test_what_is_kept_beside_the_shipped_captioner_is_for_the_models_beside_it():
     """Both name a revision, and are passed over without a word where it is another one."""
     revision_of.cache_clear()
-    read_sight.cache_clear()
+    read_probe.cache_clear()
     mini = PROFILES["mini"]
-    assert read_sight(mini.captioner, mini.sentence) is not None
+    assert read_probe(mini.captioner, mini.sentence) is not None
     assert read_unsure_rule(mini.captioner, mini.clip) is not None

@@ -1,4 +1,4 @@
-"""``sight`` on a tiny real model: what it fits, and what it writes beside the captioner."""
+"""``rerank`` on a tiny real model: what it fits, and what it writes beside the captioner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import decoding_of
-from core.models.captioner.rerank import read_sight
+from core.models.captioner.rerank import read_probe
 from core.models.choose_captioner import captioner_spec
 from core.models.clip.encoder import MiniLmEncoder
 from core.models.profiles import PROFILES
@@ -20,7 +20,7 @@ from tests.tiny_models import save_tiny_instructblip
 SENTENCE = PROFILES["mini"].sentence
 
 
-def test_the_command_fits_a_sight_by_which_images_find_their_captions(tmp_path):
+def test_the_command_fits_a_probe_by_which_images_find_their_captions(tmp_path):
     checkpoint = save_tiny_instructblip(tmp_path / "tiny")
     (checkpoint / "twolens.json").write_text(
         json.dumps({"decoding": {"num_beams": 2, "min_new_tokens": 3, "max_new_tokens": 6}})
@@ -38,18 +38,18 @@ def test_the_command_fits_a_sight_by_which_images_find_their_captions(tmp_path):
     (photos / "metadata.jsonl").write_text("\n".join(lines))
     result = CliRunner().invoke(
         app,
-        ["sight", str(checkpoint), "--data", str(photos), "--validation", str(photos)]
+        ["rerank", str(checkpoint), "--data", str(photos), "--validation", str(photos)]
         + ["--candidates", "5", "--weight", "2", "--device", "cpu"],
     )
     assert result.exit_code == 0, result.output
     assert "R@1 100.0" in result.output
     spec = captioner_spec(str(checkpoint))
     decoding = decoding_of(spec)
-    assert (decoding.num_beams, decoding.candidates, decoding.sight_weight) == (2, 5, 2.0)
+    assert (decoding.num_beams, decoding.candidates, decoding.rerank_weight) == (2, 5, 2.0)
     assert decoding.max_new_tokens == 6
-    sight = read_sight(spec, SENTENCE)
-    assert sight is not None
-    seen = sight(InstructBlipCaptioner(spec, device="cpu").class_tokens(images))
+    probe = read_probe(spec, SENTENCE)
+    assert probe is not None
+    seen = probe(InstructBlipCaptioner(spec, device="cpu").class_tokens(images))
     nearest = (seen @ MiniLmEncoder(SENTENCE, device="cpu").encode_text(captions).T).argmax(axis=1)
     assert nearest.tolist() == [0, 1, 2, 3]
 
@@ -60,7 +60,7 @@ def test_one_photo_and_a_model_of_the_hub_are_refused_in_a_sentence(tmp_path):
     photos.mkdir()
     Image.new("RGB", (40, 40), "red").save(photos / "0.png")
     (photos / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "captions": ["a"]}))
-    result = CliRunner().invoke(app, ["sight", str(checkpoint), "--data", str(photos)])
+    result = CliRunner().invoke(app, ["rerank", str(checkpoint), "--data", str(photos)])
     assert result.exit_code == 2
     assert "two images with captions or more" in result.output
     assert not (checkpoint / "sight.safetensors").exists()

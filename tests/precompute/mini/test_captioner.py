@@ -51,7 +51,7 @@ def first(photos, tower, tmp_path_factory) -> Path:
     pytest.importorskip("bitsandbytes")
     out = tmp_path_factory.mktemp("runs") / "first"
     arguments = ["--data", str(photos), "--validation", str(photos), "--tower", str(tower)]
-    arguments += ["--out", str(out), "--epochs", "1", "--batch-size", "6", "--min-count", "1"]
+    arguments += ["--out", str(out), "--epochs", "1", "--batch-size", "6"]
     result = invoke(*arguments, "--device", "cpu")
     assert result.exit_code == 0, result.output
     return out

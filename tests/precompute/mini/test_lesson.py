@@ -9,8 +9,14 @@ import torch
 from core.errors import SourceError
 from precompute.finetune.captions.batches import encoded_images, epoch_batches
 from precompute.finetune.captions.job import Split
-from precompute.mini.lesson import EmbeddingInputs, LessonRecipe, Targets, teach_qformer
-from precompute.mini.prediction import predict_out_of_fold, regress_captions
+from precompute.mini.lesson import (
+    EmbeddingInputs,
+    LessonRecipe,
+    Targets,
+    predict_out_of_fold,
+    regress_captions,
+    teach_qformer,
+)
 from tests.precompute.finetune.captions.tiny_captioner import (
     PROMPTS,
     coloured_pairs,

@@ -13,12 +13,12 @@ from PIL import Image
 from core.errors import ModelError
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.rerank import (
-    SIGHT_FILE,
-    Sight,
-    best_said,
-    read_sight,
-    said_together,
-    write_sight,
+    PROBE_FILE,
+    RerankProbe,
+    best_caption,
+    read_probe,
+    select_captions,
+    write_probe,
 )
 from core.models.captioner.settings import Decoding, words_of
 from core.models.clip.encoder import MiniLmEncoder
@@ -59,11 +59,11 @@ def captioner_of(folder: Path, sentence=None, **decoding) -> InstructBlipCaption
     )
 
 
-def toward(text: str, sentence: MiniLmEncoder, width: int) -> Sight:
-    """Return a sight that sees the same in every picture."""
+def toward(text: str, sentence: MiniLmEncoder, width: int) -> RerankProbe:
+    """Return a probe that sees the same in every picture."""
     dim = SENTENCE.dim or 0
     nothing = np.zeros((width, dim), dtype=np.float32)
-    return Sight(np.zeros(width, dtype=np.float32), nothing, sentence.encode_text([text])[0])
+    return RerankProbe(np.zeros(width, dtype=np.float32), nothing, sentence.encode_text([text])[0])
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def checkpoint(tmp_path) -> Path:
 
 
 def candidates_of(folder: Path, images) -> list[list[str]]:
-    """What the same search says, all of it: a checkpoint without a sight, asked for its beams."""
+    """What the same search says, all of it: a checkpoint without a probe, asked for its beams."""
     captioner = captioner_of(folder)
     loaded = captioner._ready()
     wide = replace(SEARCH, num_beams=6)
@@ -82,11 +82,11 @@ def candidates_of(folder: Path, images) -> list[list[str]]:
     return [texts[start : start + 6] for start in range(0, len(texts), 6)]
 
 
-def test_what_counts_is_likelihood_and_sight_by_weight():
+def test_what_counts_is_likelihood_and_probe_by_weight():
     seen = np.array([1.0, 0.0], dtype=np.float32)
     rows = unit_rows([[0, 1], [0.6, 0.8], [1, 0]])
     surprise = [0.5, 0.6, 2.0]
-    assert [best_said(rows, surprise, seen, weight) for weight in (0, 1, 2, 9)] == [0, 1, 1, 2]
+    assert [best_caption(rows, surprise, seen, weight) for weight in (0, 1, 2, 9)] == [0, 1, 1, 2]
 
 
 def test_captions_are_ordered_so_that_their_mean_is_near_what_was_seen():
@@ -94,9 +94,9 @@ def test_captions_are_ordered_so_that_their_mean_is_near_what_was_seen():
     rows = unit_rows([[1, 1], [1, 0.9], [1, -1], [-1, 1]])
     # After the first, its mirror image is worth more than what is nearer by itself; then there is
     # nothing left to gain.
-    assert said_together(rows, seen, first=0) == [0, 2]
-    assert said_together(rows[[0, 1, 3]], seen, first=0) == [0, 1]
-    assert said_together(rows[:1], seen, first=0) == [0]
+    assert select_captions(rows, seen, first=0) == [0, 2]
+    assert select_captions(rows[[0, 1, 3]], seen, first=0) == [0, 1]
+    assert select_captions(rows[:1], seen, first=0) == [0]
 
 
 def test_the_caption_nearest_to_what_is_seen_is_chosen(checkpoint, images, sentence):
@@ -106,11 +106,11 @@ def test_the_caption_nearest_to_what_is_seen_is_chosen(checkpoint, images, sente
     assert all(texts[0] != last for texts, last in zip(candidates, wanted, strict=True))
     width = captioner_of(checkpoint).class_tokens(images[:1]).shape[1]
     for row, text in enumerate(wanted):
-        write_sight(checkpoint, toward(text, sentence, width), SENTENCE)
-        chosen = captioner_of(checkpoint, sentence, sight_weight=1000).caption([images[row]])[0]
+        write_probe(checkpoint, toward(text, sentence, width), SENTENCE)
+        chosen = captioner_of(checkpoint, sentence, rerank_weight=1000).caption([images[row]])[0]
         assert chosen.text == text
         assert 0 < (chosen.confidence or 0) < 1
-        ignored = captioner_of(checkpoint, sentence, sight_weight=0).caption([images[row]])[0]
+        ignored = captioner_of(checkpoint, sentence, rerank_weight=0).caption([images[row]])[0]
         assert ignored.text == candidates[row][0]
         # Nobody to embed captions: the likeliest one of the narrow search.
         assert captioner_of(checkpoint).caption([images[row]])[0].text == own[row].text
@@ -120,7 +120,7 @@ def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
     checkpoint, images, sentence
 ):
     width = captioner_of(checkpoint).class_tokens(images[:1]).shape[1]
-    write_sight(checkpoint, toward("two dogs run through the snow", sentence, width), SENTENCE)
+    write_probe(checkpoint, toward("two dogs run through the snow", sentence, width), SENTENCE)
     captioner = captioner_of(checkpoint, sentence)
     several = captioner.caption_several(images, 4)
     assert [said[0] for said in several] == captioner.caption(images)
@@ -129,7 +129,7 @@ def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
     for said, searched in zip(several, beams, strict=True):
         assert len({words_of(one.text) for one in said}) == len(said)
         rows = sentence.encode_text([one.text for one in said])
-        assert said_together(rows, aim, first=0) == list(range(len(said)))
+        assert select_captions(rows, aim, first=0) == list(range(len(said)))
         means = rows.cumsum(axis=0)
         nearness = means @ aim / np.linalg.norm(means, axis=1)
         assert (np.diff(nearness) > 0).all()
@@ -153,8 +153,8 @@ def test_class_tokens_are_what_the_image_tower_says(checkpoint, images):
 
 
 def test_a_sight_for_another_tower_is_one_sentence_at_the_load(checkpoint, sentence):
-    write_sight(checkpoint, toward("a dog", sentence, width=5), SENTENCE)
-    with pytest.raises(ModelError, match="towers 5 wide.* Run the command sight again"):
+    write_probe(checkpoint, toward("a dog", sentence, width=5), SENTENCE)
+    with pytest.raises(ModelError, match="towers 5 wide.* Run the command probe again"):
         captioner_of(checkpoint, sentence).load()
 
 
@@ -162,30 +162,30 @@ def test_a_sight_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
     random = np.random.default_rng(0)
     dim = SENTENCE.dim or 0
     shapes = ((5,), (5, dim), (dim,))
-    sight = Sight(*(random.random(shape, np.float32) for shape in shapes))
+    probe = RerankProbe(*(random.random(shape, np.float32) for shape in shapes))
     spec = spec_of(checkpoint)
-    assert read_sight(spec, SENTENCE) is None
-    write_sight(checkpoint, sight, SENTENCE)
-    found = read_sight(spec, SENTENCE)
+    assert read_probe(spec, SENTENCE) is None
+    write_probe(checkpoint, probe, SENTENCE)
+    found = read_probe(spec, SENTENCE)
     assert found is not None
     tokens = random.random((3, 5), np.float32)
-    assert found(tokens) == pytest.approx(sight(tokens), abs=1e-3)
+    assert found(tokens) == pytest.approx(probe(tokens), abs=1e-3)
     assert np.linalg.norm(found(tokens), axis=1) == pytest.approx(1)
     other = replace(SENTENCE, source="hub:somewhere/else", revision="abc")
     assert revision_of(other) != revision_of(SENTENCE)
-    assert read_sight(spec, other) is None
+    assert read_probe(spec, other) is None
     with pytest.raises(ModelError, match="sight.safetensors of tiny does not lead to"):
-        read_sight(spec, replace(SENTENCE, dim=7))
+        read_probe(spec, replace(SENTENCE, dim=7))
 
 
 def test_a_damaged_sight_is_one_sentence(checkpoint, sentence):
-    (checkpoint / SIGHT_FILE).write_bytes(b"nonsense")
-    read_sight.cache_clear()
+    (checkpoint / PROBE_FILE).write_bytes(b"nonsense")
+    read_probe.cache_clear()
     with pytest.raises(ModelError, match="sight.safetensors of tiny is damaged"):
         captioner_of(checkpoint, sentence).load()
 
 
-@pytest.mark.parametrize("values", [{"candidates": 0}, {"sight_weight": -1.0}])
+@pytest.mark.parametrize("values", [{"candidates": 0}, {"rerank_weight": -1.0}])
 def test_choices_that_are_not_possible(values):
     with pytest.raises(ModelError, match="is not possible"):
         replace(SEARCH, **values)
@@ -196,9 +196,9 @@ def test_captioners_at_work_in_two_threads_see_their_own_pictures(checkpoint, im
     random = np.random.default_rng(3)
     # What is seen depends on the picture, so that another's class token picks another caption.
     weight = random.normal(size=(width, SENTENCE.dim)).astype(np.float32)
-    aims = Sight(np.zeros(width, np.float32), weight, np.zeros(SENTENCE.dim, np.float32))
-    write_sight(checkpoint, aims, SENTENCE)
-    captioner = captioner_of(checkpoint, sentence, sight_weight=1000)
+    aims = RerankProbe(np.zeros(width, np.float32), weight, np.zeros(SENTENCE.dim, np.float32))
+    write_probe(checkpoint, aims, SENTENCE)
+    captioner = captioner_of(checkpoint, sentence, rerank_weight=1000)
     alone = [captioner.caption([image])[0].text for image in images]
     assert len(set(alone)) > 1
     with ThreadPoolExecutor(4) as pool:

@@ -106,4 +106,4 @@ def prepared_in(pairs: Pairs, out: Path, **changes) -> Prepared:
     out.mkdir(parents=True, exist_ok=True)
     accelerator, _ = accelerator_on("cpu")
     files = CaptionerFiles(out, GREEDY)
-    return Prepared(objective_of(pairs, **changes), files, GREEDY, accelerator)
+    return Prepared(objective_of(pairs, **changes), files, accelerator)

@@ -217,10 +217,9 @@ def test_siglip_learns_too_and_brings_its_bias(plain, pairs, tuned):
     assert changed(again, tuned(again, pairs, one)) == set()
 
 
-@pytest.mark.parametrize("option", [{"accumulation": 4}, {"grad_checkpointing": True}])
-def test_saving_memory_does_not_change_what_is_learned(option, plain, pairs, tuned):
+def test_a_batch_in_parts_does_not_change_what_is_learned(plain, pairs, tuned):
     whole = metrics(tuned(plain, pairs, TOWERS))["history"]
-    saving = metrics(tuned(plain, pairs, dataclasses.replace(TOWERS, **option)))["history"]
+    saving = metrics(tuned(plain, pairs, dataclasses.replace(TOWERS, accumulation=4)))["history"]
     for found, expected in zip(saving, whole, strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
         assert found["logit_scale"] == pytest.approx(expected["logit_scale"], rel=1e-4)

@@ -16,10 +16,9 @@ def _gradient():
     )
 
 
-def test_views_are_the_image_its_mirror_and_crops_that_are_fixed():
+def test_views_are_the_image_and_crops_that_are_fixed():
     image = _gradient()
     assert view_of(image, 0, [0]) is image
-    assert view_of(view_of(image, 1, [0]), 1, [0]).tobytes() == image.tobytes()
     crops = [view_of(image, 2, [5, 2, row]) for row in range(20)]
     assert [c.tobytes() for c in crops] == [
         view_of(image, 2, [5, 2, row]).tobytes() for row in range(20)
