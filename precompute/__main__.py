@@ -18,7 +18,6 @@ from precompute.hub import publish
 from precompute.terminal import Commands
 from precompute.training_commands import finetune, mini
 
-
 app = typer.Typer(
     cls=Commands,
     help="Jobs of TwoLens: build a gallery, measure it, train its models.",

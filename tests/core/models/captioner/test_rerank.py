@@ -152,13 +152,13 @@ def test_class_tokens_are_what_the_image_tower_says(checkpoint, images):
     assert tokens == pytest.approx(tower.last_hidden_state[:, 0].detach().numpy(), abs=1e-5)
 
 
-def test_a_sight_for_another_tower_is_one_sentence_at_the_load(checkpoint, sentence):
+def test_a_probe_for_another_tower_is_one_sentence_at_the_load(checkpoint, sentence):
     write_probe(checkpoint, toward("a dog", sentence, width=5), SENTENCE)
-    with pytest.raises(ModelError, match="towers 5 wide.* Run the command probe again"):
+    with pytest.raises(ModelError, match="towers 5 wide.* Run the command rerank again"):
         captioner_of(checkpoint, sentence).load()
 
 
-def test_a_sight_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
+def test_a_probe_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
     random = np.random.default_rng(0)
     dim = SENTENCE.dim or 0
     shapes = ((5,), (5, dim), (dim,))
