@@ -178,7 +178,7 @@ def test_a_probe_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
         read_probe(spec, replace(SENTENCE, dim=7))
 
 
-def test_a_damaged_sight_is_one_sentence(checkpoint, sentence):
+def test_a_damaged_probe_is_one_sentence(checkpoint, sentence):
     (checkpoint / PROBE_FILE).write_bytes(b"nonsense")
     read_probe.cache_clear()
     with pytest.raises(ModelError, match="sight.safetensors of tiny is damaged"):
