@@ -97,6 +97,14 @@ class Settings(BaseSettings):
         description="Whether such addresses may be in private networks: what is read there is "
         "published with the gallery.",
     )
+    max_image_seconds: int = Field(
+        30, ge=1, description="Longest that decoding one picture may keep a core busy."
+    )
+    max_decode_bytes: int = Field(
+        3_000_000_000,
+        ge=1,
+        description="Most memory for decoding large pictures, all of them together.",
+    )
     thumbnail_px: int = Field(320, ge=32, description="Longer side of a thumbnail.")
 
     upload_dir: Path | None = Field(

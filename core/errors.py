@@ -15,6 +15,7 @@
     │   ├── CorruptGalleryError
     │   ├── ManifestMismatchError
     │   └── GalleryExistsError
+    ├── DecodingStoppedError       a picture that nobody waits for any more
     ├── ModelError                 a model that cannot be loaded or run
     │   ├── ModelNotFoundError
     │   ├── MissingDependencyError
@@ -79,6 +80,14 @@ class UploadError(InputError):
 
 class SourceError(InputError):
     """A dataset or a folder that cannot be read as asked: missing, empty, or without a column."""
+
+
+class DecodingStoppedError(TwoLensError):
+    """Decoding was stopped, or the program is ending; the picture itself may be good."""
+
+    def __init__(self) -> None:
+        """There is one sentence."""
+        super().__init__("Decoding was stopped.")
 
 
 class GalleryError(TwoLensError):

@@ -1,7 +1,7 @@
 """The one door for pictures: any file in, an upright RGB picture in sRGB of bounded size out.
 
-Hostile bytes are expected, and whatever a decoder raises becomes one
-:class:`~core.errors.ImageError`.
+Hostile bytes are expected: decoding happens in processes with limits of time and memory, and
+whatever a decoder raises becomes one :class:`~core.errors.ImageError`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ImageError
-from core.images.pixels import open_picture, pixels_of
-from core.images.recognise import RefusedError, reason_of
+from core.images.decoder_pool import decoder_pool
+from core.images.recognise import RefusedError
 
 if TYPE_CHECKING:
+    import threading
+
     from PIL import Image
 
     from core.config import Settings
@@ -32,15 +34,17 @@ class DecodeLimits:
     Attributes:
         max_bytes: Largest encoded file.
         max_pixels: Most pixels (width x height).
+        max_seconds: Longest that decoding may keep a core busy.
     """
 
     max_bytes: int
     max_pixels: int
+    max_seconds: int = 30
 
     @classmethod
     def of(cls, settings: Settings) -> DecodeLimits:
-        """Take the two limits from the settings."""
-        return cls(settings.max_image_bytes, settings.max_image_pixels)
+        """Take the limits from the settings."""
+        return cls(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,11 @@ class DecodedImage:
 
 
 def decode(
-    source: Path | bytes, file_name: str, limits: DecodeLimits, working_px: int = WORKING_PX
+    source: Path | bytes,
+    file_name: str,
+    limits: DecodeLimits,
+    working_px: int = WORKING_PX,
+    stop: threading.Event | None = None,
 ) -> DecodedImage:
     """Decode one file into an upright RGB picture.
 
@@ -82,21 +90,20 @@ def decode(
         file_name: Name for the error, as the file's owner knows it.
         limits: What to refuse.
         working_px: Longest side wanted; larger pictures are reduced, smaller ones left alone.
+        stop: Ends the work when it is set.
 
     Raises:
-        ImageError: The file is too large, truncated, damaged, or not an image in a known format.
+        ImageError: The file is too large, truncated, damaged, too costly, or not an image in a
+            known format.
+        DecodingStoppedError: ``stop`` was set, or the program is ending.
     """
     content = source if isinstance(source, bytes) else _read(source, file_name, limits.max_bytes)
     if len(content) > limits.max_bytes:
         raise ImageError(file_name, _too_many_bytes(limits.max_bytes))
     try:
-        found = pixels_of(open_picture(content, limits.max_pixels), working_px)
+        found = decoder_pool().decode(content, limits, working_px, stop)
     except RefusedError as refusal:
         raise ImageError(file_name, refusal.reason) from refusal
-    except MemoryError as error:
-        raise ImageError(file_name, "needs more memory to decode than there is") from error
-    except Exception as error:  # on hostile bytes, decoders raise anything
-        raise ImageError(file_name, reason_of(error, content)) from error
     digest = hashlib.sha256(content).hexdigest()
     return DecodedImage(found.image, digest, found.width, found.height, found.notes)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.images.colour import LONGEST_PROFILE, coded_profile, measured_profile
-from core.images.recognise import RefusedError
+from core.images.recognise import TRUNCATED, RefusedError
 
 MAX_BLOCKS = 100_000
 """Chunks of a PNG, or blocks of a GIF."""
@@ -205,3 +205,21 @@ def check_jpeg(content: bytes) -> bool:
             raise RefusedError(f"is sent in more than {MAX_SCANS:,} scans")
         at += int.from_bytes(content[at : at + 2], "big")
     return False
+
+
+def webp_size(content: bytes) -> tuple[int, int]:
+    """Return width and height by the header of a WebP's first chunk.
+
+    Raises:
+        RefusedError: There is no such header.
+    """
+    name, data = content[12:16], content[20:30]
+    if len(data) < 10:
+        raise RefusedError(TRUNCATED)
+    if name == b"VP8X":
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if name == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width, height

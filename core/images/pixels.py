@@ -1,7 +1,8 @@
 """Hostile bytes to pixels: an upright RGB picture in sRGB, of bounded size.
 
 The format is recognised by content; blocks and pages are counted, and the pixel limit is checked
-on the header, before a pixel is decoded. Nothing here changes Pillow's global settings.
+on the header, before a pixel is decoded. It runs in a process of its own: see
+:mod:`core.images.decoder_pool`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from core.images.colour import (
     lab_to_rgb,
     to_srgb,
 )
-from core.images.lean import BROKEN_PROFILE, Lean, check_jpeg, lean_gif, lean_png
+from core.images.lean import BROKEN_PROFILE, Lean, check_jpeg, lean_gif, lean_png, webp_size
 from core.images.recognise import DAMAGED, TRUNCATED, RefusedError, kind_of
 from core.images.samples import eight_bit_grey, tiff_of_other_depth
 from core.images.thumbnails import reduced
@@ -41,9 +42,17 @@ _UPRIGHT = {
 _END_OF_JPEG = b"\xff\xd9"
 # Samples that no missing part of a photo would decode to by chance.
 _OTHER_SAMPLES = bytes(range(1, 255)) * 16
-# Bytes that decoding takes for each pixel of the original, as measured, and a little more.
-_BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 18, "GIF": 14, "BMP": 14}
-_MOST_BYTES_PER_PIXEL = 26
+# Bytes that decoding takes for each pixel of the original: as measured, and a third more.
+_BYTES_PER_PIXEL = {
+    "JPEG": 12,
+    "PNG": 18,
+    "GIF": 12,
+    "BMP": 12,
+    "TIFF": 18,
+    "WEBP": 22,
+    "AVIF": 20,
+    "HEIF": 20,
+}
 
 
 @dataclass(slots=True)
@@ -53,7 +62,6 @@ class OpenedPicture:
     Attributes:
         kind: As :func:`core.images.recognise.kind_of` returns it.
         content: What is decoded of the file.
-        max_pixels: Most pixels (width x height).
         image: Not decoded yet.
         frames: Pictures in the file; 0 means more than were counted.
         profile: Its ICC profile, None for sRGB.
@@ -64,19 +72,12 @@ class OpenedPicture:
 
     kind: str
     content: bytes
-    max_pixels: int
     image: Image.Image
     frames: int = 1
     profile: bytes | None = None
     has_end: bool = True
     orientation: int | None = None
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def memory(self) -> int:
-        """Bytes that decoding may need, at most; an estimate from the header."""
-        width, height = self.image.size
-        return width * height * _BYTES_PER_PIXEL.get(self.kind, _MOST_BYTES_PER_PIXEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +97,46 @@ class Pixels:
     notes: tuple[str, ...]
 
 
-def open_picture(content: bytes, max_pixels: int) -> OpenedPicture:
+def load_decoders() -> None:
+    """Import all decoders, and let each decode on one thread."""
+    import pillow_heif
+    from PIL import AvifImagePlugin
+
+    _openers()
+    pillow_heif.options.DECODE_THREADS = 1
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def open_picture(content: bytes, max_pixels: int, reserve: Callable[[int], None]) -> OpenedPicture:
     """Read a file's header.
+
+    Args:
+        content: The file.
+        max_pixels: Most pixels (width x height).
+        reserve: Called once, with the bytes that decoding may need at most, before they are taken.
 
     Raises:
         RefusedError: For a reason that is known: too many pixels, blocks or strips.
         Exception: Decoders raise anything on hostile bytes; see
             :func:`core.images.recognise.reason_of`.
     """
+
+    def admit(size: tuple[int, int], bytes_per_pixel: int) -> None:
+        _check_size(size, max_pixels)
+        reserve(size[0] * size[1] * bytes_per_pixel + 3 * len(content))
+
     kind = kind_of(content)
     if kind == "TIFF":
-        return _open_tiff(content, tiff_pages(content), max_pixels)
+        return _open_tiff(content, tiff_pages(content), admit)
+    if kind == "WEBP":
+        # Its decoder takes memory for the whole picture as it reads the header.
+        admit(webp_size(content), _BYTES_PER_PIXEL[kind])
     has_end = kind != "JPEG" or check_jpeg(content)
     lean = {"PNG": lean_png, "GIF": lean_gif}.get(kind, Lean)(content)
     image = _plugin(kind, lean.content)
-    _check_size(image.size, max_pixels)
-    opened = OpenedPicture(
-        kind, lean.content, max_pixels, image, lean.frames, lean.profile, has_end
-    )
+    if kind != "WEBP":
+        admit(image.size, _BYTES_PER_PIXEL[kind])
+    opened = OpenedPicture(kind, lean.content, image, lean.frames, lean.profile, has_end)
     opened.notes += lean.notes
     if kind in ("WEBP", "AVIF", "HEIF"):
         opened.frames = getattr(image, "n_frames", 1)
@@ -147,8 +170,8 @@ def pixels_of(opened: OpenedPicture, working_px: int) -> Pixels:
     else:
         image = opened.image
         image.load()
-        if image.size != size:
-            _check_size(size := image.size, opened.max_pixels)
+        # A decoder may correct what the header says; it had the memory for that size only.
+        size = image.size
     orientation = _read_exif(opened) if opened.orientation is None else opened.orientation
     picture = _in_srgb(reduced(_eight_bit(image, opened), working_px, size), opened)
     if orientation in _UPRIGHT:
@@ -216,21 +239,24 @@ def _read_exif(opened: OpenedPicture) -> int:
     return orientation
 
 
-def _open_tiff(content: bytes, pages: TiffPages, max_pixels: int) -> OpenedPicture:
+def _open_tiff(
+    content: bytes, pages: TiffPages, admit: Callable[[tuple[int, int], int], None]
+) -> OpenedPicture:
     if pages.preview:
         has_end = check_jpeg(pages.preview)
         image: Image.Image = _plugin("JPEG", pages.preview)
-        _check_size(image.size, max_pixels)
-        opened = OpenedPicture("JPEG", pages.preview, max_pixels, image, has_end=has_end)
+        admit(image.size, _BYTES_PER_PIXEL["JPEG"])
+        opened = OpenedPicture("JPEG", pages.preview, image, has_end=has_end)
         opened.profile = image.info.get("icc_profile")
     else:
         try:
             image = _plugin("TIFF", content)
         except SyntaxError:
-            image = tiff_of_other_depth(content, lambda *size: _check_size(size, max_pixels))
-        _check_size(image.size, max_pixels)
+            image = tiff_of_other_depth(content, admit)
+        else:
+            admit(image.size, _BYTES_PER_PIXEL["TIFF"])
         profile = image.info.get("icc_profile")
-        opened = OpenedPicture("TIFF", content, max_pixels, image, pages.count, profile)
+        opened = OpenedPicture("TIFF", content, image, pages.count, profile)
     # The decoder turns a TIFF by itself; a preview goes by its raw file.
     opened.orientation = pages.orientation if pages.preview else 1
     if pages.is_raw:

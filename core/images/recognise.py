@@ -5,6 +5,7 @@ from __future__ import annotations
 READABLE = "JPEG, PNG, WebP, AVIF, HEIC, TIFF, GIF or BMP"
 DAMAGED = "is damaged and cannot be decoded"
 TRUNCATED = "is truncated"
+OUT_OF_MEMORY = "needs more memory to decode than it may have"
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -62,6 +63,8 @@ def kind_of(content: bytes) -> str:
 def reason_of(error: Exception, content: bytes) -> str:
     """Return what is wrong with a file, by what its decoder raised."""
     text = str(error).lower()
+    if isinstance(error, MemoryError) or "memory" in text:
+        return OUT_OF_MEMORY
     if isinstance(error, EOFError) or "truncated" in text or "end of file" in text:
         return TRUNCATED
     return TRUNCATED if _ends_early(content) else DAMAGED

@@ -38,12 +38,15 @@ def eight_bit_grey(image: Image.Image) -> Image.Image:
     return result
 
 
-def tiff_of_other_depth(content: bytes, check_size: Callable[[int, int], None]) -> Image.Image:
+def tiff_of_other_depth(
+    content: bytes, admit: Callable[[tuple[int, int], int], None]
+) -> Image.Image:
     """Decode the first page of a TIFF whose kind of samples Pillow does not know.
 
     Args:
         content: The file.
-        check_size: Raises if width and height are over the limit.
+        admit: Called with width and height, and the bytes that are needed for each pixel, before
+            they are taken; raises if that is too much.
 
     Returns:
         L, LA, RGB or RGBA.
@@ -57,7 +60,9 @@ def tiff_of_other_depth(content: bytes, check_size: Callable[[int, int], None]) 
         page = tifffile.TiffFile(io.BytesIO(content)).pages.first
     except Exception as error:  # on hostile bytes, decoders raise anything
         raise RefusedError(DAMAGED) from error
-    check_size(page.imagewidth, page.imagelength)
+    sample_bytes = page.dtype.itemsize if page.dtype else 8
+    # The samples, perhaps once more as they are put in order, and the picture of 8 bits.
+    admit((page.imagewidth, page.imagelength), page.samplesperpixel * (2 * sample_bytes + 2))
     try:
         array, colours = _page_array(page)
     except MemoryError:
