@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from core.config import Settings, get_settings
 from core.errors import REFUSALS, SourceError, TwoLensError, sentence_of
+from core.images.decoder_pool import close_decoders
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _run(settings: Settings) -> int:
     except SystemExit:
         logger.info("ended by SIGTERM")
     finally:
+        close_decoders()
         uploads.close()
     return 0
 

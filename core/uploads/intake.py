@@ -14,7 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.errors import ImageError
+from core.errors import DecodingStoppedError, ImageError
 from core.images.decode import DecodedImage, decode
 from core.images.thumbnails import thumbnail_webp
 
@@ -172,7 +172,8 @@ class _Run:
     def _decode(self, file: WaitingFile) -> tuple[DecodedImage, bytes]:
         if self.session.stop_asked.is_set():
             raise CancelledError
-        picture = decode(file.path, file.file_name, self.session.limits.decode)
+        limits, stop = self.session.limits.decode, self.session.stop_asked
+        picture = decode(file.path, file.file_name, limits, stop=stop)
         return picture, thumbnail_webp(picture.image, self.intake.thumbnail_px)
 
     def collect_decoded(self) -> None:
@@ -182,7 +183,7 @@ class _Run:
             try:
                 picture, thumbnail = future.result()
                 admitted = self.session.admit(file, picture, thumbnail) is not None
-            except CancelledError:
+            except (CancelledError, DecodingStoppedError):
                 return
             except ImageError as error:
                 self.session.turn_away(file, error.reason)

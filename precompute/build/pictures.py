@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,10 +31,13 @@ class Picture:
     thumbnail: bytes
 
 
-def prepare(row: SourceImage, limits: DecodeLimits, thumbnail_px: int) -> Picture | Skipped:
+def prepare(
+    row: SourceImage, limits: DecodeLimits, thumbnail_px: int, stop: threading.Event
+) -> Picture | Skipped:
     """Decode one row and make its thumbnail, or say why that cannot be.
 
     Raises:
+        DecodingStoppedError: ``stop`` was set.
         SourceError: A file that was there when the source was opened cannot be read: that is no
             fault of the picture, and others may follow.
     """
@@ -45,7 +49,7 @@ def prepare(row: SourceImage, limits: DecodeLimits, thumbnail_px: int) -> Pictur
             content = _read(content, row.file_name, limits.max_bytes)
         elif not isinstance(content, bytes):
             content = content(limits.max_bytes)
-        decoded = decode(content, row.file_name, limits)
+        decoded = decode(content, row.file_name, limits, stop=stop)
     except ImageError as error:
         return Skipped(row.file_name, error.reason)
     return Picture(row, decoded, thumbnail_webp(decoded.image, thumbnail_px))
@@ -67,22 +71,27 @@ def _read(path: Path, file_name: str, max_bytes: int) -> bytes | Path:
 
 
 def ahead(
-    rows: Iterator[SourceImage], ready: Callable[[SourceImage], Picture | Skipped], window: int
+    rows: Iterator[SourceImage],
+    ready: Callable[[SourceImage, threading.Event], Picture | Skipped],
+    window: int,
 ) -> Generator[Picture | Skipped, None, None]:
     """Yield rows in order as ``ready`` makes them, while at most ``window`` more are in the works.
 
-    Close the generator to drop what is waiting.
+    Close the generator to drop what is waiting and to stop what is being decoded: ``ready`` is
+    given an event that is set then.
     """
     decoders = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "decode")
+    stop = threading.Event()
     pending: deque[Future[Picture | Skipped]] = deque()
     try:
         for row in rows:
-            pending.append(decoders.submit(ready, row))
+            pending.append(decoders.submit(ready, row, stop))
             if len(pending) > window:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
+        stop.set()
         decoders.shutdown(wait=False, cancel_futures=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -167,8 +168,8 @@ class _Build:
     def _new_shards(self, number: int, start: int) -> Iterator[Shard]:
         from tqdm import tqdm
 
-        def ready(row: SourceImage) -> Picture | Skipped:
-            return prepare(row, self._limits, self._settings.thumbnail_px)
+        def ready(row: SourceImage, stop: threading.Event) -> Picture | Skipped:
+            return prepare(row, self._limits, self._settings.thumbnail_px, stop)
 
         prepared = ahead(self._source.read(start), ready, 2 * self._options.batch_size)
         bar = tqdm(

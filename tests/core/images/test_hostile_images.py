@@ -106,23 +106,30 @@ def test_bombs_take_no_memory():
     script = """
 import resource, sys
 sys.path.insert(0, ".")
-from tests.core.images.test_hostile_images import (
-    BOMBS, DecodeLimits, ImageError, decode, encoded, two_halves,
-)
+from core.images.decoder_pool import DecoderPool
+from core.images.recognise import RefusedError
+from tests.core.images.test_hostile_images import BOMBS, DecodeLimits, encoded, two_halves
+
+def children_mb():
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
 limits = DecodeLimits(5_000_000, 100_000_000)
-decode(encoded(two_halves(), "HEIF"), "x", limits)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for bomb in BOMBS.values():
-    try:
-        decode(bomb, "x", limits)
-    except ImageError:
-        continue
-    raise SystemExit("accepted")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+for bombs in ([], BOMBS.values()):
+    pool = DecoderPool(1, 3_000_000_000)
+    pool.decode(encoded(two_halves(), "HEIF"), limits, 640)
+    for bomb in bombs:
+        try:
+            pool.decode(bomb, limits, 640)
+        except RefusedError:
+            continue
+        raise SystemExit("accepted")
+    pool.close()
+    print(children_mb())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 60
+    without, with_bombs = map(float, done.stdout.split())
+    assert with_bombs - without < 60
 
 
 def test_the_limit_is_ours_and_not_pillows(recwarn):

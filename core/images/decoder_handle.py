@@ -1,0 +1,135 @@
+"""The parent's side of one decoding process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+
+from core.errors import TwoLensError
+
+_KEPT_SHARED_BYTES = 4_000_000
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from core.images.decoder_process import main; main({arguments})"
+)
+
+
+class ProcessDiedError(Exception):
+    """A process ended with a picture in hand.
+
+    Attributes:
+        signal: What ended it, 0 if it ended by itself.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Keep the signal."""
+        self.signal = number
+        super().__init__(number)
+
+
+class DecoderProcess:
+    """One decoding process; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        """Start it.
+
+        Raises:
+            TwoLensError: The system does not allow it.
+        """
+        ours, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        self._shared = _shared_memory()
+        theirs_too = (theirs.fileno(), self._shared, lifeline)
+        code = _CODE.format(path=sys.path, arguments=", ".join(map(str, theirs_too)))
+        # Pillow and numpy start no threads of their own: there is a process for each core.
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._connection = Connection(ours.detach())
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=theirs_too,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **one_thread},
+            )
+        except OSError as error:
+            self._close()
+            raise TwoLensError(
+                f"No process to decode pictures can be started ({error.strerror})."
+            ) from error
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self.is_fit = True
+        self.pictures = 0
+
+    @property
+    def pid(self) -> int:
+        """The system's number of the process."""
+        return self._process.pid
+
+    def send(self, message: bytes) -> None:
+        """Send one message; raise ProcessDiedError if nobody is there."""
+        with self._death_told():
+            self._connection.send_bytes(message)
+
+    def receive(self) -> bytes:
+        """Wait for one message; raise ProcessDiedError if none will come."""
+        with self._death_told():
+            return self._connection.recv_bytes()
+
+    def share(self, content: bytes) -> None:
+        """Put a file into the shared memory."""
+        written = 0
+        while written < len(content):
+            written += os.pwrite(self._shared, memoryview(content)[written:], written)
+
+    def shared(self, size: int) -> bytes:
+        """Take so many bytes out of the shared memory, and empty it if it was much."""
+        found = os.pread(self._shared, size, 0)
+        if os.fstat(self._shared).st_size > _KEPT_SHARED_BYTES:
+            os.ftruncate(self._shared, 0)
+        return found
+
+    def has_answer(self, seconds: float) -> bool:
+        """Wait for a message, or for the end of the process, and tell whether there is one."""
+        return self._connection.poll(seconds)
+
+    @contextmanager
+    def _death_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            cause = max(0, -(self._process.returncode or 0))
+            self.end()
+            raise ProcessDiedError(cause) from error
+
+    def end(self) -> None:
+        """Kill the process, whatever it is at."""
+        if self.is_fit:
+            self.is_fit = False
+            self._process.kill()
+            self._process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        self._connection.close()
+        os.close(self._lifeline)
+        os.close(self._shared)
+
+
+def _shared_memory() -> int:
+    """Return the descriptor of a file in memory, or where there is none, on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("picture")
+    with tempfile.TemporaryFile(prefix="twolens-") as file:
+        return os.dup(file.fileno())
