@@ -6,14 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
 from core.errors import TwoLensError
 
-_KEPT_SHARED_BYTES = 4_000_000
 _CODE = (
     "import sys; sys.path[:] = {path!r}; "
     "from core.images.decoder_process import main; main({arguments})"
@@ -44,8 +42,7 @@ class DecoderProcess:
         """
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        self._shared = _shared_memory()
-        theirs_too = (theirs.fileno(), self._shared, lifeline)
+        theirs_too = (theirs.fileno(), lifeline)
         code = _CODE.format(path=sys.path, arguments=", ".join(map(str, theirs_too)))
         # Pillow and numpy start no threads of their own: there is a process for each core.
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -75,28 +72,16 @@ class DecoderProcess:
         """The system's number of the process."""
         return self._process.pid
 
-    def send(self, message: bytes) -> None:
-        """Send one message; raise ProcessDiedError if nobody is there."""
+    def send(self, *messages: bytes) -> None:
+        """Send messages; raise ProcessDiedError if nobody is there."""
         with self._death_told():
-            self._connection.send_bytes(message)
+            for message in messages:
+                self._connection.send_bytes(message)
 
     def receive(self) -> bytes:
         """Wait for one message; raise ProcessDiedError if none will come."""
         with self._death_told():
             return self._connection.recv_bytes()
-
-    def share(self, content: bytes) -> None:
-        """Put a file into the shared memory."""
-        written = 0
-        while written < len(content):
-            written += os.pwrite(self._shared, memoryview(content)[written:], written)
-
-    def shared(self, size: int) -> bytes:
-        """Take so many bytes out of the shared memory, and empty it if it was much."""
-        found = os.pread(self._shared, size, 0)
-        if os.fstat(self._shared).st_size > _KEPT_SHARED_BYTES:
-            os.ftruncate(self._shared, 0)
-        return found
 
     def has_answer(self, seconds: float) -> bool:
         """Wait for a message, or for the end of the process, and tell whether there is one."""
@@ -113,8 +98,12 @@ class DecoderProcess:
             self.end()
             raise ProcessDiedError(cause) from error
 
+    def kill(self) -> None:
+        """Kill the process while another thread talks to it: that one sees it die."""
+        self._process.kill()
+
     def end(self) -> None:
-        """Kill the process, whatever it is at."""
+        """Kill the process, whatever it is at, and close what was open to it."""
         if self.is_fit:
             self.is_fit = False
             self._process.kill()
@@ -124,12 +113,3 @@ class DecoderProcess:
     def _close(self) -> None:
         self._connection.close()
         os.close(self._lifeline)
-        os.close(self._shared)
-
-
-def _shared_memory() -> int:
-    """Return the descriptor of a file in memory, or where there is none, on disk."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("picture")
-    with tempfile.TemporaryFile(prefix="twolens-") as file:
-        return os.dup(file.fileno())

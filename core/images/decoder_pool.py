@@ -8,11 +8,11 @@ the picture's header asks for is free.
 ::
 
     pool                                  process
-      order (JSON)            ->          the file lies in memory that both share
+      order (JSON), content   ->
                               <-          {"needs": bytes}   if the little memory is not enough
       "go on"                 ->
-                              <-          {"shown": [w, h], "size": [w, h], "notes": [...]}
-                              or          {"refused": reason}   RGB lies in the shared memory
+                              <-          {"shown": [w, h], "size": [w, h], "notes": [...]}, RGB
+                              or          {"refused": reason}
 """
 
 from __future__ import annotations
@@ -115,10 +115,14 @@ class DecoderPool:
             return
         with self._changed:
             self._closed = True
-            processes = list(self._all)
+            idle, self._idle = self._idle, []
+            busy = self._all.difference(idle)
+            self._all.difference_update(idle)
             self._changed.notify_all()
-        for process in processes:
+        for process in idle:
             process.end()
+        for process in busy:  # whose own threads tidy up
+            process.kill()
 
     def _decode(
         self,
@@ -131,20 +135,17 @@ class DecoderPool:
         order = {
             "max_pixels": limits.max_pixels,
             "working_px": working_px,
-            "bytes": len(content),
             "seconds": limits.max_seconds,
             "memory": SMALL_PICTURE_BYTES + 3 * len(content),
         }
         try:
-            process.share(content)
-            process.send(json.dumps(order).encode())
+            process.send(json.dumps(order).encode(), content)
             answer = self._answer(process, limits, stop)
             if "needs" in answer:
                 with self.memory.reserved(answer["needs"], stop):
                     process.send(b"go on")
                     answer = self._answer(process, limits, stop)
-            width, height = answer.get("shown", (0, 0))
-            pixels = process.shared(3 * width * height)
+            pixels = process.receive() if "shown" in answer else b""
         except BaseException:
             process.end()
             raise
@@ -152,7 +153,7 @@ class DecoderPool:
             if answer["refused"] == OUT_OF_MEMORY:
                 process.end()
             raise RefusedError(answer["refused"])
-        image = Image.frombytes("RGB", (width, height), pixels)
+        image = Image.frombytes("RGB", tuple(answer["shown"]), pixels)
         width, height = answer["size"]
         return Pixels(image, width, height, tuple(answer["notes"]))
 

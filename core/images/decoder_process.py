@@ -23,12 +23,11 @@ from core.images.pixels import Pixels, load_decoders, open_picture, pixels_of
 from core.images.recognise import OUT_OF_MEMORY, RefusedError, reason_of
 
 
-def main(messages: int, shared: int, lifeline: int) -> None:
+def main(messages: int, lifeline: int) -> None:
     """Decode until the other end of ``messages`` is closed.
 
     Args:
         messages: Descriptor of a socket.
-        shared: Descriptor of a file in memory: pictures come and go through it.
         lifeline: Descriptor of a pipe that the parent holds open as long as it lives.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
@@ -39,7 +38,7 @@ def main(messages: int, shared: int, lifeline: int) -> None:
     connection = Connection(messages)
     with suppress(EOFError, ConnectionError):
         while True:
-            _serve_one(connection, shared)
+            _serve_one(connection)
 
 
 def _end_with_parent(lifeline: int) -> None:
@@ -52,9 +51,9 @@ def _end_with_parent(lifeline: int) -> None:
         sys.exit()
 
 
-def _serve_one(connection: Connection, shared: int) -> None:
+def _serve_one(connection: Connection) -> None:
     order = json.loads(connection.recv_bytes())
-    content = os.pread(shared, order["bytes"], 0)
+    content = connection.recv_bytes()
     _limit_time(order["seconds"])
     _limit_memory(order["memory"])
     try:
@@ -70,9 +69,10 @@ def _serve_one(connection: Connection, shared: int) -> None:
     else:
         size = [found.width, found.height]
         answer = {"shown": found.image.size, "size": size, "notes": found.notes}
-        os.pwrite(shared, found.image.tobytes(), 0)
     _limit_memory(None)
     connection.send_bytes(json.dumps(answer).encode())
+    if "shown" in answer:
+        connection.send_bytes(found.image.tobytes())
 
 
 def _decoded(connection: Connection, order: dict[str, int], content: bytes) -> Pixels:
