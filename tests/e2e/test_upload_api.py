@@ -55,7 +55,9 @@ def uploads(served) -> Uploads:
 
 
 def files_of(uploads: Uploads) -> list[Path]:
-    return [path for path in uploads.folder.rglob("*") if path.is_file() and path.name != "lock"]
+    # os.walk, which does not mind a folder that is deleted while it is listed.
+    walked = os.walk(uploads.folder)
+    return [Path(at) / name for at, _, names in walked for name in names if name != "lock"]
 
 
 def photos(count: int, prefix: str = "photo", **options) -> dict[str, bytes]:

@@ -97,7 +97,9 @@ def state(visit: Visit):
 
 
 def files_of(uploads) -> list[Path]:
-    return [path for path in uploads.folder.rglob("*") if path.is_file() and path.name != "lock"]
+    # os.walk, which does not mind a folder that is deleted while it is listed.
+    walked = os.walk(uploads.folder)
+    return [Path(at) / name for at, _, names in walked for name in names if name != "lock"]
 
 
 def wait_until_clean(uploads, seconds: float = 15) -> None:
