@@ -32,6 +32,9 @@ class ModelSpec:
         note: One sentence about the licence or the data that a reader should see, or "".
         base: The checkpoint that the files need beside them: what an adapter (LoRA) is put onto,
             or whose image tower a CLIP model uses.
+        score_range: Of an encoder: the score that unrelated words and pictures or captions get,
+            and the one that few good matches exceed; bars on the page run between them. None
+            where that was not measured.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ModelSpec:
     precision: Precision = "fp32"
     note: str = ""
     base: ModelSpec | None = None
+    score_range: tuple[float, float] | None = None
 
 
 class Captioner(Protocol):

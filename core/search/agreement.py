@@ -40,6 +40,17 @@ def agreement(first: Sequence[str], second: Sequence[str], p: float = 0.9) -> Ag
     )
 
 
+def shared_by_chance(first: int, second: int, size: int) -> float:
+    """Return how many pictures two blind choices share on average (hypergeometric mean).
+
+    Args:
+        first: Pictures in one choice, at most ``size``.
+        second: Pictures in the other.
+        size: Pictures to choose from; 0 gives 0.
+    """
+    return first * second / size if size else 0.0
+
+
 def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = 0.9) -> float:
     """Return extrapolated rank-biased overlap (Webber, Moffat and Zobel, 2010, equation 32).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from core.errors import QueryError
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion
 from core.text import has_content, one_line
 
 MAX_K = 50
@@ -43,6 +43,38 @@ def probe_count(nprobe: object) -> int | None:
         QueryError: Not a whole number of 1 or more.
     """
     return None if nprobe is None else _whole("nprobe", nprobe, 1, None)
+
+
+def fusion_of(kind: str, weight: object = None, default: Fusion | None = None) -> Fusion | None:
+    """Return the fusion that is asked for by name.
+
+    Args:
+        kind: ``rrf``, ``zscore`` or, for whatever is set for the models, ``default``.
+        weight: Of the caption lens in a sum; None takes that of ``default`` if it is a sum too,
+            else 0.5.
+        default: What is set for the models.
+
+    Returns:
+        None for ``default``.
+
+    Raises:
+        QueryError: No such fusion, or a weight that is none, or one that would have no effect.
+    """
+    if kind not in ("default", "rrf", "zscore"):
+        raise QueryError(f"Fusion must be one of default, rrf, zscore; got {str(kind)[:40]!r}.")
+    if weight is not None and kind != "zscore":
+        raise QueryError("A caption weight goes with the fusion zscore only.")
+    if kind == "default":
+        return None
+    if kind == "rrf":
+        return PLAIN_RRF
+    if weight is None:
+        summed = default is not None and default.family == "sum"
+        return Fusion("zscore", default.weight if default and summed else 0.5)
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not number or not 0 <= weight <= 1:  # type: ignore[operator]
+        raise QueryError(f"The caption weight must be between 0 and 1; got {str(weight)[:40]!r}.")
+    return Fusion("zscore", float(weight))  # type: ignore[arg-type]
 
 
 def normalise_query(query: object, max_chars: int = MAX_QUERY_CHARS) -> str:

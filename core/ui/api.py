@@ -7,7 +7,8 @@ from typing import Any, Literal
 import gradio as gr
 
 from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
-from core.search.query import picture_count
+from core.search.agreement import shared_by_chance
+from core.search.query import fusion_of, picture_count
 from core.search.service import SearchResult
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -23,23 +24,34 @@ def add_endpoints(shelf: Shelf) -> None:
     """Add the endpoints to the current ``gr.Blocks``."""
 
     @for_endpoint
-    def compare(query: str, k: int = 5, gallery: str = "") -> dict[str, Any]:
+    def compare(
+        query: str,
+        k: int = 5,
+        gallery: str = "",
+        fusion: Literal["default", "rrf", "zscore"] = "default",
+        caption_weight: float | None = None,
+    ) -> dict[str, Any]:
         """Find pictures by words through both lenses, and say how far they agree.
 
         Args:
             query: What the picture should show, at most 1,000 characters.
             k: Pictures per lens, 1 to 50.
             gallery: Name of a gallery from /galleries; the first one if empty.
+            fusion: rrf joins the lenses by rank, zscore by a weighted sum of scores, default as
+                found best for the models.
+            caption_weight: Weight of the caption lens with zscore, 0 to 1; CLIP has the rest.
 
         Returns:
             query, captions and clip (lists of rank, id, file_name, score, caption, its
-            confidence and whether it is unsure, and more_captions: where a picture has several,
-            caption is the one nearest to the words), fused (the same by reciprocal-rank fusion,
-            with the ranks in each lens), agreement
-            (overlap, jaccard, rbo; null if only one lens answered), timings_ms, and failures (a
-            sentence for each lens that could not answer; usually empty).
+            confidence and whether it is unsure, more_captions: where a picture has several,
+            caption is the one nearest to the words; image, the address of a small picture
+            relative to this server's, license and source), fused (the same for both lenses
+            joined, with the ranks in each lens), fusion (how they were joined), agreement
+            (overlap, jaccard, rbo, shared and by_chance, the number that two blind choices would
+            share; null if only one lens answered), timings_ms, and failures (a sentence for each
+            lens that could not answer; usually empty).
         """
-        return compare_json(shelf.entry(gallery), query, k)
+        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight)
 
     @for_endpoint
     def search_captions(
@@ -55,7 +67,8 @@ def add_endpoints(shelf: Shelf) -> None:
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
-            its confidence and whether it is unsure, more_captions), timings_ms.
+            its confidence and whether it is unsure, more_captions, image, license, source),
+            timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "captions", index)
 
@@ -73,7 +86,8 @@ def add_endpoints(shelf: Shelf) -> None:
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
-            its confidence and whether it is unsure, more_captions), timings_ms.
+            its confidence and whether it is unsure, more_captions, image, license, source),
+            timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "clip", index)
 
@@ -91,7 +105,8 @@ def add_endpoints(shelf: Shelf) -> None:
 
         Returns:
             image_id, lens, hits (lists of rank, id, file_name, score, caption,
-            its confidence and whether it is unsure, more_captions), timings_ms.
+            its confidence and whether it is unsure, more_captions, image, license, source),
+            timings_ms.
         """
         return similar_json(shelf.entry(gallery), image_id, lens, k)
 
@@ -112,9 +127,16 @@ def add_endpoints(shelf: Shelf) -> None:
     gr.api(galleries, api_name="galleries", **_ENDPOINT)
 
 
-def compare_json(entry: ShelvedGallery, query: str, k: object) -> dict[str, Any]:
+def compare_json(
+    entry: ShelvedGallery,
+    query: str,
+    k: object,
+    fusion: str = "default",
+    caption_weight: object = None,
+) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
-    result = entry.service.compare(query, k=picture_count(k))
+    asked = fusion_of(fusion, caption_weight, entry.service.models.profile.fusion)
+    result = entry.service.compare(query, k=picture_count(k), fusion=asked)
     lenses = {"captions": result.captions, "clip": result.clip}
     agreement = result.agreement
     return {
@@ -122,11 +144,14 @@ def compare_json(entry: ShelvedGallery, query: str, k: object) -> dict[str, Any]
         "captions": _hits(entry, result.captions),
         "clip": _hits(entry, result.clip),
         "fused": [_fused(entry, hit) for hit in result.fused],
+        "fusion": str(result.fusion),
         "agreement": agreement
         and {
             "overlap": agreement.overlap,
             "jaccard": agreement.jaccard,
             "rbo": agreement.rbo,
+            "shared": agreement.shared,
+            "by_chance": shared_by_chance(agreement.depth, agreement.depth, len(entry.gallery)),
         },
         "timings_ms": {
             lens: _timings(found) for lens, found in lenses.items() if found is not None
@@ -171,6 +196,9 @@ def _hit(entry: ShelvedGallery, hit: Hit | FusedHit) -> dict[str, Any]:
         "rank": hit.rank,
         "id": hit.id,
         "file_name": record.file_name,
+        "image": entry.thumbnail_url(hit.id),
+        "license": record.license,
+        "source": record.source_url,
         "confidence": record.captions[nearest].confidence,
         "unsure": UNSURE in record.captions[nearest].flags,
         "score": hit.score,

@@ -22,7 +22,8 @@ from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
 
-TITLE = "TwoLens: two ways to find a picture by words"
+TITLE = "TwoLens"
+"""Of the page, and the name of its MCP server."""
 _STATIC = Path(__file__).parent / "static"
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")

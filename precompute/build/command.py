@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.quiet import quiet_libraries
-from precompute.terminal import ProfileOption, one_sentence, say, say_list
+from precompute.terminal import ProfileChoice, ProfileOption, one_sentence, say, say_list
 
 if TYPE_CHECKING:
     from precompute.build.pipeline import BuildResult
@@ -138,6 +139,23 @@ def run(
             overwrite=overwrite,
         )
         _show(build_gallery(options, settings=settings, say=say), out)
+        typer.echo(f"To search it: {serve_command(out, profile, clip)}")
+
+
+def serve_command(out: Path, profile: ProfileChoice | None, clip: str | None) -> str:
+    """Return what serves a gallery with the models that built it, to be pasted into a shell.
+
+    Args:
+        out: The gallery.
+        profile: As given to ``build``.
+        clip: Likewise.
+    """
+    parts = ["python", "app.py", "--gallery", str(out)]
+    if profile is not None:
+        parts += ["--profile", profile.value]
+    if clip is not None:
+        parts += ["--clip", clip]
+    return shlex.join(parts)
 
 
 def _show(result: BuildResult | None, out: Path) -> None:

@@ -144,8 +144,7 @@ class TunedFusions:
             test = of_fusion[better, "MRR"]
             verdict = (
                 f"Fusion does not beat {_in_words(below)}. The two lenses are {gap:.3f} apart in "
-                "MRR, so the weaker one brings more wrong pictures to the first ranks than right "
-                f"ones. Against {_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
+                f"MRR. Against {_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
                 f"(p = {test.p_value:.4f})."
             )
         elif largest < _SURE:

@@ -60,7 +60,9 @@ def profile(folder: Path, caption_dim: int = 8, clip_dim: int = 6) -> Profile:
         model = folder / name
         model.mkdir(parents=True, exist_ok=True)
         (model / "model.safetensors").write_bytes(f"weights of {name}".encode())
-        return ModelSpec(name=name, source=f"path:{model}", licence="MIT", dim=dim)
+        return ModelSpec(
+            name=name, source=f"path:{model}", licence="MIT", dim=dim, score_range=(0.0, 0.8)
+        )
 
     return Profile(
         name="planted",

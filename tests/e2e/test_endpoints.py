@@ -56,6 +56,7 @@ def test_compare_is_what_the_readme_says(client, ranked):
         "captions",
         "clip",
         "fused",
+        "fusion",
         "agreement",
         "timings_ms",
         "failures",
@@ -71,6 +72,9 @@ def test_compare_is_what_the_readme_says(client, ranked):
             "rank",
             "id",
             "file_name",
+            "image",
+            "license",
+            "source",
             "score",
             "caption",
             "confidence",
@@ -85,12 +89,31 @@ def test_compare_is_what_the_readme_says(client, ranked):
             "overlap": common / 4,
             "jaccard": common / (8 - common),
             "rbo": rank_biased_overlap(captions, clip),
+            "shared": common,
+            "by_chance": 4 * 4 / 12,
         }
     )
     for hit in answer["fused"]:
         expected = sum(1 / (60 + hit[f"{lens}_rank"]) for lens in ("captions", "clip"))
         assert hit["score"] == pytest.approx(expected)
     assert answer["failures"] == {}
+    assert answer["fusion"] == "reciprocal rank fusion, k = 60"
+
+
+def test_the_lenses_are_joined_as_asked(client):
+    asked = {"query": "dog beach", "k": 4, "api_name": "/compare"}
+    answer = client.predict(**asked, fusion="zscore", caption_weight=0)
+    assert answer["fusion"] == "z-score sum, caption weight 0"
+    assert [hit["id"] for hit in answer["fused"]] == [hit["id"] for hit in answer["clip"]]
+    with pytest.raises(AppError, match="caption weight must be between 0 and 1"):
+        client.predict(**asked, fusion="zscore", caption_weight=7)
+
+
+def test_a_picture_s_address_leads_to_it(client, address):
+    hit = client.predict("dog frisbee snow", 1, api_name="/compare")["clip"][0]
+    answer = httpx.get(f"{address}/{hit['image']}")
+    assert answer.headers["content-type"] == "image/webp"
+    assert hit["license"] == "CC BY 2.0"
 
 
 def test_defaults_are_five_pictures_of_the_first_gallery(client):
@@ -211,7 +234,8 @@ def test_an_agent_finds_pictures(address):
             streamablehttp_client(url) as (read, write, _),
             mcp.ClientSession(read, write) as session,
         ):
-            await session.initialize()
+            started = await session.initialize()
+            assert started.serverInfo.name == "TwoLens"
             names = [tool.name for tool in (await session.list_tools()).tools]
             found = await session.call_tool("compare", {"query": "dog beach", "k": 2})
             return names, ast.literal_eval(found.content[0].text)
@@ -233,3 +257,10 @@ def test_plain_http_finds_pictures(address, way):
         stream = httpx.get(f"{address}/gradio_api/{way}/compare/{reply['event_id']}").text
         (found,) = json.loads(stream.partition("data: ")[2])
     assert len(found["captions"]) == 2
+
+
+def test_plain_http_may_leave_out_the_last_parameters(address):
+    reply = httpx.post(f"{address}/gradio_api/run/compare", json={"data": ["dog"]}).json()
+    assert len(reply["data"][0]["captions"]) == 5
+    reply = httpx.post(f"{address}/gradio_api/run/compare", json={"data": []}).json()
+    assert reply["error"] == "The query must be a text."

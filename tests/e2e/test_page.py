@@ -51,8 +51,12 @@ def test_enter_searches_and_five_pictures_stand_under_each_lens(visit, shelf):
         shown = visit.page.locator(f"{section} img:visible")
         sources = [shown.nth(place).get_attribute("src") for place in range(5)]
         assert [source.split("/")[-1][:16] for source in sources] == [hit.id for hit in hits]
-        expect(visit.page.locator(f"{section} .tl-ms:visible")).to_contain_text("ms")
     expect(visit.cards(".tl-lens.both")).to_have_count(5)
+    folded = visit.page.locator(".tl-details:visible")
+    expect(folded.get_by_text("Jaccard")).to_be_hidden()
+    folded.get_by_text("Details").click()
+    expect(folded.get_by_text("Jaccard")).to_be_visible()
+    expect(folded).to_contain_text(re.compile(r"CLIP lens[\d.]+ ms"))
     visit.page.wait_for_function(
         "[...document.querySelectorAll('.tl-lens.clip img')].every(i => i.naturalWidth > 0)"
     )
@@ -211,6 +215,10 @@ def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
     assert len(tops) == 1
     assert row.evaluate("e => e.scrollWidth > e.clientWidth")
     assert visit.small_targets() == []
+    shown = visit.page.locator("footer").evaluate(
+        "e => [...e.children].filter(c => c.checkVisibility()).map(c => c.innerText.trim())"
+    )
+    assert "·" not in shown
     visit.cards(".tl-lens.captions").first.tap()
     dialog = visit.page.get_by_role("dialog")
     expect(dialog).to_be_visible()
@@ -291,12 +299,68 @@ def test_a_slow_search_shows_placeholders_where_the_pictures_will_be(visit):
 
 def test_terms_explain_themselves_on_focus(visit):
     visit.search("dog beach")
-    term = visit.page.locator(".tl-term:visible", has_text="RBO")
+    term = visit.page.locator(".tl-term:visible", has_text="by chance")
     tip = term.get_by_role("tooltip")
     expect(tip).to_be_hidden()
     term.focus()
     expect(tip).to_be_visible()
-    expect(tip).to_contain_text("counts the first places most")
+    expect(tip).to_contain_text("in common on average")
+
+
+def test_the_slider_moves_the_row_at_once_and_stays_for_the_next_search(visit, shelf):
+    def order():
+        sources = visit.page.locator(".tl-lens.both img:visible").evaluate_all(
+            "images => images.map(image => image.getAttribute('src'))"
+        )
+        return [source.split("/")[-1][:16] for source in sources]
+
+    def by_clip(query):
+        return [hit.id for hit in shelf.entry().service.by_text(query, lens="clip").hits]
+
+    service = shelf.entry().service
+    visit.search("dog beach")
+    expect(visit.cards(".tl-lens.both")).to_have_count(5)
+    assert order() == [hit.id for hit in service.compare("dog beach").fused]
+    asked = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    slider = visit.page.get_by_role("slider", name="From captions alone to CLIP alone")
+    slider.focus()
+    visit.page.keyboard.press("End")
+    how = visit.page.locator(".tl-mix-how:visible")
+    expect(how).to_contain_text("joined by score, CLIP alone")
+    assert order() == by_clip("dog beach") != [h.id for h in service.compare("dog beach").fused]
+    ranks = visit.page.locator(".tl-lens.both .tl-rank:visible")
+    assert ranks.all_inner_texts() == ["1", "2", "3", "4", "5"]
+    assert not [url for url in asked if "thumbnails" not in url]
+    visit.search("boat sea")
+    expect(visit.page.locator(".tl-lens.both img:visible").first).to_have_attribute(
+        "src", re.compile(image_id(11))
+    )
+    expect(how).to_contain_text("joined by score, CLIP alone")
+    assert order() == by_clip("boat sea")
+    visit.page.get_by_label("by rank (RRF)").check()
+    expect(how).to_contain_text("joined by rank")
+    assert order() == [hit.id for hit in service.compare("boat sea").fused]
+
+
+def test_a_stroke_reaches_the_field_enter_searches_from_both_and_clear_empties_it(visit):
+    box = visit.page.locator("#compare-query input")
+    visit.page.locator("body").press("/")
+    expect(box).to_be_focused()
+    expect(box).to_have_value("")
+    clear = visit.page.get_by_role("button", name="Clear").locator("visible=true")
+    expect(clear).to_have_count(0)
+    box.type("and/or")
+    expect(box).to_have_value("and/or")
+    expect(clear).to_have_count(1)
+    clear.click()
+    expect(box).to_have_value("")
+    expect(box).to_be_focused()
+    box.fill("dog")
+    count = visit.page.get_by_label("Pictures per lens")
+    count.fill("3")
+    count.press("Enter")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(3)
 
 
 def test_without_a_gallery_the_page_says_what_to_run(chromium, tmp_path):

@@ -10,7 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from core.models.profiles import PROFILES
+from precompute.__main__ import app
+from precompute.build.command import serve_command
+from precompute.terminal import ProfileChoice
 from tests.precompute.conftest import noise_photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +53,20 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path):
         assert done.stdout == ""
     assert run("build", tmp_path / "photos").returncode == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
+
+
+def test_a_finished_build_says_what_to_run_next(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "mini", tiny)
+    source, out = tmp_path / "photos", tmp_path / "my gallery"
+    source.mkdir()
+    (source / "a.png").write_bytes(noise_photo(1))
+    done = CliRunner().invoke(app, ["build", str(source), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    *_, last = done.stdout.strip().splitlines()
+    assert last == f"To search it: python app.py --gallery '{out}'"
+    assert serve_command(Path("g"), ProfileChoice.full, "hub/x") == (
+        "python app.py --gallery g --profile full --clip hub/x"
+    )
 
 
 @pytest.mark.parametrize("group", [[], ["build"], ["bench"], ["finetune"]])

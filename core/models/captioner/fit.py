@@ -1,9 +1,9 @@
 """When a caption is called unsure: the CLIP lens finds that it hardly fits its picture.
 
 A captioner is as sure of itself on a picture that it has no words for as on any other, so its own
-probabilities say little about that. The CLIP lens looks at the same picture and was trained apart
-from it: the fit of a caption is how much nearer it lies to the picture, in CLIP's space, than what
-this captioner writes of other pictures.
+probabilities say little about that. The CLIP lens looks at the same picture, through the same image
+tower in the small models, but learnt to compare and not to write: the fit of a caption is how much
+nearer it lies to the picture, in CLIP's space, than what this captioner writes of other pictures.
 """
 
 from __future__ import annotations

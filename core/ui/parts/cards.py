@@ -162,12 +162,23 @@ def _more_captions(others: Sequence[Caption]) -> str:
     )
 
 
-def score_facts(rank: int, score: float, best: float) -> str:
-    """Return rank, a bar as long as the score is of the best one, and the score."""
-    share = max(0.04, min(1.0, score / best)) if best > 0 else 0.04
+def score_facts(rank: int, score: float, scale: tuple[float, float] | None) -> str:
+    """Return rank, a bar, and the score.
+
+    Args:
+        rank: From 1.
+        score: Of the lens.
+        scale: The scores at which a bar is empty and full, the same for every query: the best of
+            five bad pictures has a short one. None leaves the bar out.
+    """
+    bar = ""
+    if scale is not None:
+        low, high = scale
+        share = max(0.04, min(1.0, (score - low) / (high - low)))
+        bar = f'<i style="width:{share:.0%}"></i>'
     return (
         f'<span class="tl-facts"><span class="tl-rank">{rank}</span>'
-        f'<span class="tl-bar" aria-hidden="true"><i style="width:{share:.0%}"></i></span>'
+        f'<span class="tl-bar{"" if bar else " is-unknown"}" aria-hidden="true">{bar}</span>'
         f'<span class="tl-score"><span class="tl-sr">score </span>{score:.2f}</span></span>'
     )
 
@@ -181,13 +192,13 @@ def hit_row(
     found_by_both: frozenset[str] = frozenset(),
 ) -> str:
     """Return the pictures of one lens's ranking, best first."""
-    best = max((hit.score for hit in hits), default=0.0)
+    scale = entry.score_range(lens)
     items = [
         card(
             entry,
             hit.id,
             standing,
-            facts=score_facts(hit.rank, hit.score, best),
+            facts=score_facts(hit.rank, hit.score, scale),
             caption=lens == "captions",
             nearest=hit.caption if lens == "captions" else standing.nearest_caption(hit.id),
             both=hit.id in found_by_both,
@@ -204,6 +215,17 @@ def fused_row(
     found_by_both: frozenset[str] = frozenset(),
 ) -> str:
     """Return the pictures of a fused ranking, each with its place in the lenses that found it."""
+    items = fused_cards(entry, hits, standing, found_by_both)
+    return f'<ol class="tl-row">{"".join(items)}</ol>'
+
+
+def fused_cards(
+    entry: ShelvedGallery,
+    hits: Sequence[FusedHit],
+    standing: Standing,
+    found_by_both: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Return the list items of :func:`fused_row`."""
     items = []
     for hit in hits:
         places = "".join(
@@ -227,7 +249,7 @@ def fused_row(
                 both=hit.id in found_by_both,
             )
         )
-    return f'<ol class="tl-row">{"".join(items)}</ol>'
+    return items
 
 
 def plain_row(entry: ShelvedGallery, image_ids: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.components.api_component import Api
 
 from core.errors import TwoLensError
 
@@ -45,10 +46,22 @@ class PageBlocks(gr.Blocks):
     The log gets no traceback of what a caller sent amiss.
     """
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> list[Any]:  # noqa: ANN401
-        """Turn what was sent into a handler's arguments, or say that it does not fit."""
+    async def preprocess_data(
+        self,
+        block_fn: Any,  # noqa: ANN401
+        inputs: list[Any],
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> list[Any]:
+        """Turn what was sent into a handler's arguments, or say that it does not fit.
+
+        Who calls a named endpoint by plain HTTP may leave out its last parameters too.
+        """
+        left_out = block_fn.inputs[len(inputs) :]
+        if all(isinstance(part, Api) for part in left_out):
+            inputs = [*inputs, *(part.value for part in left_out)]
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
             raise gr.Error(str(error.message)[:_SAID_CHARS], print_exception=False) from error
         except Exception as error:

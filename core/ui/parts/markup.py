@@ -6,7 +6,7 @@ import html
 import secrets
 from dataclasses import dataclass
 
-from core.records import Lens
+from core.records import Fusion, Lens
 
 escape = html.escape
 """Escape text for an element or a double-quoted attribute."""
@@ -64,6 +64,43 @@ LENS_WORDS: dict[Lens, LensWords] = {
         mark=EYE_MARK,
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FusionWords:
+    """How the page speaks of a fusion.
+
+    Attributes:
+        short: A few words.
+        long: What is done, in a sentence or two.
+    """
+
+    short: str
+    long: str
+
+
+def fusion_words(fusion: Fusion) -> FusionWords:
+    """Return how the page says that the lenses are joined."""
+    captions, clip = f"{fusion.weight:.0%}", f"{1 - fusion.weight:.0%}"
+    if fusion.kind == "rrf":
+        share = "" if fusion.weight == 0.5 else f", captions {captions}"
+        return FusionWords(
+            f"joined by rank{share}",
+            f"Reciprocal rank fusion (RRF): a picture earns 1 / ({fusion.k} + its rank) from each "
+            "lens. Scores do not count, so their different scales do no harm.",
+        )
+    share = f"{captions} captions and {clip} CLIP"
+    if fusion.weight in (0, 1):
+        share = f"{'captions' if fusion.weight else 'CLIP'} alone"
+    scaled = {
+        "cosine": "as they are",
+        "minmax": "stretched from 0 to 1",
+        "zscore": "as z-scores: how far above the mean of all pictures, in standard deviations",
+    }
+    return FusionWords(
+        f"joined by score, {share}",
+        f"The scores of both lenses are added, {scaled[fusion.kind]}.",
+    )
 
 
 def explained(text: str, explanation: str) -> str:

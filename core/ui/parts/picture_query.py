@@ -14,7 +14,14 @@ from core.ui.parts.cards import Standing, hit_row
 from core.ui.parts.events import SEARCH_EVENT
 from core.ui.parts.markup import stage
 from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import answered, examples_line, lens_heading, one_lens_skeleton
+from core.ui.parts.states import (
+    answered,
+    details,
+    examples_line,
+    lens_heading,
+    one_lens_skeleton,
+    timing,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,8 +99,9 @@ def picture_state(entry: ShelvedGallery, picture: Image | None, k: int) -> str:
         f'alt="Your picture" width="{picture.width}" height="{picture.height}">'
         "<div><h2>Pictures that look like yours</h2><p>Only the CLIP lens can search by a picture: "
         "the other one reads captions.</p></div></div>"
-        f'<section class="tl-lens clip wide">{lens_heading("clip", result, level=3)}'
+        f'<section class="tl-lens clip wide">{lens_heading("clip", level=3)}'
         f"{hit_row(entry, result.hits, Standing(), lens='clip')}</section>"
+        f"{details([timing(result)])}"
     )
     summary = f"{len(result.hits)} pictures that look like yours."
     return stage(answer, one_lens_skeleton(), summary=summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -22,6 +23,11 @@ class SearchBox:
     query: gr.Textbox
     k: gr.Number
     button: gr.Button
+
+    @property
+    def asked(self) -> list[Any]:
+        """What starts a search: Enter in either field, and the button."""
+        return [self.query.submit, self.k.submit, self.button.click]
 
 
 def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
@@ -44,6 +50,13 @@ def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
             elem_id=f"{name}-query",
             elem_classes=["tl-query"],
         )
+        clear = gr.Button(
+            "Clear",
+            scale=0,
+            min_width=44,
+            elem_id=f"{name}-clear",
+            elem_classes=["tl-clear"],
+        )
         # No limits of its own: gradio would answer with a server error, not a sentence.
         k = gr.Number(
             5,
@@ -63,4 +76,6 @@ def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
             elem_id=f"{name}-search",
             elem_classes=["tl-go"],
         )
+    # The page's script puts the cursor back into the field.
+    clear.click(None, None, query, js="() => ''", api_visibility="private")
     return SearchBox(query, k, button)

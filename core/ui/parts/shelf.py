@@ -14,7 +14,7 @@ from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
-from core.records import CORRECTED, ImageRecord
+from core.records import CORRECTED, ImageRecord, Lens
 from core.search.service import SearchService
 
 logger = logging.getLogger("twolens")
@@ -46,6 +46,11 @@ class ShelvedGallery:
     def source_id(self) -> str:
         """Name of what the gallery was built from."""
         return self.gallery.manifest.source.id
+
+    def score_range(self, lens: Lens) -> tuple[float, float] | None:
+        """Return the scores between which a lens's bars run; None where they are not known."""
+        profile = self.service.models.profile
+        return (profile.sentence if lens == "captions" else profile.clip).score_range
 
     def other_captioner(self, captioner: ModelSpec) -> str | None:
         """Return who wrote the captions, if a model did and it is not this one at its revision."""

@@ -46,17 +46,36 @@ def examples_line(entry: ShelvedGallery, current: str = "") -> str:
     return f'<div class="tl-try"><span>Try</span>{chips}</div>'
 
 
-def lens_heading(lens: Lens, result: SearchResult | None = None, *, level: int = 2) -> str:
-    """Return a lens's mark, name and what it does, with the time it took."""
+def lens_heading(lens: Lens, *, level: int = 2) -> str:
+    """Return a lens's mark, name and what it does."""
     words = LENS_WORDS[lens]
-    timing = ""
-    if result is not None:
-        encode = "words remembered" if result.cached else f"encode {milliseconds(result.encode_ms)}"
-        timing = f'<span class="tl-ms">{encode} · search {milliseconds(result.search_ms)}</span>'
     return (
         f'<header class="tl-lens-head"><h{level} title="{escape(words.how)}">{words.mark}'
-        f"{words.title} <small>{words.verb}</small></h{level}>{timing}</header>"
+        f"{words.title} <small>{words.verb}</small></h{level}></header>"
     )
+
+
+def details(facts: Sequence[tuple[str, str, str]]) -> str:
+    """Return figures that few visitors ask for, folded away.
+
+    Args:
+        facts: For each a name, a value and what it means; plain text.
+    """
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd><b>{escape(value)}</b> {escape(meaning)}</dd>"
+        for name, value, meaning in facts
+    )
+    return f'<details class="tl-details"><summary>Details</summary><dl>{rows}</dl></details>'
+
+
+def timing(result: SearchResult) -> tuple[str, str, str]:
+    """Return how long a lens took, as a fact for :func:`details`."""
+    if result.cached:
+        took = milliseconds(result.search_ms)
+        return LENS_WORDS[result.lens].title, took, "to search; the query was known already."
+    took = milliseconds(result.encode_ms + result.search_ms)
+    search = milliseconds(result.search_ms)
+    return LENS_WORDS[result.lens].title, took, f"to read the query and search; {search} to search."
 
 
 def answered(shelf: Shelf, gallery: str | None, render: Callable[[], str]) -> str:

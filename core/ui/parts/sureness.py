@@ -1,4 +1,4 @@
-"""How sure a caption is, in words: the captioner's own probability, and the CLIP lens's doubt."""
+"""How sure a caption is: three plain levels on a card, percentages in the detail view."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ from core.records import UNSURE, Caption
 
 DOUBT = "the CLIP lens finds that this caption hardly fits its picture"
 CONFIDENCE_HELP = (
-    "How sure the captioner was of the words it chose: their mean probability. It can be sure of "
-    "words that are wrong."
+    "How sure the captioner was of the words it chose. It can be sure of words that are wrong."
 )
+SURE_FROM = 0.5
+"""Mean probability of its words from which a caption is called sure: about half of the shipped
+captioner's captions of everyday photos."""
+
+
+def level_of(caption: Caption) -> str:
+    """Return ``sure``, ``fairly sure`` or ``unsure``; "" where nothing is known.
+
+    A caption that the CLIP lens doubts is unsure, however sure the captioner was.
+    """
+    if UNSURE in caption.flags:
+        return "unsure"
+    if caption.confidence is None:
+        return ""
+    return "sure" if caption.confidence >= SURE_FROM else "fairly sure"
 
 
 def sure_of_its_words(caption: Caption) -> str:
@@ -16,32 +30,22 @@ def sure_of_its_words(caption: Caption) -> str:
     return "" if caption.confidence is None else f"{caption.confidence:.0%} sure"
 
 
-def doubt_about(caption: Caption) -> str:
-    """Return why a caption is called unsure; "" if it is not."""
-    return DOUBT if UNSURE in caption.flags else ""
-
-
 def with_sureness(caption: Caption) -> str:
     """Return a caption and what is to be doubted in it, as plain text for a label."""
-    doubt = doubt_about(caption)
-    return f"{caption.text} (unsure: {doubt})" if doubt else caption.text
+    return f"{caption.text} (unsure: {DOUBT})" if UNSURE in caption.flags else caption.text
 
 
 def sureness(caption: Caption) -> str:
-    """Return HTML for under a caption: a badge if it is unsure, and the confidence."""
-    doubt, sure = doubt_about(caption), sure_of_its_words(caption)
-    badge = (
-        f'<span class="tl-unsure" title="Unsure: {DOUBT}.">unsure'
-        f'<span class="tl-sr">: {DOUBT}. </span></span>'
-        if doubt
-        else ""
-    )
-    rest = " of its words"
-    if doubt and sure:  # "unsure 90% sure" would contradict itself
-        sure, rest = f"captioner {sure.removesuffix(' sure')}", " sure of its words"
-    share = (
-        f'<span title="{CONFIDENCE_HELP}">{sure}<span class="tl-sr">{rest}</span></span>'
-        if sure
-        else ""
-    )
-    return f'<span class="tl-sure">{badge}{share}</span>' if badge or share else ""
+    """Return HTML for under a caption: its level, with the reason on hover or to be heard."""
+    level = level_of(caption)
+    if not level:
+        return ""
+    if level == "unsure":
+        said = (
+            f'<span class="tl-unsure" title="Unsure: {DOUBT}.">unsure'
+            f'<span class="tl-sr">: {DOUBT}</span></span>'
+        )
+    else:
+        heard = '<span class="tl-sr"> of its words</span>'
+        said = f'<span title="{CONFIDENCE_HELP}">{level}{heard}</span>'
+    return f'<span class="tl-sure">{said}</span>'

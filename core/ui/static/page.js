@@ -167,6 +167,50 @@
     dialog.scrollTop = 0;
   };
 
+  /* ---- best of both: the page has the row for each weight of the lenses ------------------- */
+
+  let mixed = null; // what the visitor chose: {weight} or {rank: true}; kept for later searches
+
+  const showMix = (box, stop) => {
+    const section = box.closest("section");
+    const list = section.querySelector(".tl-row");
+    const spare = section.parentElement.querySelector(".tl-mix-spare").content;
+    const idOf = (item) => JSON.parse(item.querySelector(".tl-card").dataset.picture).id;
+    const items = new Map();
+    for (const item of [...list.children, ...spare.children]) items.set(idOf(item), item);
+    const shown = stop.ids.map((id) => items.get(id));
+    spare.append(...[...list.children].filter((item) => !shown.includes(item)));
+    shown.forEach((item, place) => {
+      item.querySelector(".tl-rank").textContent = place + 1;
+      if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null);
+    });
+    const term = section.querySelector(".tl-mix-how .tl-term");
+    term.firstChild.textContent = stop.short;
+    term.querySelector(".tl-tip").textContent = stop.long;
+    box.querySelector("input[type=range]").setAttribute("aria-valuetext", stop.short);
+  };
+
+  const applyMix = (box) => {
+    const mix = JSON.parse(box.dataset.mix);
+    const [range, rank] = box.querySelectorAll("input");
+    rank.checked = mixed.rank;
+    if (!mixed.rank) {
+      const away = (stop) => Math.abs(stop.weight - mixed.weight);
+      const nearest = mix.weights.reduce((a, b) => (away(b) < away(a) ? b : a));
+      range.value = mix.weights.indexOf(nearest);
+    }
+    showMix(box, mixed.rank ? mix.rank : mix.weights[range.value]);
+  };
+
+  document.addEventListener("input", (event) => {
+    const box = event.target instanceof Element && event.target.closest(".tl-mix");
+    if (!box) return;
+    const [range, rank] = box.querySelectorAll("input");
+    const weight = JSON.parse(box.dataset.mix).weights[range.value].weight;
+    mixed = { rank: event.target === rank && rank.checked, weight };
+    applyMix(box);
+  });
+
   /* ---- results ---------------------------------------------------------------------------- */
 
   const announce = (text) => {
@@ -185,6 +229,8 @@
     const stage = host.querySelector(".tl-stage");
     if (!stage) return;
     announce(stage.dataset.summary || "");
+    const box = mixed && stage.querySelector(".tl-mix");
+    if (box) applyMix(box);
     if (!host.twolensFocus) return;
     host.twolensFocus = false;
     const answer = stage.querySelector(".tl-answer");
@@ -192,8 +238,25 @@
     if (answer.getBoundingClientRect().top < 0) answer.scrollIntoView({ block: "start" });
   });
 
+  /* ---- the query -------------------------------------------------------------------------- */
+
+  const visible = (node) => node.offsetParent !== null;
+  const fieldOf = (where) => [...where.querySelectorAll(".tl-query input")].find(visible);
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, [contenteditable], dialog")) return;
+    const field = fieldOf(document);
+    if (!field) return;
+    event.preventDefault(); // the stroke itself is no part of the query
+    field.focus();
+    field.select();
+  });
+
   document.addEventListener("click", (event) => {
     if (!(event.target instanceof Element)) return;
+    const clear = event.target.closest(".tl-clear");
+    if (clear) return fieldOf(clear.closest(".tl-search")).focus();
     const card = event.target.closest(".tl-card");
     if (card) return open(card);
     const chip = event.target.closest("[data-query]");

@@ -10,7 +10,7 @@ from core.gallery.manifest import ModelRef
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
 from core.records import CaptionPooling
-from core.ui.parts.markup import LENS_WORDS, escape
+from core.ui.parts.markup import LENS_WORDS, escape, fusion_words
 from core.ui.parts.shelf import Shelf
 
 _NUMBERS = (
@@ -20,17 +20,17 @@ _NUMBERS = (
         "two embeddings, 1 at most. Each lens has its own scale: 0.3 may be poor for the caption "
         "lens and excellent for CLIP.",
     ),
+    (
+        "by chance",
+        "What two lenses that chose blindly would have in common on average: if each shows 5 of "
+        "15 pictures, 5 x 5 / 15 = 1.7.",
+    ),
     ("overlap", "Of the pictures one lens shows, the share that the other one shows too."),
     ("Jaccard", "Pictures that both lenses show over pictures that either shows."),
     (
         "RBO",
         "Rank-biased overlap: agreement in which the first places count most. 1 is the same "
         "order, 0 no picture in common.",
-    ),
-    (
-        "best of both",
-        "Reciprocal-rank fusion: from each lens a picture earns 1 / (60 + its rank). Scores are "
-        "not used, so their different scales do no harm.",
     ),
     (
         "encode, search",
@@ -43,9 +43,9 @@ _NUMBERS = (
         "to your words: faster on large galleries, at the price of a missed picture now and then.",
     ),
     (
-        "confidence",
-        "How probable the captioner found its own words, on average. It says nothing on whether "
-        "they are true.",
+        "sure, fairly sure",
+        "How probable the captioner found its own words, on average: sure from 50 % on. The share "
+        "is in a picture's large view. It says little on whether they are true.",
     ),
     (
         "unsure",
@@ -64,7 +64,7 @@ _POOLING: dict[CaptionPooling, str] = {
 def about_tab(shelf: Shelf) -> gr.HTML:
     """Build the tab inside the current ``gr.Tab``; return the part that follows the gallery."""
     gr.HTML(
-        _how() + _models(shelf.profile),
+        _how(shelf.profile) + _models(shelf.profile),
         apply_default_css=False,
         elem_classes=["tl-bare", "tl-about"],
     )
@@ -73,7 +73,7 @@ def about_tab(shelf: Shelf) -> gr.HTML:
         apply_default_css=False,
         elem_classes=["tl-bare", "tl-about"],
     )
-    gr.HTML(_numbers(), apply_default_css=False, elem_classes=["tl-bare", "tl-about"])
+    gr.HTML(_numbers(shelf.profile), apply_default_css=False, elem_classes=["tl-bare", "tl-about"])
     return described
 
 
@@ -117,7 +117,7 @@ def _named(captioner: ModelRef) -> str:
     return f"{captioner.name} on {captioner.base.name}" if captioner.base else captioner.name
 
 
-def _how() -> str:
+def _how(profile: Profile) -> str:
     cards = "".join(
         f'<div class="tl-how {lens}"><h3>{words.mark}{words.title} <small>{words.verb}</small></h3>'
         f"<p>{escape(words.how)}</p></div>"
@@ -128,7 +128,24 @@ def _how() -> str:
         f'<div class="tl-hows">{cards}</div>'
         "<p>The caption lens is right when its caption says what you ask for, and blind to all it "
         "leaves out. CLIP sees the whole picture, and is weak on counting, on who does what to "
-        "whom, and on small things. Where both agree, they are usually right.</p></section>"
+        f"whom, and on small things.</p>{_shared(profile)}</section>"
+    )
+
+
+def _shared(profile: Profile) -> str:
+    """Say what the two lenses have in common, so that their agreement is not overrated."""
+    lent = profile.clip.base is not None and profile.clip.base.name == profile.captioner.name
+    towers = (
+        f" They are not independent: {escape(profile.captioner.name)} and "
+        f"{escape(profile.clip.name)} see pictures through one image tower, and both lenses read "
+        f"your words with {escape(profile.sentence.name)}. They can be wrong together."
+        if lent
+        else ""
+    )
+    return (
+        "<p>Where they agree is no proof: beside the number stands what chance alone would give."
+        f"{towers} {escape(profile.sentence.name)} was trained on the captions of Flickr30k and "
+        "COCO among other texts, so figures on those two sets flatter the caption lens.</p>"
     )
 
 
@@ -166,6 +183,10 @@ def _model_row(role: str, spec: ModelSpec) -> str:
     )
 
 
-def _numbers() -> str:
-    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _NUMBERS)
+def _numbers(profile: Profile) -> str:
+    best = f"{profile.fusion}. {fusion_words(profile.fusion).long} The slider moves the weight."
+    terms = "".join(
+        f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>"
+        for term, text in (*_NUMBERS, ("best of both", best[:1].upper() + best[1:]))
+    )
     return f"<section><h2>What the numbers mean</h2><dl>{terms}</dl></section>"

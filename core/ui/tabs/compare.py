@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
-from core.records import LENSES, Lens
+from core.records import LENSES, PLAIN_RRF, FusedHit, Fusion, Lens
+from core.search.agreement import shared_by_chance
 from core.search.query import picture_count
 from core.search.service import Comparison, SearchResult
-from core.ui.parts.cards import Standing, fused_row, hit_row, standing_of
+from core.ui.parts.cards import Standing, fused_cards, fused_row, hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
-from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, explained, stage
+from core.ui.parts.markup import (
+    BOTH_MARK,
+    EYE_MARK,
+    LENS_WORDS,
+    QUOTE_MARK,
+    escape,
+    explained,
+    fusion_words,
+    stage,
+)
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.similar import similar_answer
 from core.ui.parts.states import (
     answered,
+    details,
     examples_line,
     fewer_note,
     lens_failure,
     lens_heading,
     start_state,
+    timing,
     top_pictures,
     two_lens_skeleton,
     weak_note,
 )
 
-OVERLAP_HELP = "How many of the pictures shown by one lens the other one shows too."
-JACCARD_HELP = (
-    "Pictures that both lenses show, divided by all pictures that either shows: 1 if they show "
-    "the same pictures, 0 if they share none."
+CHANCE_HELP = (
+    "Two lenses that chose their pictures blindly would have this many in common on average: the "
+    "pictures of one times those of the other, divided by all in the gallery."
 )
+OVERLAP_HELP = "of the pictures shown by one lens the other one shows too."
+JACCARD_HELP = "pictures that both lenses show, divided by all that either shows."
 RBO_HELP = (
-    "Rank-biased overlap: agreement that counts the first places most. 1 if both lenses give the "
-    "same order, 0 if they share no picture."
+    "rank-biased overlap, agreement that counts the first places most: 1 for the same order, 0 "
+    "for no picture in common."
 )
-FUSION_HELP = (
-    "Reciprocal-rank fusion: a picture earns 1 / (60 + rank) from each lens that found it. It uses "
-    "places, not scores, because the scores of the two lenses cannot be compared."
-)
+WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
+"""Weights of the caption lens that a visitor can choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
         return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
 
     gr.on(
-        [box.query.submit, box.button.click],
+        box.asked,
         on_search,
         [box.query, box.k, gallery],
         results,
@@ -114,12 +127,12 @@ def _comparison(
     lenses = "".join(_lens(entry, comparison, standing, lens, both) for lens in LENSES)
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     return (
-        f"{examples_line(entry, comparison.query)}{_agreement(comparison)}"
+        f"{examples_line(entry, comparison.query)}{_agreement(entry, comparison)}"
         f'<div class="tl-lenses">{lenses}</div>'
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
-        f"compared with each other; a bar shows a score against the best one of its own lens.</p>"
+        f"compared with each other.</p>"
         f"{weak_note(comparison.captions)}{fewer_note(shown, asked)}"
-        f"{_fused(entry, comparison, standing, both)}"
+        f"{_fused(entry, comparison, standing, both, asked)}{_details(comparison)}"
     )
 
 
@@ -148,17 +161,29 @@ def _agreement_words(comparison: Comparison) -> str:
     )
 
 
-def _agreement(comparison: Comparison) -> str:
-    agreement = comparison.agreement
-    if agreement is None:
+def _agreement(entry: ShelvedGallery, comparison: Comparison) -> str:
+    if comparison.captions is None or comparison.clip is None:
         return ""
     words = _agreement_words(comparison).rstrip(".")
+    captions, clip = (len(found.hits) for found in (comparison.captions, comparison.clip))
+    chance = shared_by_chance(captions, clip, len(entry.gallery))
+    by_chance = f"{chance:.1f}".removesuffix(".0") if chance >= 0.1 else "under 0.1"
     return (
         f'<p class="tl-agree"><strong>{BOTH_MARK}{words}</strong>'
-        f"{explained(f'overlap {agreement.overlap:.0%}', OVERLAP_HELP)}"
-        f"{explained(f'Jaccard {agreement.jaccard:.2f}', JACCARD_HELP)}"
-        f"{explained(f'RBO {agreement.rbo:.2f}', RBO_HELP)}</p>"
+        f"{explained(f'by chance it would be {by_chance}', CHANCE_HELP)}</p>"
     )
+
+
+def _details(comparison: Comparison) -> str:
+    facts = [timing(found) for found in _answers(comparison)]
+    if comparison.agreement is not None:
+        agreement = comparison.agreement
+        facts += [
+            ("Overlap", f"{agreement.overlap:.0%}", OVERLAP_HELP),
+            ("Jaccard", f"{agreement.jaccard:.2f}", JACCARD_HELP),
+            ("RBO", f"{agreement.rbo:.2f}", RBO_HELP),
+        ]
+    return details(facts) if facts else ""
 
 
 def _lens(
@@ -174,7 +199,7 @@ def _lens(
         sentence = comparison.failures.get(lens, "")
         return f"{label}{lens_failure(lens, sentence)}</section>"
     row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
-    return f"{label}{lens_heading(lens, result)}{row}</section>"
+    return f"{label}{lens_heading(lens)}{row}</section>"
 
 
 def _fused(
@@ -182,12 +207,64 @@ def _fused(
     comparison: Comparison,
     standing: Standing,
     both: frozenset[str],
+    asked: int,
 ) -> str:
-    if comparison.failures:
+    """Return the fused row, and what moves the weight of the lenses in it.
+
+    The page gets the row for each weight, so that it changes while the visitor drags: the cards of
+    all these rows once, those that are not shown in a template, and the order for each weight.
+    """
+    if len(comparison.rankings) < len(LENSES):
         return ""
+    default = comparison.fusion
+    rows = _rows(entry, comparison, asked)
+    cards: dict[str, FusedHit] = {}
+    for hits in (comparison.fused, *rows.values()):
+        for hit in hits:
+            cards.setdefault(hit.id, hit)
+    spare = [hit for hit in cards.values() if hit.id not in {hit.id for hit in comparison.fused}]
+    weighed = [fusion for fusion in rows if fusion.family == "sum"]
+    at = weighed.index(default) if default in weighed else len(weighed) // 2
+    mix = {
+        "weights": [_mix_stop(fusion, rows[fusion]) for fusion in weighed],
+        "rank": _mix_stop(PLAIN_RRF, rows[PLAIN_RRF]),
+    }
+    by_rank = " checked" if default.family == "rrf" else ""
+    words = fusion_words(default)
     return (
         f'<section class="tl-lens both wide" aria-label="Best of both">'
         f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
-        f"<small>{explained('fused by reciprocal rank', FUSION_HELP)}</small></h2></header>"
-        f"{fused_row(entry, comparison.fused, standing, both)}</section>"
+        f'<small class="tl-mix-how">{explained(words.short, words.long)}</small></h2>'
+        f'<div class="tl-mix" data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
+        f'<label class="tl-mix-weight"><span class="captions">{QUOTE_MARK}captions</span>'
+        f'<input type="range" min="0" max="{len(weighed) - 1}" step="1" value="{at}" '
+        f'aria-label="From captions alone to CLIP alone" aria-valuetext="{escape(words.short)}">'
+        f'<span class="clip">{EYE_MARK}CLIP</span></label>'
+        f'<label class="tl-mix-rank"><input type="checkbox"{by_rank}> by rank (RRF)</label>'
+        f"</div></header>{fused_row(entry, comparison.fused, standing, both)}</section>"
+        f"<template class='tl-mix-spare'>{''.join(fused_cards(entry, spare, standing, both))}"
+        "</template>"
     )
+
+
+def _rows(
+    entry: ShelvedGallery, comparison: Comparison, asked: int
+) -> dict[Fusion, tuple[FusedHit, ...]]:
+    """Return the fused row by rank and for each weight, from captions alone to CLIP alone."""
+    default = comparison.fusion
+    weights = {*WEIGHTS, default.weight} if default.family == "sum" else {*WEIGHTS}
+    kind = default.kind if default.family == "sum" else "zscore"
+    fusions = [PLAIN_RRF, *(Fusion(kind, weight) for weight in sorted(weights, reverse=True))]
+    if default.family == "sum":
+        fusions = [default if fusion == default else fusion for fusion in fusions]
+    return dict(zip(fusions, entry.service.fuse_again(comparison, fusions, asked), strict=True))
+
+
+def _mix_stop(fusion: Fusion, hits: Sequence[FusedHit]) -> dict[str, object]:
+    words = fusion_words(fusion)
+    return {
+        "weight": fusion.weight,
+        "short": words.short,
+        "long": words.long,
+        "ids": [hit.id for hit in hits],
+    }

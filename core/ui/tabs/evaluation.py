@@ -42,8 +42,8 @@ _P_HELP = (
     "Under 0.05 is usually taken to mean that it is no luck."
 )
 _WHISKER_HELP = (
-    "Had other pictures of the same kind been measured, the figure would lie in this range 95 "
-    "times in 100."
+    "The pictures measured are a sample. Ranges worked out in this way hold the figure for all "
+    "pictures of the kind in about 95 of 100 samples."
 )
 
 

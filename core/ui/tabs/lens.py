@@ -21,11 +21,13 @@ from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
 from core.ui.parts.states import (
     answered,
+    details,
     examples_line,
     fewer_note,
     lens_heading,
     one_lens_skeleton,
     start_state,
+    timing,
     top_pictures,
     weak_note,
 )
@@ -118,7 +120,7 @@ def lens_tab(
 
     options = [box.k, index, nprobe, gallery]
     gr.on(
-        [box.query.submit, box.button.click, index.input, nprobe.release],
+        [*box.asked, index.input, nprobe.release],
         on_search,
         [box.query, *options],
         results,
@@ -173,9 +175,10 @@ def answer(
     body = (
         f"{examples_line(entry, query.strip())}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
-        f"{lens_heading(lens, ranking)}"
+        f"{lens_heading(lens)}"
         f"{hit_row(entry, hits, standing, lens=lens)}</section>"
         f"{weak_note(ranking) if lens == 'captions' else ''}{fewer_note(len(hits), asked)}"
+        f"{details([timing(ranking)])}"
     )
     summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)
     return stage(body, one_lens_skeleton(), summary=summary)

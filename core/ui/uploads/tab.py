@@ -104,7 +104,7 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
         **page_event,
     )
     gr.on(
-        [box.query.submit, box.button.click],
+        box.asked,
         on.on_search,
         [box.query, box.k],
         results,

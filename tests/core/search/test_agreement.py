@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.search.agreement import agreement, rank_biased_overlap
+from core.search.agreement import agreement, rank_biased_overlap, shared_by_chance
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,12 @@ def test_arguments_outside_their_range_are_refused(p):
         rank_biased_overlap("ab", "ab", p)
     with pytest.raises(ValueError, match="twice"):
         rank_biased_overlap("aa", "ab")
+
+
+def test_blind_choices_share_as_many_as_they_do_when_every_choice_is_counted():
+    choices = [set(choice) for choice in combinations(range(6), 3)]
+    shared = [len(first & second) for first in choices for second in choices]
+    assert shared_by_chance(3, 3, 6) == pytest.approx(sum(shared) / len(shared))
+    assert shared_by_chance(5, 5, 15) == pytest.approx(5 / 3)
+    assert shared_by_chance(3, 3, 3) == 3
+    assert shared_by_chance(0, 0, 0) == 0

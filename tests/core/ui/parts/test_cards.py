@@ -9,7 +9,15 @@ import pytest
 
 from core.records import Caption, FusedHit, Hit
 from core.ui.api import compare_json
-from core.ui.parts.cards import Standing, card, detail_of, fused_row, hit_row, safe_link
+from core.ui.parts.cards import (
+    Standing,
+    card,
+    detail_of,
+    fused_row,
+    hit_row,
+    safe_link,
+    score_facts,
+)
 from tests.planted_app import (
     HOSTILE_CAPTION,
     PICTURES,
@@ -79,12 +87,19 @@ def test_the_detail_has_all_that_is_known(shelf):
     assert flagged["flags"][1] == "The caption repeats itself."
 
 
-def test_a_bar_is_as_long_as_the_score_is_of_the_best(shelf):
+def test_a_bar_has_the_same_scale_whatever_the_best_of_them_is(shelf):
     hits = [Hit(image_id(0), 0.8, 1), Hit(image_id(1), 0.2, 2), Hit(image_id(2), -0.1, 3)]
     row = hit_row(shelf.entry(), hits, Standing(), lens="clip")
+    bad = hit_row(shelf.entry(), hits[1:], Standing(), lens="clip")
+    assert re.findall(r"width:(\d+)%", bad) == ["25", "4"]
     assert re.findall(r"width:(\d+)%", row) == ["100", "25", "4"]
     assert re.findall(r"</span>(-?\d\.\d\d)</span>", row) == ["0.80", "0.20", "-0.10"]
     assert [detail["id"] for detail in carried(row)] == [hit.id for hit in hits]
+
+
+def test_there_is_no_bar_where_the_scale_of_a_model_is_not_known():
+    assert "width:" not in score_facts(1, 0.5, None)
+    assert "0.50" in score_facts(1, 0.5, None)
 
 
 def test_captions_stand_under_the_lens_that_reads_them_only(shelf):

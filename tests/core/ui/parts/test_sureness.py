@@ -28,26 +28,30 @@ def seen(markup: str) -> str:
     return spoken(re.sub(r'<span class="tl-sr">[^<]*</span>', "", markup))
 
 
-def test_the_confidence_is_shown():
-    markup = sureness(Caption("a dog", (), 0.714))
-    assert seen(markup) == "71% sure"
-    assert spoken(markup) == "71% sure of its words"
-    assert "tl-unsure" not in markup
+@pytest.mark.parametrize(
+    ("confidence", "flags", "level"),
+    [
+        (0.714, (), "sure"),
+        (0.5, ("retried",), "sure"),
+        (0.49, (), "fairly sure"),
+        (0.9, ("retried", UNSURE), "unsure"),
+        (None, (UNSURE,), "unsure"),
+        (None, ("corrected",), ""),
+    ],
+)
+def test_a_card_says_one_of_three_levels_and_no_percentage(confidence, flags, level):
+    markup = sureness(Caption("a dog", flags, confidence))
+    assert seen(markup) == level
+    assert "%" not in markup
 
 
-def test_unsure_is_a_word_with_its_reason():
-    markup = sureness(Caption("a dog", ("retried", UNSURE), 0.9))
-    assert seen(markup) == "unsurecaptioner 90%"
+def test_a_level_has_its_reason_for_those_who_hear_it():
+    assert spoken(sureness(Caption("a dog", (), 0.7))) == "sure of its words"
+    markup = sureness(Caption("a dog", (UNSURE,), 0.9))
     assert spoken(markup) == (
-        "unsure: the CLIP lens finds that this caption hardly fits its picture. "
-        "captioner 90% sure of its words"
+        "unsure: the CLIP lens finds that this caption hardly fits its picture"
     )
     assert 'title="Unsure: the CLIP lens' in markup
-
-
-def test_unsure_without_a_confidence_and_nothing_without_either():
-    assert seen(sureness(Caption("a dog", (UNSURE,)))) == "unsure"
-    assert sureness(Caption("a dog", ("corrected",))) == ""
 
 
 def test_a_label_says_the_doubt_too():
@@ -74,8 +78,8 @@ def test_cards_with_a_caption_show_it_and_the_others_have_it_in_their_label(doub
     hits = [Hit(image_id(1), 0.8, 1), Hit(image_id(0), 0.5, 2)]
     row = hit_row(doubtful, hits, Standing(), lens="captions")
     assert [seen(part) for part in re.findall(r'<span class="tl-sure">.*?</button>', row)] == [
-        "unsurecaptioner 58%",
-        "62% sure",
+        "unsure",
+        "sure",
     ]
     row = hit_row(doubtful, hits, Standing(), lens="clip")
     assert "tl-sure" not in row

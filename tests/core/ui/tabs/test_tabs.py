@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from dataclasses import replace
 
 import pytest
 
 from core.errors import ModelError, QueryError
+from core.models.profiles import PROFILES, Models
+from core.records import PLAIN_RRF, Fusion
+from core.search.service import SearchService
 from core.ui.api import compare_json
+from core.ui.parts.markup import fusion_words
+from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_state
 from core.ui.parts.states import answered, start_state
-from core.ui.tabs import compare
+from core.ui.tabs import about, compare
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
 from tests.core.search.test_search import CountingGallery
@@ -53,7 +60,9 @@ def test_pictures_found_by_both_are_marked_in_both(shelf):
     common = set(captions) & set(clip)
     assert 0 < len(common) < 4
     assert f"They agree on {len(common)} of 4" in markup
-    assert f"overlap {len(common) / 4:.0%}" in markup
+    assert f"by chance it would be {4 * 4 / 12:.1f}" in markup
+    assert f"<dt>Overlap</dt><dd><b>{len(common) / 4:.0%}</b>" in markup
+    assert markup.index("They agree") < markup.index("<summary>Details") < markup.index("Jaccard")
     for lens in ("captions", "clip"):
         assert section(markup, lens).count("is-both") == len(common)
 
@@ -64,6 +73,102 @@ def test_the_third_row_is_the_fusion_with_each_lens_s_rank(shelf):
     assert ids(row) == [hit.id for hit in fused]
     places = re.findall(r'tl-place captions">.*?</span>(\d+)</span>', row)
     assert places == [str(hit.sources["captions"].rank) for hit in fused]
+
+
+def mixed(markup):
+    return json.loads(html.unescape(re.search(r'data-mix="([^"]*)"', markup).group(1)))
+
+
+@pytest.mark.parametrize(
+    "default", [PLAIN_RRF, Fusion("zscore", 0.35), Fusion("zscore", 0.37)], ids=str
+)
+def test_the_page_has_the_row_for_each_weight(shelf, default):
+    """So that it changes while the visitor moves the slider."""
+    entry = shelf.entry()
+    models = entry.service.models
+    own = Models(
+        replace(models.profile, fusion=default), sentence=models.sentence, clip=models.clip
+    )
+    service = SearchService(entry.gallery, own)
+    markup = compare.answer(
+        Shelf(own.profile, (replace(entry, service=service),)), "dog beach", 3, ""
+    )
+    mix = mixed(markup)
+    weights = [stop["weight"] for stop in mix["weights"]]
+    assert weights == sorted({*compare.WEIGHTS, default.weight}, reverse=True)
+    for stop, fusion in [
+        (mix["rank"], PLAIN_RRF),
+        *((each, Fusion("zscore", each["weight"])) for each in mix["weights"]),
+    ]:
+        expected = service.compare("dog beach", k=3, fusion=fusion).fused
+        assert stop["ids"] == [hit.id for hit in expected]
+    row, spare = section(markup, "both wide"), markup[markup.index("<template") :]
+    shown = service.compare("dog beach", k=3).fused
+    assert ids(row) == [hit.id for hit in shown]
+    cards = [*ids(row), *ids(spare)]
+    assert len(cards) == len(set(cards))
+    assert set(cards) == {each for stop in (mix["rank"], *mix["weights"]) for each in stop["ids"]}
+    assert (" checked" in row) == (default == PLAIN_RRF)
+    assert html.escape(fusion_words(default).short) in row
+    if default != PLAIN_RRF:
+        assert weights[int(re.search(r'value="(\d+)"', row).group(1))] == default.weight
+
+
+def test_a_fusion_is_named_by_what_was_done():
+    assert fusion_words(PLAIN_RRF).short == "joined by rank"
+    assert "1 / (60 + its rank)" in fusion_words(PLAIN_RRF).long
+    assert "1 / (10 + its rank)" in fusion_words(Fusion("rrf", k=10)).long
+    weighed = fusion_words(Fusion("zscore", 0.35))
+    assert weighed.short == "joined by score, 35% captions and 65% CLIP"
+    assert "z-scores" in weighed.long
+    assert fusion_words(Fusion("zscore", 0.0)).short == "joined by score, CLIP alone"
+
+
+def test_the_api_joins_as_asked(shelf):
+    def fused(*how):
+        answer = compare_json(shelf.entry(), "dog beach", 3, *how)
+        return answer["fusion"], [hit["id"] for hit in answer["fused"]], answer
+
+    for asked, fusion in [
+        ((), PLAIN_RRF),
+        (("rrf",), PLAIN_RRF),
+        (("zscore",), Fusion("zscore", 0.5)),
+        (("zscore", 1), Fusion("zscore", 1.0)),
+        (("zscore", 0.0), Fusion("zscore", 0.0)),
+    ]:
+        expected = shelf.entry().service.compare("dog beach", k=3, fusion=fusion).fused
+        assert fused(*asked)[:2] == (str(fusion), [hit.id for hit in expected])
+    for asked, why in [
+        (("minmax",), "one of default, rrf, zscore; got 'minmax'"),
+        (("zscore", 1.5), "between 0 and 1; got '1.5'"),
+        (("zscore", "much"), "between 0 and 1; got 'much'"),
+        (("zscore", float("nan")), "between 0 and 1; got 'nan'"),
+        (("rrf", 0.5), "goes with the fusion zscore only"),
+    ]:
+        with pytest.raises(QueryError, match=why):
+            fused(*asked)
+
+
+def test_the_api_says_where_a_picture_is_whose_it_is_and_what_chance_gives(shelf):
+    answer = compare_json(shelf.entry(), "dog frisbee snow", 3)
+    hit = next(hit for hit in answer["clip"] if hit["id"] == image_id(2))
+    assert hit["image"] == shelf.entry().thumbnail_url(image_id(2))
+    assert hit["license"] == "CC BY 2.0"
+    assert hit["source"] == "https://example.org/photo/3"
+    assert answer["agreement"]["by_chance"] == pytest.approx(3 * 3 / 12)
+    assert answer["agreement"]["shared"] == round(3 * answer["agreement"]["overlap"])
+
+
+def test_about_says_what_the_lenses_share_and_claims_no_more(shelf):
+    small = about._how(PROFILES["mini"])
+    assert "through one image tower" in small
+    assert "trained on the captions of Flickr30k and COCO" in small
+    assert "usually right" not in small
+    full = about._how(PROFILES["full"])
+    assert "image tower" not in full
+    numbers = about._numbers(replace(PROFILES["mini"], fusion=Fusion("zscore", 0.35)))
+    assert "Z-score sum, caption weight 0.35" in numbers
+    assert "eciprocal" not in numbers
 
 
 def test_a_lens_that_fails_leaves_the_other_one_answering(shelf):
