@@ -2,17 +2,16 @@
 
 Bytes from strangers never meet a decoder in the process that serves or builds. A process that dies
 or takes too long is replaced, and its picture is refused with a sentence. What all pictures need
-together is bounded: a process has a little memory for every picture, and waits until the rest that
-the picture's header asks for is free.
+together is bounded: a process has a little memory for every picture, and one whose header asks for
+more is begun again once that is free.
 
 ::
 
     pool                                  process
       order (JSON), content   ->
-                              <-          {"needs": bytes}   if the little memory is not enough
-      "go on"                 ->
                               <-          {"shown": [w, h], "size": [w, h], "notes": [...]}, RGB
                               or          {"refused": reason}
+                              or          {"needs": bytes}   more than the order allows
 """
 
 from __future__ import annotations
@@ -38,16 +37,19 @@ from core.images.recognise import OUT_OF_MEMORY, RefusedError
 if TYPE_CHECKING:
     from core.images.decode import DecodeLimits
 
-SMALL_PICTURE_BYTES = 128_000_000
-"""Memory that a process may use for any picture; a JPEG of 10 megapixels needs no more."""
+SMALL_PICTURE_BYTES = 200_000_000
+"""Memory that a process may use for any picture; a JPEG of 16 megapixels needs no more."""
 _LOOK_EVERY_S = 0.1
 # The system counts the seconds that a process works; one that does nothing is ended by the clock.
 _CLOCK_PER_SECOND = 10
 _PICTURES_A_PROCESS = 1000
 _MOST_PROCESSES = 8
-_TOO_SLOW = "takes longer to decode than the limit of {} seconds"
 _CRASHED = "makes its decoder crash"
 _KILLED = "needs more memory to decode than there is"
+
+
+def _too_slow(seconds: int) -> str:
+    return f"takes longer to decode than the limit of {seconds} s"
 
 
 class DecoderPool:
@@ -91,18 +93,23 @@ class DecoderPool:
             DecodingStoppedError: ``stop`` was set, or the pool is closed.
             TwoLensError: No process can be started.
         """
-        died = 0
-        for _ in range(2):  # the system may have ended a process for another picture's memory
-            process = self._take(stop)
-            try:
-                return self._decode(process, content, limits, working_px, stop)
-            except ProcessDiedError as death:
-                died = death.signal
-                if died == signal.SIGXCPU:
-                    raise RefusedError(_TOO_SLOW.format(limits.max_seconds)) from death
-            finally:
-                self._give_back(process)
-        raise RefusedError(_KILLED if died == signal.SIGKILL else _CRASHED)
+        order = {
+            "max_pixels": limits.max_pixels,
+            "working_px": working_px,
+            "seconds": limits.max_seconds,
+            "memory": SMALL_PICTURE_BYTES + 3 * len(content),
+        }
+        answer, pixels = self._ask(order, content, stop)
+        if "needs" in answer:
+            # No process is kept from small pictures meanwhile: the header is read once more.
+            with self.memory.reserved(answer["needs"], stop):
+                order["memory"] = answer["needs"]
+                answer, pixels = self._ask(order, content, stop)
+        if "shown" not in answer:
+            raise RefusedError(answer.get("refused", OUT_OF_MEMORY))
+        image = Image.frombytes("RGB", tuple(answer["shown"]), pixels)
+        width, height = answer["size"]
+        return Pixels(image, width, height, tuple(answer["notes"]))
 
     def processes(self) -> list[DecoderProcess]:
         """Return the processes that there are now."""
@@ -124,49 +131,41 @@ class DecoderPool:
         for process in busy:  # whose own threads tidy up
             process.kill()
 
-    def _decode(
-        self,
-        process: DecoderProcess,
-        content: bytes,
-        limits: DecodeLimits,
-        working_px: int,
-        stop: threading.Event | None,
-    ) -> Pixels:
-        order = {
-            "max_pixels": limits.max_pixels,
-            "working_px": working_px,
-            "seconds": limits.max_seconds,
-            "memory": SMALL_PICTURE_BYTES + 3 * len(content),
-        }
-        try:
-            process.send(json.dumps(order).encode(), content)
-            answer = self._answer(process, limits, stop)
-            if "needs" in answer:
-                with self.memory.reserved(answer["needs"], stop):
-                    process.send(b"go on")
-                    answer = self._answer(process, limits, stop)
-            pixels = process.receive() if "shown" in answer else b""
-        except BaseException:
-            process.end()
-            raise
-        if "refused" in answer:
-            if answer["refused"] == OUT_OF_MEMORY:
+    def _ask(
+        self, order: dict[str, int], content: bytes, stop: threading.Event | None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Give a file to a process; return what it answers, and RGB if it could decode it."""
+        died = 0
+        for _ in range(2):  # the system may have ended a process for another picture's memory
+            process = self._take(stop)
+            try:
+                process.send(json.dumps(order).encode(), content)
+                self._await_answer(process, order["seconds"], stop)
+                answer = json.loads(process.receive())
+                pixels = process.receive() if "shown" in answer else b""
+                if answer.get("refused") == OUT_OF_MEMORY:
+                    process.end()
+                return answer, pixels
+            except ProcessDiedError as death:
+                died = death.signal
+                if died == signal.SIGXCPU:
+                    raise RefusedError(_too_slow(order["seconds"])) from death
+            except BaseException:
                 process.end()
-            raise RefusedError(answer["refused"])
-        image = Image.frombytes("RGB", tuple(answer["shown"]), pixels)
-        width, height = answer["size"]
-        return Pixels(image, width, height, tuple(answer["notes"]))
+                raise
+            finally:
+                self._give_back(process)
+        raise RefusedError(_KILLED if died == signal.SIGKILL else _CRASHED)
 
-    def _answer(
-        self, process: DecoderProcess, limits: DecodeLimits, stop: threading.Event | None
-    ) -> dict[str, Any]:
-        latest = time.monotonic() + _CLOCK_PER_SECOND * limits.max_seconds
+    def _await_answer(
+        self, process: DecoderProcess, seconds: int, stop: threading.Event | None
+    ) -> None:
+        latest = time.monotonic() + _CLOCK_PER_SECOND * seconds
         while not process.has_answer(_LOOK_EVERY_S):
             if self._closed or (stop is not None and stop.is_set()):
                 raise DecodingStoppedError
             if time.monotonic() > latest:
-                raise RefusedError(_TOO_SLOW.format(limits.max_seconds))
-        return json.loads(process.receive())
+                raise RefusedError(_too_slow(seconds))
 
     def _take(self, stop: threading.Event | None) -> DecoderProcess:
         with self._changed:
@@ -205,7 +204,7 @@ def _made() -> DecoderPool:
     from core.config import get_settings
 
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    # One more than cores, so that a small picture need not wait while a large one waits for memory.
+    # One more than cores: a small picture need not wait for large ones on all of them.
     pool = DecoderPool(min(cores, _MOST_PROCESSES) + 1, get_settings().max_decode_bytes)
     atexit.register(pool.close)
     return pool

@@ -57,13 +57,13 @@ def _serve_one(connection: Connection) -> None:
     _limit_time(order["seconds"])
     _limit_memory(order["memory"])
     try:
-        found = _decoded(connection, order, content)
+        found = _decoded(order, content)
+    except _NeedsMoreError as more:
+        answer: dict[str, Any] = {"needs": more.size}
     except RefusedError as refusal:
-        answer: dict[str, Any] = {"refused": refusal.reason}
+        answer = {"refused": refusal.reason}
     except MemoryError:
         answer = {"refused": OUT_OF_MEMORY}
-    except (EOFError, ConnectionError):
-        raise
     except Exception as error:  # on hostile bytes, decoders raise anything
         answer = {"refused": reason_of(error, content)}
     else:
@@ -75,12 +75,18 @@ def _serve_one(connection: Connection) -> None:
         connection.send_bytes(found.image.tobytes())
 
 
-def _decoded(connection: Connection, order: dict[str, int], content: bytes) -> Pixels:
+class _NeedsMoreError(Exception):
+    """A picture that needs more memory than it may have now."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(size)
+
+
+def _decoded(order: dict[str, int], content: bytes) -> Pixels:
     def reserve(size: int) -> None:
         if size > order["memory"]:
-            connection.send_bytes(json.dumps({"needs": size}).encode())
-            connection.recv_bytes()
-            _limit_memory(size)
+            raise _NeedsMoreError(size)
 
     return pixels_of(open_picture(content, order["max_pixels"], reserve), order["working_px"])
 

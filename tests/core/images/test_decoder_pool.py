@@ -51,7 +51,7 @@ def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_is_decoded(po
     started = time.monotonic()
     with pytest.raises(RefusedError) as caught:
         pool.decode(slow_bmp(), limits, 640)
-    assert caught.value.reason == "takes longer to decode than the limit of 1 seconds"
+    assert caught.value.reason == "takes longer to decode than the limit of 1 s"
     assert time.monotonic() - started < 30
     assert pool.decode(GOOD, LIMITS, 640).width == 64
 
@@ -78,8 +78,8 @@ def test_memory_is_bounded_by_the_system(pool):
 
 
 def test_large_pictures_wait_for_each_others_memory():
-    flat = encoded(Image.new("RGB", (3000, 2500)), "WEBP", lossless=True)
-    pool = DecoderPool(4, 200_000_000)
+    flat = encoded(Image.new("RGB", (4000, 3000)), "WEBP", lossless=True)
+    pool = DecoderPool(4, 300_000_000)
     found, peak, done = [], [0], threading.Event()
 
     def watch():
@@ -101,8 +101,25 @@ def test_large_pictures_wait_for_each_others_memory():
     done.set()
     watcher.join()
     pool.close()
-    assert found == [3000] * 4
-    assert peak[0] < 200_000_000 + 4 * 60_000_000
+    assert found == [4000] * 4
+    assert peak[0] < 300_000_000 + 4 * 60_000_000
+
+
+def test_a_small_picture_does_not_wait_while_large_ones_wait_for_memory():
+    flat = encoded(Image.new("RGB", (4000, 3000)), "WEBP", lossless=True)
+    pool = DecoderPool(2, 300_000_000)
+    pool.decode(GOOD, LIMITS, 640)
+    threads = [threading.Thread(target=pool.decode, args=(flat, LARGE, 640)) for _ in range(3)]
+    try:
+        with pool.memory.reserved(300_000_000):  # as a picture of another thread would
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            assert pool.decode(GOOD, LIMITS, 640).width == 64
+    finally:
+        for thread in threads:
+            thread.join()
+        pool.close()
 
 
 def test_the_budget_serves_in_turn_and_refuses_what_never_fits():
@@ -291,11 +308,11 @@ def test_pages_and_comments_are_left_out_where_they_do_not_matter():
 
 def test_a_float_tiff_of_few_bytes_takes_little_memory_more_than_its_samples():
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((3000, 3000), np.float32)).save(
+    Image.fromarray(np.zeros((4000, 4000), np.float32)).save(
         buffer, "TIFF", compression="tiff_adobe_deflate"
     )
-    pool = DecoderPool(1, 18 * 9_000_000 + 1_000_000)
+    pool = DecoderPool(1, 18 * 16_000_000 + 1_000_000)
     try:
-        assert pool.decode(buffer.getvalue(), LARGE, 640).width == 3000
+        assert pool.decode(buffer.getvalue(), LARGE, 640).width == 4000
     finally:
         pool.close()
