@@ -123,8 +123,7 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
 
 def open_models(settings: Settings) -> Models:
     """Return the models of the profile, none of them loaded."""
-    from core.models.choose_captioner import with_captioner
-    from core.models.choose_clip import with_clip
+    from core.models.choose import with_captioner, with_clip
     from core.models.profiles import PROFILES, Models
 
     # A GPU that is rented by the second is for captions; a query is quicker on the CPU.

@@ -14,8 +14,8 @@ from core.errors import IncompleteGalleryError, ManifestMismatchError, ModelNotF
 from core.files import write_atomically
 from core.gallery.folder import GalleryFolder, damaged
 from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES
+from core.models.locate import revision_of
 from core.models.spec import ModelSpec
-from core.models.weights import revision_of
 from core.records import CaptionPooling
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ModelRef(_Frozen):
     Attributes:
         name: What the page calls it.
         source: Where its files are.
-        revision: What pins its weights (:func:`core.models.weights.revision_of`).
+        revision: What pins its weights (:func:`core.models.locate.revision_of`).
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory, where the device supported it.
         licence: Of the weights, as their authors state it.

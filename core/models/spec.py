@@ -25,7 +25,7 @@ class ModelSpec:
             ``package:MODULE/FOLDER`` (inside an installed package) or ``path:FOLDER``.
         licence: Licence of the weights, as their authors state it.
         revision: Commit of a Hub repository; None for the other kinds, whose revision is
-            computed from their content (:func:`core.models.weights.revision_of`).
+            computed from their content (:func:`core.models.locate.revision_of`).
         dim: Length of the embedding; None for a captioner.
         precision: Of the weights in memory, where the device supports it; of a CLIP model, those
             of its image tower, on a CPU.

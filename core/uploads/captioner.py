@@ -11,10 +11,9 @@ from core.models.captioner.blip import BlipCaptioner
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import require_safetensors
 from core.models.devices import resolve_device
-from core.models.locate import located
+from core.models.locate import local_folder, located
 from core.models.profiles import PROFILES
 from core.models.spec import Captioner, ModelSpec, TextEncoder
-from core.models.weights import local_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

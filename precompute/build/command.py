@@ -102,8 +102,7 @@ def run(
     """
     with one_sentence("Stopped. The same command goes on from the last finished shard."):
         from core.config import get_settings
-        from core.models.choose_captioner import with_captioner
-        from core.models.choose_clip import with_clip
+        from core.models.choose import with_captioner, with_clip
         from core.models.profiles import PROFILES
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery

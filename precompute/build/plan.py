@@ -11,8 +11,8 @@ from core.config import Settings
 from core.errors import GalleryError, SourceError
 from core.images.decode import WORKING_PX, DecodeLimits
 from core.models.devices import resolve_device
+from core.models.locate import revision_of
 from core.models.profiles import Profile
-from core.models.weights import revision_of
 from core.records import CaptionPooling
 from precompute.sources.types import Source, SourceOptions
 

@@ -37,9 +37,9 @@ def run(
     from core.models.captioner.instructblip import InstructBlipCaptioner
     from core.models.captioner.loading import decoding_of
     from core.models.captioner.rerank import write_probe
-    from core.models.choose_captioner import captioner_spec
-    from core.models.clip.encoder import MiniLmEncoder
+    from core.models.choose import captioner_spec
     from core.models.profiles import PROFILES
+    from core.models.sentence import MiniLmEncoder
     from precompute.calibrate.rerank import class_tokens, fit_probe, write_choice
     from precompute.calibrate.threshold import writable_folder
     from precompute.evaluate.recall import owners_of, recall

@@ -17,7 +17,7 @@ from core.files import write_atomically
 from core.images.decode import DecodeLimits, decode
 from core.models.captioner.fit import UnsureRule, fits
 from core.models.captioner.settings import DECODING_FILE
-from core.models.weights import local_folder, revision_of
+from core.models.locate import local_folder, revision_of
 from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 
 if TYPE_CHECKING:

@@ -43,8 +43,7 @@ def run(
     """
     from core.config import get_settings
     from core.images.decode import DecodeLimits
-    from core.models.choose_captioner import captioner_spec
-    from core.models.choose_clip import with_clip
+    from core.models.choose import captioner_spec, with_clip
     from core.models.profiles import PROFILES, Models
     from precompute.calibrate.threshold import (
         choose_rule,

@@ -26,7 +26,7 @@ from core.gallery.metrics_file import (
     Provenance,
 )
 from core.gallery.reader import Gallery
-from core.models.choose_clip import with_clip
+from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
 from core.records import INDEX_KINDS, LENSES, UNSURE
 from precompute.evaluate import index_curve, lens_results, metrics
@@ -50,7 +50,7 @@ class Plan:
     Attributes:
         folder: The gallery.
         profile: The models that embed the queries; None takes the one that built the gallery.
-        clip: CLIP model in place of the profile's, see :func:`core.models.choose_clip.clip_spec`.
+        clip: CLIP model in place of the profile's, see :func:`core.models.choose.clip_spec`.
         device: Where they run.
         tune_on: Another gallery, with references, on which fusion is tuned; None tunes on each
             half of the pictures for the other half.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import HubError, ModelError, SourceError
-from core.models.weights import MODEL_FILES
+from core.models.locate import MODEL_FILES
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _is_weights(name: str) -> bool:
 
 def _check_captioner(folder: Path) -> None:
     """Refuse a checkpoint without all of its shards, and an adapter whose base nobody else has."""
-    from core.models.choose_captioner import captioner_spec
+    from core.models.choose import captioner_spec
     from core.models.tensors import INDEX_NAME, weight_files
 
     spec = captioner_spec(str(folder))

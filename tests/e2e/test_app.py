@@ -25,9 +25,9 @@ from core.config import get_settings
 from core.errors import ModelError
 from core.gallery.layout import MANIFEST_FILE, RECORDS_FILE
 from core.gallery.reader import Gallery
+from core.models.locate import local_folder
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
-from core.models.weights import local_folder
 from tests.e2e.visiting import Visit
 
 REPOSITORY = Path(core.__file__).resolve().parents[1]

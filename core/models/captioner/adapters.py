@@ -8,8 +8,8 @@ from typing import Any
 
 from core.errors import MissingDependencyError, ModelError
 from core.models.captioner.settings import DECODING_FILE
+from core.models.locate import files_of, revision_of
 from core.models.spec import ModelSpec
-from core.models.weights import files_of, revision_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

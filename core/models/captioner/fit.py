@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from core.errors import ModelError
 from core.models.captioner.settings import DECODING_FILE
-from core.models.weights import files_of, revision_of
+from core.models.locate import files_of, revision_of
 from core.records import UNSURE, Caption
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.models.captioner.settings import Decoding, caption_flags, clean_caption, words_of
+from core.models.captioner.caption_text import caption_flags, clean_caption, words_of
+from core.models.captioner.settings import Decoding
 from core.records import Caption
 
 

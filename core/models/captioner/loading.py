@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import MissingDependencyError, ModelError, ModelNotFoundError
 from core.models.captioner.settings import DECODING_FILE, Decoding, read_decoding
+from core.models.locate import MODEL_FILES, files_of, local_folder
 from core.models.spec import ModelSpec, Precision
-from core.models.weights import MODEL_FILES, files_of, local_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

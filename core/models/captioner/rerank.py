@@ -18,7 +18,7 @@ import numpy as np
 
 from core.errors import ModelError
 from core.files import write_atomically
-from core.models.weights import files_of, revision_of
+from core.models.locate import files_of, revision_of
 
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec

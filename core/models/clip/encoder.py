@@ -1,25 +1,29 @@
-"""Text and image encoders: all-MiniLM-L6-v2 for captions, open_clip for the joint space."""
+"""An open_clip model that embeds images and texts in one space, its towers loaded apart."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from core.errors import ModelError, ModelNotFoundError
 from core.models.clip.towers import (
     ClipFiles,
     ImageTower,
     TextTower,
     find_clip_files,
-    hub_remedy,
     load_image_tower,
     load_text_tower,
 )
 from core.models.devices import keep_freed_memory, resolve_device
-from core.models.spec import ModelSpec, Precision
-from core.models.weights import local_folder
+from core.models.encoding import (
+    Once,
+    embed_in_batches,
+    embed_texts,
+    require_dim,
+    require_precision,
+)
+from core.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,108 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TEXT_BATCH = 128
-_MOST_TOKENS = 256
 _IMAGE_BATCH = 16
-
-T = TypeVar("T")
-
-
-class _Once(Generic[T]):
-    """A value made by the first thread that asks, while the others wait.
-
-    A make that fails leaves nothing behind: the next caller tries again.
-    """
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._value: T | None = None
-
-    @property
-    def made(self) -> bool:
-        return self._value is not None
-
-    def get(self) -> T:
-        if self._value is None:
-            with self._lock:
-                if self._value is None:
-                    self._value = self._make()
-        return self._value
-
-
-class MiniLmEncoder:
-    """all-MiniLM-L6-v2, or another BERT-like sentence encoder with mean pooling.
-
-    What ``sentence_transformers`` computes for it, token for token, without that package's
-    import, which would be a quarter of the time from the app's start to its first answer.
-
-    Args:
-        spec: Which model; ``spec.dim`` is checked after the load.
-        device: See :func:`core.models.devices.resolve_device`.
-    """
-
-    def __init__(self, spec: ModelSpec, *, device: str = "auto") -> None:
-        """Remember what to load; load nothing."""
-        self.spec = spec
-        self._device = device
-        self._model = _Once(self._load)
-        # Fast tokenizers fail with "Already borrowed" when two threads set their padding.
-        self._tokenizing = threading.Lock()
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the weights are in memory."""
-        return self._model.made
-
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 (n, dim), rows of unit norm, in the order of ``texts``.
-
-        Of a longer text the first 256 tokens count.
-
-        Raises:
-            ModelNotFoundError: The weights cannot be loaded.
-            ModelError: Their dimension is not the one of the specification.
-        """
-        tokenizer, model = self._model.get()
-
-        def embed(batch: Sequence[str]) -> torch.Tensor:
-            with self._tokenizing:
-                tokens = tokenizer(
-                    list(batch),
-                    padding=True,
-                    truncation=True,
-                    max_length=_MOST_TOKENS,
-                    return_tensors="pt",
-                ).to(model.device)
-            mask = tokens["attention_mask"].unsqueeze(-1)
-            return (model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-
-        return _texts_in_batches(embed, texts, model.config.hidden_size)
-
-    def _load(self) -> tuple[Any, Any]:
-        _require_precision(self.spec, "fp32")
-        folder = local_folder(self.spec)
-        from transformers import AutoModel, AutoTokenizer
-
-        where = str(folder or self.spec.source.removeprefix("hub:"))
-        options = {"local_files_only": True} if folder else {"revision": self.spec.revision}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model = AutoModel.from_pretrained(
-                where,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype="float32",
-                # Sentences are pooled from the tokens; BERT's own pooler is not a part of it.
-                add_pooling_layer=False,
-                **options,
-            )
-        except (OSError, ValueError, KeyError) as error:
-            remedy = "Its folder is incomplete." if folder else hub_remedy(self.spec)
-            raise ModelNotFoundError(self.spec.name, remedy) from error
-        _require_dim(self.spec, model.config.hidden_size)
-        return tokenizer, model.to(resolve_device(self._device)).eval()
 
 
 class ClipEncoder:
@@ -145,9 +48,9 @@ class ClipEncoder:
         """Remember what to load; load nothing."""
         self.spec = spec
         self._device = device
-        self._files = _Once(self._find_files)
-        self._image_tower = _Once(self._load_image_tower)
-        self._text_tower = _Once(self._load_text_tower)
+        self._files = Once(self._find_files)
+        self._image_tower = Once(self._load_image_tower)
+        self._text_tower = Once(self._load_text_tower)
         self._tokenizing = threading.Lock()
 
     @property
@@ -182,7 +85,7 @@ class ClipEncoder:
                 ids = tower.tokenize(batch)
             return tower.module(ids.to(self._torch_device))
 
-        return _texts_in_batches(embed, texts, self._dim)
+        return embed_texts(embed, texts, self._dim)
 
     def encode_image(self, images: Sequence[Image]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``images``.
@@ -205,7 +108,7 @@ class ClipEncoder:
             pixels = pixels.to(self._torch_device, memory_format=torch.channels_last)
             return tower.module(pixels)
 
-        return _in_batches(embed, images, _IMAGE_BATCH, self._dim)
+        return embed_in_batches(embed, images, _IMAGE_BATCH, self._dim)
 
     @property
     def _dim(self) -> int:
@@ -216,9 +119,9 @@ class ClipEncoder:
         return resolve_device(self._device)
 
     def _find_files(self) -> ClipFiles:
-        _require_precision(self.spec, "fp32", "int8")
+        require_precision(self.spec, "fp32", "int8")
         files = find_clip_files(self.spec)
-        _require_dim(self.spec, files.model_cfg["embed_dim"])
+        require_dim(self.spec, files.model_cfg["embed_dim"])
         return files
 
     def _load_image_tower(self) -> ImageTower:
@@ -239,42 +142,3 @@ class ClipEncoder:
         tower = load_text_tower(self._files.get())
         tower.module.to(self._torch_device)
         return tower
-
-
-def _texts_in_batches(
-    embed: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], dim: int
-) -> np.ndarray:
-    """Embed texts by length, so that short ones are not padded to a long one's, in their order."""
-    import numpy as np
-
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    embeddings = _in_batches(embed, [texts[row] for row in order], _TEXT_BATCH, dim)
-    return embeddings[np.argsort(order)]
-
-
-def _in_batches(
-    embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], size: int, dim: int
-) -> np.ndarray:
-    import numpy as np
-    import torch
-
-    embeddings = np.empty((len(items), dim), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(items), size):
-            batch = embed(items[start : start + size]).float()
-            embeddings[start : start + size] = torch.nn.functional.normalize(batch).cpu()
-    return embeddings
-
-
-def _require_dim(spec: ModelSpec, found: int) -> None:
-    if spec.dim is not None and found != spec.dim:
-        raise ModelError(
-            f"The model {spec.name} gives embeddings of length {found}, but {spec.dim} is expected."
-        )
-
-
-def _require_precision(spec: ModelSpec, *known: Precision) -> None:
-    if spec.precision not in known:
-        raise ModelError(
-            f"The encoder {spec.name} runs in {' or '.join(known)}, not in {spec.precision}."
-        )

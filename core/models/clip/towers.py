@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError, ModelNotFoundError
+from core.models.locate import hub_remedy, local_folder
 from core.models.spec import ModelSpec, Precision
-from core.models.weights import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -236,16 +236,6 @@ def _hub_files(spec: ModelSpec) -> tuple[Path, Path]:
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(spec.name, hub_remedy(spec)) from error
     return config, weights
-
-
-def hub_remedy(spec: ModelSpec) -> str:
-    """Return what to do about a model of the Hub that is neither cached nor reachable."""
-    repository = spec.source.removeprefix("hub:")
-    revision = f" --revision {spec.revision}" if spec.revision else ""
-    return (
-        f"Fetch it where the Hub can be reached with: hf download {repository}{revision}, "
-        "or use the profile mini."
-    )
 
 
 def lender_of(files: ClipFiles) -> ModelSpec | None:

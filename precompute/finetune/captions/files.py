@@ -11,8 +11,8 @@ from core.files import write_atomically
 from core.models.captioner.adapters import ADAPTER_WEIGHTS
 from core.models.captioner.rerank import PROBE_FILE
 from core.models.captioner.settings import DECODING_FILE, Decoding
+from core.models.locate import revision_of
 from core.models.tensors import is_8_bit, read_tensors
-from core.models.weights import revision_of
 
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec

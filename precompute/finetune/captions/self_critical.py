@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import MissingDependencyError
-from core.models.clip.encoder import MiniLmEncoder
 from core.models.profiles import PROFILES
+from core.models.sentence import MiniLmEncoder
 from precompute.evaluate.metrics import normalise_caption
 from precompute.finetune.captions.batches import CaptionBatch
 

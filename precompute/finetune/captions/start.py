@@ -28,8 +28,8 @@ def find_model(given: str) -> ModelSpec:
     Raises:
         ModelError: There is none, or it is not InstructBLIP.
     """
-    from core.models.choose_captioner import captioner_spec
-    from core.models.weights import files_of
+    from core.models.choose import captioner_spec
+    from core.models.locate import files_of
 
     spec = captioner_spec(given)
     whole = spec.base or spec
@@ -145,7 +145,7 @@ def _is_large(spec: ModelSpec) -> bool:
     import torch
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
-    from core.models.weights import files_of
+    from core.models.locate import files_of
 
     folder = files_of(spec.base or spec, "config.json")
     config = InstructBlipConfig.from_pretrained(folder, local_files_only=True)

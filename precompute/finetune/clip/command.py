@@ -96,7 +96,7 @@ def run(
     from core.quiet import quiet_libraries
 
     quiet_libraries(downloads=True)
-    from core.models.choose_clip import clip_spec
+    from core.models.choose import clip_spec
     from core.models.clip.towers import find_clip_files
     from precompute.finetune.clip.preparation import Inputs
     from precompute.finetune.clip.run import train

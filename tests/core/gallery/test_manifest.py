@@ -21,7 +21,7 @@ from core.gallery.folder import GalleryFolder
 from core.gallery.layout import REQUIRED_FILES
 from core.gallery.manifest import Manifest, ModelRef
 from core.gallery.reader import Gallery
-from core.models.weights import revision_of
+from core.models.locate import revision_of
 from tests.core.planted import forge_manifest, image_ids, records
 
 

@@ -13,14 +13,9 @@ from core.describing import Describer, record_of
 from core.errors import ModelError
 from core.images.decode import DecodedImage
 from core.models.captioner.blip import BlipCaptioner
+from core.models.captioner.caption_text import words_of
 from core.models.captioner.instructblip import InstructBlipCaptioner
-from core.models.captioner.settings import (
-    DECODING_FILE,
-    Decoding,
-    FurtherCaptions,
-    read_decoding,
-    words_of,
-)
+from core.models.captioner.settings import DECODING_FILE, Decoding, FurtherCaptions, read_decoding
 from core.models.spec import ModelSpec
 from core.records import Caption
 from tests.core.planted import unit_rows

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import decoding_of
 from core.models.captioner.rerank import read_probe
-from core.models.choose_captioner import captioner_spec
-from core.models.clip.encoder import MiniLmEncoder
+from core.models.choose import captioner_spec
 from core.models.profiles import PROFILES
+from core.models.sentence import MiniLmEncoder
 from precompute.__main__ import app
 from tests.tiny_models import save_tiny_instructblip
 

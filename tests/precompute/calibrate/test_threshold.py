@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from core.describing import Describer
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
-from core.models.clip.encoder import ClipEncoder, MiniLmEncoder
+from core.models.clip.encoder import ClipEncoder
 from core.models.profiles import PROFILES
+from core.models.sentence import MiniLmEncoder
 from core.models.spec import ModelSpec
 from core.records import UNSURE
 from precompute.__main__ import app

@@ -19,7 +19,7 @@ from core.errors import ModelError, SourceError
 from core.gallery.layout import RECORDS_FILE
 from core.gallery.manifest import Manifest
 from core.models.captioner.instructblip import InstructBlipCaptioner
-from core.models.choose_captioner import captioner_spec
+from core.models.choose import captioner_spec
 from precompute.hub.publish import publication
 from tests.local_hub import LocalHub, local_hub
 from tests.precompute.conftest import noise_photo

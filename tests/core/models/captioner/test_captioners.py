@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from core.errors import ModelError, ModelNotFoundError
+from core.models.captioner.caption_text import caption_flags
 from core.models.captioner.instructblip import InstructBlipCaptioner
-from core.models.captioner.settings import DECODING_FILE, Decoding, caption_flags
+from core.models.captioner.settings import DECODING_FILE, Decoding
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
 from tests.tiny_models import QUERY_TOKENS, WORDS, save_tiny_instructblip

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from core.errors import ModelError
+from core.models.captioner.caption_text import words_of
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.rerank import (
     PROBE_FILE,
@@ -20,11 +21,11 @@ from core.models.captioner.rerank import (
     select_captions,
     write_probe,
 )
-from core.models.captioner.settings import Decoding, words_of
-from core.models.clip.encoder import MiniLmEncoder
+from core.models.captioner.settings import Decoding
+from core.models.locate import revision_of
 from core.models.profiles import PROFILES
+from core.models.sentence import MiniLmEncoder
 from core.models.spec import ModelSpec
-from core.models.weights import revision_of
 from tests.tiny_models import save_tiny_instructblip
 
 SENTENCE = PROFILES["mini"].sentence

@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.errors import ModelError
 from core.gallery.manifest import ModelRef
-from core.models.choose_clip import clip_spec
+from core.models.choose import clip_spec
 from core.models.clip import int8
 from core.models.clip.encoder import ClipEncoder
 from core.models.clip.int8 import products_run_in_8_bits

@@ -17,12 +17,12 @@ from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneratio
 from core.errors import ModelNotFoundError
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import read_instructblip
-from core.models.choose_clip import clip_spec
+from core.models.choose import clip_spec
 from core.models.clip.encoder import ClipEncoder
 from core.models.clip.lent_tower import VISION_PREFIX, as_open_clip
+from core.models.locate import revision_of
 from core.models.spec import ModelSpec
 from core.models.tensors import read_tensors
-from core.models.weights import revision_of
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
 

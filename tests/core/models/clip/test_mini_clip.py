@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from core.models.clip.encoder import ClipEncoder
 from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME
+from core.models.locate import ASSETS
 from core.models.profiles import PROFILES
-from core.models.weights import ASSETS
 
 FOLDER = ASSETS / "mini-clip"
 PHOTOS = 200

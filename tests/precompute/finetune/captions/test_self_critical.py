@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.models.clip.encoder import MiniLmEncoder
 from core.models.profiles import PROFILES
+from core.models.sentence import MiniLmEncoder
 from precompute.evaluate.metrics import cider
 from precompute.finetune.captions.batches import epoch_batches
 from precompute.finetune.captions.job import Job

@@ -22,8 +22,8 @@ from core.errors import ModelError, ModelNotFoundError, SourceError
 from core.models.captioner.adapters import ADAPTER_WEIGHTS
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
-from core.models.choose_captioner import captioner_spec, with_captioner
-from core.models.weights import revision_of
+from core.models.choose import captioner_spec, with_captioner
+from core.models.locate import revision_of
 from precompute.finetune.captions.batches import encoded_images, tokenise_captions
 from precompute.finetune.captions.command import run
 from precompute.finetune.captions.files import CaptionerFiles

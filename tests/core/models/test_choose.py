@@ -1,4 +1,4 @@
-"""Captioners named by a folder or a Hub id: checkpoints, adapters, and what the app makes of it."""
+"""Captioners and CLIP models named by a folder or a Hub id, and what is made of them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import InstructBlipForConditionalGeneration
+from typer.testing import CliRunner
 
+from app import open_models
 from core.config import Settings
-from core.errors import ModelNotFoundError
+from core.errors import ManifestMismatchError, ModelError, ModelNotFoundError
+from core.gallery.reader import Gallery
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import decoding_of
 from core.models.captioner.settings import DECODING_FILE
-from core.models.choose_captioner import captioner_spec, with_captioner
-from core.models.profiles import PROFILES
-from core.models.weights import revision_of
+from core.models.choose import captioner_spec, clip_spec, with_captioner, with_clip
+from core.models.clip.encoder import ClipEncoder
+from core.models.locate import revision_of
+from core.models.profiles import PROFILES, Models
 from core.uploads.captioner import upload_captioner
+from precompute.__main__ import app
+from precompute.evaluate.evaluation import Plan, profile_of
+from tests.tiny_clip import TINY_DIM, build_tiny_clip
 from tests.tiny_models import save_tiny_instructblip
 
 COMMITS = ("0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef")
@@ -110,7 +118,7 @@ def test_an_adapter_and_its_base_from_the_hub_at_their_commits(hub, adapter):
         ("asset:absent", "does not exist"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(hub, given, sentence):
+def test_a_captioner_that_is_not_there_is_one_sentence(hub, given, sentence):
     with pytest.raises(ModelNotFoundError, match=sentence) as raised:
         captioner_spec(given)
     assert "\n" not in str(raised.value)
@@ -134,3 +142,70 @@ def test_the_app_describes_uploads_with_the_captioner_it_was_given(hub, adapter)
     assert chosen is models.captioner
     unset = upload_captioner(models.profile, Settings(device="cpu"), models.captioner)
     assert unset is not models.captioner
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("choice") / "tiny"
+    build_tiny_clip(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory, tiny):
+    source = tmp_path_factory.mktemp("source")
+    lines = []
+    for name in ("red", "lime", "blue"):
+        Image.new("RGB", (40, 40), name).save(source / f"{name}.png")
+        lines.append(json.dumps({"file_name": f"{name}.png", "caption": f"a {name} wall"}))
+    (source / "metadata.jsonl").write_text("\n".join(lines))
+    out = tmp_path_factory.mktemp("galleries") / "walls"
+    options = ["--captions-from", "caption", "--clip", str(tiny), "--device", "cpu"]
+    done = CliRunner().invoke(app, ["build", str(source), "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_clip_folder_and_the_profiles_own_clip_model(tiny):
+    spec = clip_spec(str(tiny))
+    assert (spec.name, spec.source, spec.dim) == ("tiny", f"path:{tiny.resolve()}", TINY_DIM)
+    mini = PROFILES["mini"]
+    assert with_clip(mini, None) is mini
+    assert clip_spec("asset:mini-clip").licence == mini.clip.licence
+    assert with_clip(mini, str(tiny)).captioner == mini.captioner
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("no such thing", "neither a folder nor a Hugging Face id"),
+        ("asset:nothing", "Its folder nothing does not exist"),
+        ("asset:mini-instructblip", "has no open_clip_config.json"),
+    ],
+)
+def test_a_clip_model_that_is_not_there_is_one_sentence(given, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        clip_spec(given)
+    done = CliRunner().invoke(app, ["build", ".", "--out", "nowhere", "--clip", given])
+    assert done.exit_code == 2
+    assert sentence in done.output
+
+
+def test_a_gallery_remembers_its_model_and_is_searched_with_no_other(gallery, tiny):
+    profile = with_clip(PROFILES["mini"], str(tiny))
+    opened = Gallery.open(gallery, profile)
+    assert opened.manifest.clip.name == "tiny"
+    assert opened.manifest.clip.source == "path:tiny"
+    with pytest.raises(ManifestMismatchError, match="clip"):
+        Gallery.open(gallery, PROFILES["mini"])
+    assert profile_of(Plan(gallery, clip=str(tiny))) == profile
+
+
+def test_the_app_searches_with_the_model_it_was_given(gallery, tiny):
+    models = open_models(Settings(clip=str(tiny), device="cpu"))
+    opened = Gallery.open(gallery, models.profile)
+    expected = ClipEncoder(clip_spec(str(tiny)), device="cpu").encode_text(["a red wall"])[0]
+    found = models.embed_query("clip", "a red wall")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(opened.records) == 3
+    assert isinstance(models, Models)

@@ -6,9 +6,9 @@ import pytest
 
 from core.models.captioner.fit import read_unsure_rule
 from core.models.captioner.rerank import read_probe
+from core.models.locate import revision_of
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
-from core.models.weights import revision_of
 
 READ = (
     "model.safetensors",

@@ -1,4 +1,4 @@
-"""Which captioner a path or a Hub id means: a whole InstructBLIP checkpoint, or a LoRA adapter."""
+"""Which captioner (a checkpoint or a LoRA adapter) or CLIP model a path or a Hub id means."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from core.errors import ModelError, ModelNotFoundError
 from core.models.captioner.adapters import ADAPTER_CONFIG, adapter_folder, base_of
-from core.models.locate import HUB_ID, located
+from core.models.clip.towers import find_clip_files, image_precision, lender_of
+from core.models.locate import HUB_ID, files_of, local_folder, located
 from core.models.profiles import PROFILES, Profile
 from core.models.spec import ModelSpec, Precision
-from core.models.weights import files_of, local_folder
 
 _LARGE_BYTES = 2_000_000_000
 """Weights of a checkpoint from which on 8 bits are worth their loss."""
@@ -63,3 +63,30 @@ def _with_precision(spec: ModelSpec) -> ModelSpec:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     precision: Precision = "int8" if size > _LARGE_BYTES else "fp32"
     return replace(spec, precision=precision)
+
+
+def with_clip(profile: Profile, given: str | None) -> Profile:
+    """Return the profile with the CLIP model that was asked for, or with its own for None.
+
+    Raises:
+        ModelError: See :func:`clip_spec`.
+    """
+    return profile if given is None else replace(profile, clip=clip_spec(given))
+
+
+def clip_spec(given: str) -> ModelSpec:
+    """Describe the open_clip model that is meant, at a pinned revision; loads no weights.
+
+    Args:
+        given: See :func:`core.models.locate.located`.
+
+    Raises:
+        ModelNotFoundError: There is no such folder or repository, or no configuration in it.
+        ModelError: The configuration names no dimension, or no known precision.
+    """
+    spec = located(given, [profile.clip for profile in PROFILES.values()])
+    files = find_clip_files(spec)
+    dim = files.model_cfg.get("embed_dim")
+    if not isinstance(dim, int):
+        raise ModelError(f"The configuration of {spec.name} has no embed_dim.")
+    return replace(spec, dim=dim, precision=image_precision(files), base=lender_of(files))
