@@ -22,7 +22,11 @@ _TARGET_MS = 40.0
 
 
 def image_tower(
-    source: str | None, name: ProfileName, settings: Settings, say: Say
+    source: str | None,
+    name: ProfileName,
+    settings: Settings,
+    say: Say,
+    repeated: int = _REPEATED,
 ) -> dict[str, Any]:
     """Time batches of 16 decoded and prepared photos through the tower alone.
 
@@ -34,6 +38,7 @@ def image_tower(
         name: Of the profile.
         settings: Limits of decoding.
         say: Told what goes on.
+        repeated: Batches that are timed in each precision.
 
     Raises:
         SourceError: The photos cannot be read, or none can be used.
@@ -61,7 +66,7 @@ def image_tower(
     pixels = few[torch.arange(_BATCH) % len(few)].contiguous(memory_format=torch.channels_last)
     took: dict[str, list[float]] = {precision: [] for precision in towers}
     with torch.inference_mode():
-        for _ in range(_REPEATED + 1):
+        for _ in range(repeated + 1):
             for precision, encoder in towers.items():
                 started = time.perf_counter()
                 encoder.image_tower.module(pixels)
@@ -73,7 +78,7 @@ def image_tower(
             name=f"image tower, {precision}, batch {_BATCH}, an image, {kind}",
             value=value,
             unit="ms",
-            n=_REPEATED,
+            n=repeated,
             target=_TARGET_MS if precision == spec.precision and kind == "p50" else None,
         )
         for precision, times in took.items()
@@ -82,6 +87,6 @@ def image_tower(
     if len(took) > 1:
         shares = [own / whole for own, whole in zip(*took.values(), strict=True)]
         figures.append(
-            Figure(f"image tower, {spec.precision} of fp32, p50", median(shares), "", _REPEATED)
+            Figure(f"image tower, {spec.precision} of fp32, p50", median(shares), "", repeated)
         )
     return result(figures, name, model=spec.name, threads=torch.get_num_threads())
