@@ -71,6 +71,7 @@ PROFILES: dict[ProfileName, Profile] = {
             base=_MINI_CAPTIONER,
             score_range=(0.0, 0.8),
         ),
+        fusion=Fusion("zscore", 0.1),
     ),
     "full": Profile(
         name="full",
