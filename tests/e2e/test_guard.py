@@ -229,7 +229,7 @@ class TestBodies:
     @pytest.mark.parametrize(
         "values",
         [
-            ["dog"],
+            [],
             ["dog", [1], ""],
             ["dog", 5, {"x": 2}],
             [{"a": 1}, 5, ""],

@@ -305,7 +305,7 @@ def test_a_caption_can_be_read_where_it_is_corrected(open_tab, uploads, tmp_path
     visit.page.get_by_text("Captions and downloads").click()
     field = visit.page.locator("[data-caption]")
     expect(field).to_have_value("colour 000")
-    expect(field).to_have_accessible_description("50% sure of its words")
+    expect(field).to_have_accessible_description("sure of its words")
     ink, ground = field.evaluate(
         "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
         ".map(css => css.match(/[\\d.]+/g).slice(0, 3).reduce((sum, v) => sum + Number(v), 0))"
