@@ -25,7 +25,7 @@ def run(
     ],
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file too.")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write report.md, plots and example pictures here.")
+        Path | None, typer.Option(help="Write report.md, charts and example pictures here.")
     ] = None,
     tune_on: Annotated[
         Path | None,
@@ -77,7 +77,6 @@ def run(
     from core.gallery.reader import Gallery
     from core.models.profiles import PROFILES
     from precompute.evaluate.evaluation import Plan, evaluate, profile_of
-    from precompute.evaluate.plots import require_plots
     from precompute.evaluate.report import write_report
 
     if profile is not None and profile not in PROFILES:
@@ -89,8 +88,6 @@ def run(
         raise SourceError(f"--json names a file, and {json} is a folder.")
     if report is not None and report.is_file():
         raise SourceError(f"--report names a folder, and {report} is a file.")
-    if report is not None:
-        require_plots()
     plan = Plan(
         folder=gallery,
         profile="full" if profile == "full" else "mini" if profile else None,

@@ -1,4 +1,4 @@
-"""The report of an evaluation: markdown, plots, and the pictures of its examples."""
+"""The report of an evaluation: markdown, charts, and the pictures of its examples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core.files import fsync
+from core.gallery.metrics_charts import (
+    CHART_METRICS,
+    LENS_NAMES,
+    curve_name,
+    index_chart,
+    percent,
+    recall_chart,
+    score_chart,
+)
 from core.gallery.metrics_file import LensName, MetricName, Metrics, SolvedByOne
-from precompute.evaluate.plots import draw_plots
 from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of
 
 REPORT_FILE = "report.md"
@@ -30,7 +38,7 @@ _EXAMPLES_EACH = 5
 
 
 def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, Path]) -> None:
-    """Write ``report.md``, its plots and example pictures; an old report is replaced whole.
+    """Write ``report.md``, its charts and example pictures; an old report is replaced whole.
 
     Args:
         folder: Where; its parent exists.
@@ -39,27 +47,28 @@ def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, Path]) -
     """
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".report-") as made:
         new = Path(made)
-        plots = draw_plots(new, metrics)
+        for file_name, (_, drawn) in _charts(metrics).items():
+            (new / file_name).write_text(drawn, encoding="utf-8")
         shown = _examples_shown(metrics)
         for image_id in dict.fromkeys(
             image for example in shown for image in (example.image_id, example.shown_instead)
         ):
             shutil.copyfile(pictures[image_id], new / f"{image_id}.webp")
-        (new / REPORT_FILE).write_text(markdown(metrics, plots), encoding="utf-8")
+        (new / REPORT_FILE).write_text(markdown(metrics), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for path in sorted(new.iterdir(), key=lambda path: path.name == REPORT_FILE):
             path.replace(folder / path.name)
         fsync(folder)
 
 
-def markdown(metrics: Metrics, plots: Sequence[str]) -> str:
-    """Return the report's text; ``plots`` are the names of the images drawn beside it."""
+def markdown(metrics: Metrics) -> str:
+    """Return the report's text, which names charts and pictures that lie beside it."""
     parts = [
         f"# How well both lenses find pictures: {metrics.gallery}",
         _what_was_measured(metrics),
         "## Text to image",
         _figures_table(metrics),
-        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("recall")),
+        *_charts_table(metrics, "recall"),
         f"**Fusion.** {metrics.fusion.method}, chosen on {metrics.fusion.tuned_on}. "
         f"{metrics.fusion.verdict} MRR where it was chosen: "
         + "; ".join(f"{name}: {mrr:.3f}" for name, mrr in metrics.fusion.tuning_mrr.items())
@@ -69,11 +78,11 @@ def markdown(metrics: Metrics, plots: Sequence[str]) -> str:
         *_captions(metrics),
         "## Where the lenses differ",
         _groups_table(metrics),
-        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("score")),
+        *_charts_table(metrics, "score"),
         *_examples(metrics),
         "## Flat against IVF",
         _index_tables(metrics),
-        *(f"![{name.removesuffix('.png')}]({name})" for name in plots if name.startswith("index")),
+        *_charts_table(metrics, "index"),
         "## Published figures",
         _published(metrics),
         "## How to read this",
@@ -83,8 +92,27 @@ def markdown(metrics: Metrics, plots: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _charts(metrics: Metrics) -> dict[str, tuple[str, str]]:
+    """Return title and SVG of each chart by the name of its file."""
+    charts: dict[str, tuple[str, str]] = {
+        f"recall-{metric.replace('@', '-at-').lower()}.svg": (metric, recall_chart(metrics, metric))
+        for metric in CHART_METRICS
+    }
+    for lens in ("captions", "clip"):
+        if lens in metrics.scores:
+            drawn = score_chart(lens, metrics.scores[lens])
+            charts[f"scores-{lens}.svg"] = (LENS_NAMES[lens], drawn)
+    for name, curve in metrics.index.items():
+        title = f"{curve_name(name)}, {curve.vectors:,} vectors"
+        charts[f"index-{name}.svg"] = (title, index_chart(name, curve))
+    return charts
+
+
+def _charts_table(metrics: Metrics, kind: str) -> list[str]:
+    """Return a table with the charts of one kind beside each other, none if there are none."""
+    found = {name: title for name, (title, _) in _charts(metrics).items() if name.startswith(kind)}
+    shown = [f"![{title}]({name})" for name, title in found.items()]
+    return [_table(list(found.values()), [shown])] if found else []
 
 
 def _cell(text: str) -> str:
@@ -126,7 +154,7 @@ def _figures_table(metrics: Metrics) -> str:
             row.append(
                 f"{value:g} ({low:.0f} to {high:.0f})"
                 if name == "median_rank"
-                else f"{_percent(value)} ({_percent(low)} to {_percent(high)})"
+                else f"{percent(value)} ({percent(low)} to {percent(high)})"
             )
         rows.append(row)
     return (
@@ -175,10 +203,10 @@ def _groups_table(metrics: Metrics) -> str:
         [
             group.name,
             f"{group.queries:,}",
-            *(_percent(group.r_at_5[lens]) for lens in ("captions", "clip", "fused")),
-            _percent(group.only_captions),
-            _percent(group.only_clip),
-            _percent(group.overlap_at_10),
+            *(percent(group.r_at_5[lens]) for lens in ("captions", "clip", "fused")),
+            percent(group.only_captions),
+            percent(group.only_clip),
+            percent(group.overlap_at_10),
         ]
         for group in metrics.groups
     ]

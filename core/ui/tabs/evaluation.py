@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from core.gallery.metrics_charts import LENS_NAMES, percent
 from core.gallery.metrics_file import (
     IndexCurve,
     LensFigures,
@@ -14,14 +15,7 @@ from core.gallery.metrics_file import (
 )
 from core.records import Lens
 from core.ui.parts.cards import Standing, card
-from core.ui.parts.charts import (
-    LENS_NAMES,
-    group_table,
-    index_plot,
-    percent,
-    recall_bars,
-    score_plot,
-)
+from core.ui.parts.charts import group_table, index_figures, recall_figures, score_figures
 from core.ui.parts.events import PAGE_EVENT, sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, ordinal
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -188,7 +182,7 @@ def _figures(metrics: Metrics) -> str:
         "<section><h2>How often the right picture is found</h2>"
         f"<p>{explained('R@1, R@5, R@10', _R_HELP)} "
         f"and {explained('MRR', _MRR_HELP)} in percent; the thin line is the "
-        f"{explained('95 % interval', _WHISKER_HELP)}.</p>{recall_bars(metrics)}"
+        f"{explained('95 % interval', _WHISKER_HELP)}.</p>{recall_figures(metrics)}"
         f"<details><summary>All figures</summary>"
         f'<div class="tl-table"><table><thead><tr><th></th>{head}<th scope="col">median rank</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -257,15 +251,10 @@ def _place(entry: ShelvedGallery, image_id: str, caption: str) -> int:
 
 
 def _scores(metrics: Metrics) -> str:
-    plots = "".join(
-        score_plot(lens, metrics.scores[lens])
-        for lens in ("captions", "clip")
-        if lens in metrics.scores
-    )
     return (
         "<section><h2>How sure a score is</h2><p>The further the two shapes lie apart, the more a "
         "score says. The scales of the two lenses do not compare.</p>"
-        f'<div class="tl-m-figures">{plots}</div></section>'
+        f"{score_figures(metrics)}</section>"
     )
 
 
@@ -277,7 +266,6 @@ def _index(metrics: Metrics) -> str:
     sentences = _index_verdict(own)
     if largest.vectors > own.vectors:
         sentences += f" {_index_verdict(largest)}"
-    plots = "".join(index_plot(name, curve) for name, curve in metrics.index.items())
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}, {curve.vectors:,}</th>'
         f"<td>{'flat' if point.kind == 'flat' else f'IVF, nprobe {point.nprobe}'}</td>"
@@ -288,7 +276,7 @@ def _index(metrics: Metrics) -> str:
     )
     return (
         f"<section><h2>Is IVF worth it?</h2><p>{sentences}</p>"
-        f'<div class="tl-m-figures">{plots}</div><details><summary>All figures</summary>'
+        f"{index_figures(metrics)}<details><summary>All figures</summary>"
         '<div class="tl-table"><table><thead><tr><th scope="col">vectors</th><th scope="col">index'
         '</th><th scope="col">of flat\'s ten</th><th scope="col">median, ms</th>'
         '<th scope="col">95th percentile, ms</th><th scope="col">bytes a vector</th></tr></thead>'

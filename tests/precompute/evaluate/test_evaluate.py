@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -255,7 +257,7 @@ def test_figures_that_cannot_be_written_into_the_gallery_are_not_lost(command, p
     assert not list(planted.folder.glob(".metrics*"))
 
 
-def test_the_command_writes_figures_report_plots_and_pictures(command, planted, tmp_path):
+def test_the_command_writes_figures_report_charts_and_pictures(command, planted, tmp_path):
     done = command(planted.folder, "--json", tmp_path / "f.json", "--report", tmp_path / "report")
     assert done.exit_code == 0, done.output
     assert "random" in done.output and "fused is" in done.output
@@ -268,7 +270,11 @@ def test_the_command_writes_figures_report_plots_and_pictures(command, planted, 
     assert f"{100 * metrics.lenses['clip'].r_at_5:.1f}" in report
     assert "CLIP ViT-B/32 LAION-2B" in report and "BLIP-2" in report
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"recall.png", "scores.png", "index.png", "report.md"} <= names
+    drawn = {"recall-r-at-1.svg", "recall-mrr.svg", "scores-clip.svg", "index-captions.svg"}
+    assert {*drawn, "report.md"} <= names
+    assert set(re.findall(r"!\[[^]]+\]\((.+?)\)", report)) == {n for n in names if "svg" in n}
+    for name in drawn:
+        ElementTree.parse(tmp_path / "report" / name)
     for example in metrics.solved_by_one[:1]:
         assert f"{example.image_id}.webp" in names
     again = command(planted.folder, "--report", tmp_path / "report")
@@ -320,8 +326,6 @@ def no_references(planted):
 def test_bad_input_is_one_sentence_and_nothing_is_written(
     command, planted, monkeypatch, tmp_path, spoil, words, sentence
 ):
-    import re
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "qrels").write_text("a 0 z.jpg 1\n")
     (tmp_path / "queries").write_text("a\ta dog\n")

@@ -70,7 +70,7 @@ def test_each_way_has_figures_and_the_lens_has_those_of_its_gallery(several):
     assert vectors == {"captions": many, "clip": IMAGES}
     assert found.index["captions"].points[-1].recall == 1.0
     assert "captions_best" in table(found)
-    assert "| Mean of the captions |" in markdown(found, [])
+    assert "| Mean of the captions |" in markdown(found)
 
 
 def test_words_of_every_caption_count_for_bm25(several):

@@ -8,12 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from core.gallery.metrics_file import METRICS_FILE
-from core.ui.parts.charts import index_plot, recall_bars, score_plot
 from core.ui.tabs.evaluation import evaluation_view
-from tests.core.measured import BASE, planted_metrics
+from tests.core.measured import planted_metrics
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf
 
-VOID = {"img", "br", "path", "circle", "line"}
+VOID = {"img", "br", "path", "circle", "rect"}
 
 
 class Balanced(HTMLParser):
@@ -101,7 +100,7 @@ def test_words_of_models_and_people_are_never_markup(measured_shelf):
     figures_of(measured_shelf, hostile=HOSTILE_CAPTION)
     parser = Balanced()
     parser.feed(evaluation_view(measured_shelf, None))
-    assert "script" not in parser.tags and "b" in parser.tags
+    assert "script" not in parser.tags and "b" not in parser.tags and "svg" in parser.tags
     view = evaluation_view(measured_shelf, None)
     assert "<b>bold" not in view and 'onerror="' not in view
     assert view.count("&lt;b&gt;bold") >= 3
@@ -112,31 +111,6 @@ def test_a_section_without_figures_is_left_out(measured_shelf):
     view = evaluation_view(measured_shelf, None)
     for heading in ("The captions themselves", "Where they differ", "Is IVF worth it?"):
         assert heading not in view
-
-
-def test_bars_are_as_long_as_their_figures(measured_shelf):
-    chart = recall_bars(figures_of(measured_shelf))
-    first = chart[: chart.index("R@5")]
-    widths = [float(width) for width in re.findall(r'<i style="width:([\d.]+)%', first)]
-    shown = ("captions", "clip", "fused", "bm25", "random")
-    assert widths == pytest.approx([100 * BASE[lens] for lens in shown])
-    whiskers = re.findall(r'<b style="left:([-\d.]+)%;width:([\d.]+)%', first)
-    assert [float(left) for left, _ in whiskers][:2] == pytest.approx([15, 25])
-    assert {float(width) for _, width in whiskers} == {10}
-
-
-def test_plots_stay_inside_their_frame_and_say_their_numbers(measured_shelf):
-    metrics = figures_of(measured_shelf)
-    for plot in (
-        *(index_plot(name, curve) for name, curve in metrics.index.items()),
-        score_plot("clip", metrics.scores["clip"]),
-    ):
-        for x, y in re.findall(r'c[x]="([-\d.]+)" cy="([-\d.]+)"', plot):
-            assert 40 <= float(x) <= 350 and 12 <= float(y) <= 216 - 42
-        assert 'role="img" aria-label="' in plot
-    assert "flat: 100% in 0.006 ms; IVF nprobe 1: 50% in 0.05 ms" in index_plot(
-        "clip", metrics.index["clip"]
-    )
 
 
 @pytest.mark.parametrize(
