@@ -129,7 +129,8 @@ class EmbeddingLesson(Lesson):
         counts = [len(own) for own in split.captions]
         if self._earlier is None:
             targets = teach_qformer(job.objective, split, self._recipe)
-            targets.write(job.folder / CHECKPOINT)
+            if job.writes:  # the other processes learnt the same, from the same seed
+                targets.write(job.folder / CHECKPOINT)
         else:
             targets = Targets.read(self._earlier / CHECKPOINT, sum(counts))
         return EmbeddingInputs(targets, counts, self._recipe)

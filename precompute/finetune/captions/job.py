@@ -104,6 +104,11 @@ class Job:
             self.folder / "log",
         )
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files; of several one does."""
+        return bool(self._prepared.accelerator.is_main_process)
+
     def run(self) -> dict[str, Any]:
         """Train, measure and write.
 
@@ -121,14 +126,14 @@ class Job:
         report: dict[str, Any] = {}
         if self.recipe.epochs:
             self._learn(measured)
-            if accelerator.is_main_process:
+            if self.writes:
                 files.finish()
             # Others than the main process do not write, and must not read half a file.
             accelerator.wait_for_everyone()
             if measured:
                 files.read_back(self.objective)
                 report = self._figures(measured)
-        if accelerator.is_main_process:
+        if self.writes:
             self._write_report(report)
         return report or (history[0].get("untuned", {}) if history else {})
 
@@ -165,7 +170,7 @@ class Job:
             return found, [found["reward" if judge is not None else "cider"]]
 
         def keep() -> None:
-            if self._prepared.accelerator.is_main_process:
+            if self.writes:
                 with self._training.outcome():
                     self._prepared.files.write(self.objective)
 
