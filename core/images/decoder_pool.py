@@ -1,6 +1,6 @@
 """Decoding where it can be stopped: in processes with limits of time and memory.
 
-Bytes from strangers never meet a decoder in the process that serves or builds. A process that dies
+Untrusted bytes never meet a decoder in the process that serves or builds. A process that dies
 or takes too long is replaced, and its picture is refused with a sentence. What all pictures need
 together is bounded: a process has a little memory for every picture, and one whose header asks for
 more is begun again once that is free.

@@ -1,6 +1,6 @@
 """Pictures that a row names by an address: which are fetched, from where, and for how long.
 
-A row is a stranger's text. It must not make the builder read a file of the own disk or a page of
+A row is untrusted text. It must not make the builder read a file of the own disk or a page of
 the own network, nor a private repository that the builder may see: what is read is published.
 """
 
