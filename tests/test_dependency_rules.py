@@ -62,6 +62,59 @@ def test_the_app_asks_one_job_alone_for_the_gallery_of_a_first_start():
     assert asked == {"precompute.build.sample_gallery"}
 
 
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for path in [ROOT / "app.py", *_files("core", "precompute")]}
+ROOMS = {name for name, path in MODULES.items() if path.name == "__init__.py" and "." in name}
+
+
+def _uses(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each module of ours that a file names, and what it takes from it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner, "") if inner in MODULES else (node.module, alias.name)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.Constant) and "." in str(node.value) and node.value in MODULES:
+            yield str(node.value), ""  # imported when it is asked for
+
+
+def _door(room: str) -> list[str]:
+    for node in ast.parse(MODULES[room].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{room} has no __all__")
+
+
+def test_a_room_is_entered_by_its_door():
+    """Doors name submodules and import nothing; they open as far as somebody needs, no further."""
+    used: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for me, path in MODULES.items():
+        for name, _ in _uses(path):
+            steps = name.split(".")
+            for depth in range(1, len(steps)):
+                room = ".".join(steps[:depth])
+                if room in ROOMS and name in MODULES and not f"{me}.".startswith(f"{room}."):
+                    used[room].add(steps[depth])
+    assert {room: sorted(names) for room, names in used.items()} == {
+        room: sorted(_door(room)) for room in ROOMS
+    }, "list in a room's __all__ the files that other rooms use, or move what they use"
+
+
+def test_a_door_imports_nothing():
+    assert [room for room in sorted(ROOMS) if list(_imports(MODULES[room]))] == []
+
+
+def test_no_file_takes_a_private_name_of_another():
+    taken = [(me, *use) for me, path in MODULES.items() for use in _uses(path)]
+    assert [use for use in taken if use[1] in MODULES and use[2].startswith("_")] == []
+
+
 def test_precompute_never_imports_the_app_or_the_ui():
     offenders = [
         str(p)

@@ -1,1 +1,12 @@
 """A gallery on disk: its layout, manifest, records, embeddings and indexes; read and written."""
+
+__all__ = [
+    "caption_rows",
+    "layout",
+    "manifest",
+    "metrics_charts",
+    "metrics_file",
+    "picture_set",
+    "reader",
+    "writer",
+]

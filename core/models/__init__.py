@@ -1,1 +1,13 @@
 """What a model is, where it lies, and the models of a profile, each loaded once when needed."""
+
+__all__ = [
+    "captioner",
+    "choose",
+    "clip",
+    "devices",
+    "locate",
+    "profiles",
+    "sentence",
+    "spec",
+    "tensors",
+]

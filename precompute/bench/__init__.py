@@ -1,1 +1,3 @@
 """Speed and memory of the running product."""
+
+__all__ = ["command"]

@@ -1,1 +1,3 @@
 """Numbers fitted to a checkpoint: the rerank probe and the threshold of unsure captions."""
+
+__all__ = ["contrastive", "rerank_command", "threshold_command"]

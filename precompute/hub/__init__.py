@@ -1,1 +1,3 @@
 """Publishing to the Hugging Face Hub."""
+
+__all__ = ["publish"]

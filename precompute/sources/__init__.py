@@ -1,1 +1,3 @@
 """Where pictures come from: folders, datasets, presets."""
+
+__all__ = ["caption_columns", "open", "pairs", "presets", "system_files", "types"]

@@ -1,1 +1,15 @@
 """What several tabs share: cards, markup, states, the search box, the galleries served."""
+
+__all__ = [
+    "cards",
+    "charts",
+    "events",
+    "markup",
+    "picture_query",
+    "search_box",
+    "shelf",
+    "similar",
+    "states",
+    "sureness",
+    "thumbnails",
+]

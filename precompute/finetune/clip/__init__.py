@@ -1,1 +1,3 @@
 """Fine-tuning an open_clip model."""
+
+__all__ = ["command"]
