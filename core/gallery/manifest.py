@@ -151,8 +151,8 @@ class Manifest(_Frozen):
         counts: What became of the source's files.
         thumbnails_sha256: See :meth:`core.gallery.folder.GalleryFolder.thumbnails_digest`.
         files: sha256 of each file but the manifest and the thumbnails, by its name in the folder.
-        self_sha256: Of the manifest's own bytes, with 64 zeros in this place; None in galleries
-            that were built before there was one.
+        self_sha256: Of the manifest's own bytes, with 64 zeros in this place; None until it is
+            written.
     """
 
     format: Literal[1] = FORMAT
@@ -192,7 +192,9 @@ class Manifest(_Frozen):
             raise damaged(folder, f"{MANIFEST_FILE} is not JSON") from error
         manifest = cls._validated(folder, values)
         digest = manifest.self_sha256
-        if digest is not None and digest != _self_digest(content, digest):
+        if digest is None:
+            raise damaged(folder, f"{MANIFEST_FILE} holds no digest of itself (self_sha256)")
+        if digest != _self_digest(content, digest):
             raise damaged(folder, f"{MANIFEST_FILE} is not the file that was built")
         for name in REQUIRED_FILES:
             if name not in manifest.files:

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from core.ui.bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
-from core.ui.parts.events import sentence_for
+from core.ui.parts.events import refusal_statuses, sentence_for
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -158,10 +158,15 @@ class Guard:
             await send({"type": "websocket.close", "code": 1003})
             return
         begun = False
+        statuses: list[int] = []
+        refusal_statuses.set(statuses)
 
         async def sending(message: Message) -> None:
             nonlocal begun
             begun = True
+            if statuses and message.get("status") == 500:
+                # Gradio answers so whatever a function refuses.
+                message = {**message, "status": statuses[-1]}
             await send(message)
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))

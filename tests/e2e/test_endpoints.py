@@ -259,6 +259,32 @@ def test_plain_http_finds_pictures(address, way):
     assert len(found["captions"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "status", "sentence"),
+    [
+        ("compare", ["dog", 0], 400, "The number of pictures (k) must be between 1 and 50; got 0."),
+        ("compare", ["dog", 10**9], 400, "must be between 1 and 50; got 1000000000"),
+        ("search_clip", ["dog", "five"], 400, "(k) must be a whole number"),
+        ("search_captions", ["  ", 5], 400, "the query is empty"),
+        ("compare", ["dog", 5, "nowhere"], 400, "There is no gallery called 'nowhere'"),
+        ("compare", [{"a": 1}], 400, "The query must be a text"),
+        ("similar", ["f" * 16], 404, "No picture has the id"),
+        ("search_clip", ["kaboom", 5], 500, "request id"),
+    ],
+)
+def test_what_a_caller_sent_amiss_has_a_status_of_4xx(address, name, values, status, sentence):
+    reply = httpx.post(f"{address}/gradio_api/run/{name}", json={"data": values})
+    assert reply.status_code == status, reply.text
+    assert sentence in reply.json()["error"]
+
+
+def test_a_stream_tells_what_a_caller_sent_amiss(address):
+    sent = httpx.post(f"{address}/gradio_api/call/compare", json={"data": ["dog", 0]}).json()
+    stream = httpx.get(f"{address}/gradio_api/call/compare/{sent['event_id']}").text
+    assert stream.startswith("event: error")
+    assert "must be between 1 and 50; got 0" in stream
+
+
 def test_plain_http_may_leave_out_the_last_parameters(address):
     reply = httpx.post(f"{address}/gradio_api/run/compare", json={"data": ["dog"]}).json()
     assert len(reply["data"][0]["captions"]) == 5

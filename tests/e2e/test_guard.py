@@ -240,6 +240,7 @@ class TestBodies:
     def test_values_that_do_not_fit_are_one_sentence(self, guarded, values):
         for name in ("compare", "similar", "search_clip"):
             reply = post(guarded, f"{RUN}/{name}", json.dumps({"data": values}).encode())
+            assert reply.status_code in (400, 404)
             assert reply.json()["error"]
             assert "request id" not in reply.json()["error"]
 
@@ -249,7 +250,7 @@ class TestBodies:
                 body = {"data": [value] * len(function.inputs), "fn_index": number}
                 body["session_hash"] = "anybody"
                 reply = post(guarded, f"{RUN}/predict", json.dumps(body).encode())
-                assert reply.status_code in (200, 404, 500)
+                assert reply.status_code in (200, 400, 404), (function.name, value, reply.text)
                 assert "request id" not in reply.text, (function.name, value)
 
     def test_a_stream_of_nobody_ends_quietly(self, guarded):

@@ -6,12 +6,13 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from gradio.components.api_component import Api
 
-from core.errors import TwoLensError
+from core.errors import InputError, TwoLensError, UnknownImageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +41,10 @@ PAGE_EVENT: dict[str, Any] = {
 """Keyword arguments of an event that only redraws a part of the page."""
 
 
+refusal_statuses: ContextVar[list[int] | None] = ContextVar("refusal_statuses", default=None)
+"""Collects, for whoever answers a call, the status of HTTP of what the caller sent amiss."""
+
+
 class PageBlocks(gr.Blocks):
     """Blocks whose callers get one sentence for whatever goes wrong.
 
@@ -63,8 +68,10 @@ class PageBlocks(gr.Blocks):
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
+            _note_status(400)
             raise gr.Error(str(error.message)[:_SAID_CHARS], print_exception=False) from error
         except Exception as error:
+            _note_status(400)
             logger.debug("a caller's values do not fit", exc_info=error)
             raise gr.Error(
                 "What was sent does not fit this function; see its description.",
@@ -75,9 +82,11 @@ class PageBlocks(gr.Blocks):
         """Answer one call."""
         try:
             return await super().process_api(block_fn, *args, **kwargs)
-        except gr.Error:
+        except gr.Error as error:
+            _note_refusal(error.__cause__)
             raise
         except Exception as error:
+            _note_refusal(error)
             sentence = sentence_for(error, str(getattr(block_fn, "name", block_fn)))
             raise gr.Error(sentence, print_exception=False) from error
 
@@ -111,6 +120,17 @@ def sentence_for(error: Exception, where: str) -> str:
         "Something went wrong here, not with what you typed. If you report it, give the request "
         f"id {request_id}."
     )
+
+
+def _note_refusal(error: BaseException | None) -> None:
+    if isinstance(error, InputError):
+        _note_status(404 if isinstance(error, UnknownImageError) else 400)
+
+
+def _note_status(status: int) -> None:
+    statuses = refusal_statuses.get()
+    if statuses is not None:
+        statuses.append(status)
 
 
 def event_value(event: gr.EventData, name: str, longest: int = 20_000) -> str:

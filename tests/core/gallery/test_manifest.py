@@ -247,12 +247,14 @@ def test_a_changed_byte_of_the_manifest_is_refused_wherever_it_is(planted):
     assert Gallery.open(planted.folder, planted.profile).manifest.self_sha256 is not None
 
 
-def test_a_manifest_from_before_it_held_its_own_digest_is_read(planted):
+@pytest.mark.parametrize("change", [dict.popitem, lambda v: v.update(self_sha256=None)])
+def test_a_manifest_without_its_own_digest_is_to_be_built_again(planted, change):
     path = planted.folder / "manifest.json"
     values = json.loads(path.read_text())
-    del values["self_sha256"]
+    assert list(values)[-1] == "self_sha256"
+    change(values)
     path.write_text(json.dumps(values))
-    assert len(Gallery.open(planted.folder, planted.profile)) == 60
+    refused(planted, CorruptGalleryError, "holds no digest of itself (self_sha256). Build it again")
 
 
 def test_what_file_managers_and_servers_leave_beside_the_thumbnails_does_not_count(planted):
