@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _LONGEST_RUN = 30
 """Combining marks on one letter, as in the Stream-Safe Text Format of Unicode (UAX #15)."""
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def composed(text: str) -> str:
@@ -47,6 +50,11 @@ def whole_characters(text: str) -> str:
     if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case: equal for texts that read the same."""
+    return tuple(_WORD.findall(text.lower()))
 
 
 def has_content(text: str) -> bool:

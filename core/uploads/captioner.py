@@ -118,8 +118,6 @@ def upload_captioner(
         return own
     if choice == "mini":
         return InstructBlipCaptioner(_MINI, device=settings.device, sentence=sentence)
-    if choice == "blip-base":
-        require_safetensors("Salesforce/blip-image-captioning-base", None)
     return BlipCaptioner(_blip_in(choice), device=settings.device)
 
 

@@ -112,7 +112,7 @@ def evaluation_command(
     json_file: JsonOption = None,
 ) -> None:
     """Measure the command ``evaluate`` on a made-up gallery: time and memory."""
-    from precompute.bench.evaluation import evaluation
+    from precompute.bench.evaluate import evaluation
 
     _, name = _chosen(profile)
     _tell(evaluation(images, queries, name, say), json_file)

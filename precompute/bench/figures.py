@@ -11,15 +11,15 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from core.errors import SourceError
 from core.files import write_atomically
+from precompute.packages import versions_of
 
 _VERSIONS = (
-    *("torch", "transformers", "open_clip_torch", "sentence-transformers", "faiss-cpu"),
+    *("torch", "transformers", "open_clip_torch", "faiss-cpu"),
     *("gradio", "numpy", "pillow"),
 )
 Say = Callable[[str], None]
@@ -67,7 +67,7 @@ def result(figures: Sequence[Figure], profile: str, **about: Any) -> dict[str, A
     """
     return {
         "machine": _machine(),
-        "versions": {package: _version(package) for package in _VERSIONS},
+        "versions": versions_of(_VERSIONS),
         "profile": profile,
         **about,
         "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
@@ -127,10 +127,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from core.models.devices import resolve_device
 from core.models.locate import revision_of
 from core.models.profiles import Profile
 from core.records import CaptionPooling
+from precompute.packages import versions_of
 from precompute.sources.types import Source, SourceOptions
 
 BATCH_SIZE = 8
 SHARD_SIZE = 64
 MAX_CAPTIONS_PER_IMAGE = 20
 # Another version may decode, tokenize or multiply differently: half a gallery is never mixed.
-_PINNED = ("torch", "transformers", "open_clip_torch", "sentence-transformers", "pillow", "numpy")
+_PINNED = ("torch", "transformers", "open_clip_torch", "pillow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +107,13 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
             "thumbnail_px": settings.thumbnail_px,
             **asdict(DecodeLimits.of(settings)),
         },
-        "packages": {name: _version(name) for name in _PINNED},
+        "packages": versions_of(_PINNED),
     }
 
 
 def _absolute(source: str) -> str:
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else source
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def gallery_name(out: Path) -> str:

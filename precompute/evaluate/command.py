@@ -76,7 +76,7 @@ def run(
     from core.files import write_atomically
     from core.gallery.reader import Gallery
     from core.models.profiles import PROFILES
-    from precompute.evaluate.evaluation import Plan, evaluate, profile_of
+    from precompute.evaluate.gallery_metrics import Plan, evaluate, profile_of
     from precompute.evaluate.report import write_report
 
     if profile is not None and profile not in PROFILES:

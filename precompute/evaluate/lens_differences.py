@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from core.gallery.metrics_file import Histogram, QueryGroup, SolvedByOne
 from core.records import ImageRecord
+from core.text import words_of
 from precompute.evaluate.qrels import Query
 
 SOLVED_RANK = 5
@@ -34,7 +34,6 @@ _NOT_ACTIONS = _word_set(
     "building ceiling clothing during evening morning painting railing ring something spring "
     "string swing thing things wedding wing king anything everything bring nothing"
 )
-_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 CONTENT: dict[str, Callable[[frozenset[str]], bool]] = {
     "a count": lambda words: bool(words & _COUNTS),
@@ -60,11 +59,6 @@ class Outcome:
 
     ranks: dict[str, np.ndarray]
     first: dict[str, np.ndarray]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the lower-case words of a query."""
-    return _WORD.findall(text.lower())
 
 
 def groups(queries: Sequence[Query], outcome: Outcome) -> tuple[QueryGroup, ...]:

@@ -17,23 +17,10 @@ from core.gallery.metrics_charts import (
     recall_chart,
     score_chart,
 )
-from core.gallery.metrics_file import LensName, MetricName, Metrics, SolvedByOne
+from core.gallery.metrics_file import MetricName, Metrics, SolvedByOne
 from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of
 
 REPORT_FILE = "report.md"
-LENS_TITLES: dict[LensName, str] = {
-    "captions": "Caption lens",
-    "clip": "CLIP lens",
-    "fused": "Fusion (kept)",
-    "fused_rrf": "Fusion by rank",
-    "fused_sum": "Fusion by score",
-    "rrf_60": "Fusion by rank, k = 60, untuned",
-    "captions_first": "First caption alone",
-    "captions_mean": "Mean of the captions",
-    "captions_best": "Best of the captions",
-    "bm25": "BM25 over the captions",
-    "random": "Random",
-}
 _EXAMPLES_EACH = 5
 
 
@@ -148,7 +135,7 @@ def _figures_table(metrics: Metrics) -> str:
     names += ["nDCG@10", "median_rank"]
     rows = []
     for lens, figures in metrics.lenses.items():
-        row = [LENS_TITLES[lens]]
+        row = [LENS_NAMES[lens]]
         for name in names:
             value, (low, high) = figures.value(name), figures.ci95[name]
             row.append(
@@ -166,7 +153,7 @@ def _figures_table(metrics: Metrics) -> str:
 def _tests_table(metrics: Metrics) -> str:
     rows = [
         [
-            f"{LENS_TITLES[test.first]} minus {LENS_TITLES[test.second]}",
+            f"{LENS_NAMES[test.first]} minus {LENS_NAMES[test.second]}",
             test.metric,
             f"{100 * test.difference:+.2f}",
             f"{test.p_value:.4f}",

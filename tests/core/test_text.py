@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.errors import UploadError
 from core.images.file_names import shown_name
 from core.search.query import normalise_query
-from core.text import composed, one_line
+from core.text import composed, one_line, words_of
 from core.uploads.limits import checked_caption
 
 MARKS = "\u0301\u0316\u0345"
@@ -59,6 +59,12 @@ def test_composed_is_nfc_and_stays_as_it_is(text):
 )
 def test_a_caption_is_cleaned_as_a_query_is(typed, kept):
     assert checked_caption(typed) == normalise_query(typed) == one_line(typed) == kept
+
+
+def test_words_are_of_any_script_with_their_apostrophes():
+    assert words_of("The dogs' T-shirt isn’t 2 sizes too GROß.") == (
+        *("the", "dogs", "t", "shirt", "isn’t", "2", "sizes", "too", "groß"),
+    )
 
 
 @pytest.mark.parametrize("text", [None, 7, ["a dog"]])

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from core.text import words_of
 
 _REPEATED_WORDS = 5
 """As many words twice in one caption are a loop; four ("a man in a") can be honest."""
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LEADING_JUNK = " \t\r\n-–—_.,;:!?*#|/\\)]}>\"'`’”"
 _TRAILING_JUNK = " \t\r\n-–—_,;:*#|/\\([{<\"'`‘“"
-
-
-def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a caption in lower case: equal for captions that read the same."""
-    return tuple(_WORD.findall(text.lower()))
 
 
 def clean_caption(text: str) -> str:

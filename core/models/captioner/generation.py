@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.models.captioner.caption_text import caption_flags, clean_caption, words_of
+from core.models.captioner.caption_text import caption_flags, clean_caption
 from core.models.captioner.settings import Decoding
 from core.records import Caption
+from core.text import words_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,14 @@ _FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
 """Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
 
 
-def require_safetensors(name: str, folder: Path | None) -> None:
-    """Raise ModelError unless a checkpoint's folder holds safetensors; None never does.
+def require_safetensors(name: str, folder: Path) -> None:
+    """Raise ModelError unless a checkpoint's folder holds safetensors.
 
     Args:
         name: What the error calls the checkpoint.
         folder: Where its files are.
     """
-    if folder is None or not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{name} has no weights in safetensors, and TwoLens reads no others: save it in that "
             "format once, as the README says, and name its folder in TWOLENS_UPLOAD_CAPTIONER."
@@ -96,7 +96,7 @@ def read_instructblip(
         quantization = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_skip_modules=list(_FULL_PRECISION_MODULES)
         )
-    with _one_sentence(spec):
+    with _damage_named(spec):
         processor = InstructBlipProcessor.from_pretrained(folder, local_files_only=True)
         multiplied_out = _multiplied_out(folder) if precision != "int8" else {}
         model, report = InstructBlipForConditionalGeneration.from_pretrained(
@@ -129,7 +129,7 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
 
     folder = files_of(spec, *MODEL_FILES)
     require_safetensors(spec.name, folder)
-    with _one_sentence(spec):
+    with _damage_named(spec):
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
         model, report = BlipForConditionalGeneration.from_pretrained(
             folder,
@@ -159,7 +159,7 @@ def _multiplied_out(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_sentence(spec: ModelSpec) -> Iterator[None]:
+def _damage_named(spec: ModelSpec) -> Iterator[None]:
     """Turn what a loader raises into an error of ours."""
     from safetensors import SafetensorError
 

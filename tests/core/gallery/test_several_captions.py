@@ -13,11 +13,11 @@ from core.describing import Describer, record_of
 from core.errors import ModelError
 from core.images.decode import DecodedImage
 from core.models.captioner.blip import BlipCaptioner
-from core.models.captioner.caption_text import words_of
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE, Decoding, FurtherCaptions, read_decoding
 from core.models.spec import ModelSpec
 from core.records import Caption
+from core.text import words_of
 from tests.core.planted import unit_rows
 from tests.tiny_models import WORDS, save_tiny_blip, save_tiny_instructblip
 

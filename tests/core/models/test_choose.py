@@ -28,7 +28,7 @@ from core.models.locate import revision_of
 from core.models.profiles import PROFILES, Models
 from core.uploads.captioner import upload_captioner
 from precompute.__main__ import app
-from precompute.evaluate.evaluation import Plan, profile_of
+from precompute.evaluate.gallery_metrics import Plan, profile_of
 from tests.tiny_clip import TINY_DIM, build_tiny_clip
 from tests.tiny_models import save_tiny_instructblip
 

@@ -22,7 +22,7 @@ from core.models.profiles import PROFILES, Models
 from core.records import LENSES
 from precompute.__main__ import app
 from precompute.evaluate.command import _typed
-from precompute.evaluate.evaluation import Plan, evaluate
+from precompute.evaluate.gallery_metrics import Plan, evaluate
 from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,
@@ -220,7 +220,9 @@ def command(planted, monkeypatch, tmp_path):
     """The command line, its mini profile being the planted models."""
     named = replace(planted.profile, name="mini")
     monkeypatch.setitem(PROFILES, "mini", named)
-    monkeypatch.setattr("precompute.evaluate.evaluation.Models", lambda *_, **__: planted.models)
+    monkeypatch.setattr(
+        "precompute.evaluate.gallery_metrics.Models", lambda *_, **__: planted.models
+    )
     planted.profile = named
     planted.write()
 

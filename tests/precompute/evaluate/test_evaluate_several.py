@@ -9,7 +9,7 @@ import pytest
 
 from core.records import Caption
 from precompute.evaluate.command import table
-from precompute.evaluate.evaluation import evaluate
+from precompute.evaluate.gallery_metrics import evaluate
 from precompute.evaluate.rankings import best_scorer
 from precompute.evaluate.report import markdown
 from tests.core.planted import unit_rows

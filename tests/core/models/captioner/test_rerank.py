@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from core.errors import ModelError
-from core.models.captioner.caption_text import words_of
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.rerank import (
     PROBE_FILE,
@@ -26,6 +25,7 @@ from core.models.locate import revision_of
 from core.models.profiles import PROFILES
 from core.models.sentence import MiniLmEncoder
 from core.models.spec import ModelSpec
+from core.text import words_of
 from tests.tiny_models import save_tiny_instructblip
 
 SENTENCE = PROFILES["mini"].sentence

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from precompute.evaluate.lens_differences import Outcome, groups, histogram, sol
 from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
+from precompute.packages import versions_of
 
 RESAMPLES = 2000
 FLIPS = 10_000
@@ -303,7 +303,9 @@ def _provenance(gallery: Gallery, queries: QuerySet, plan: Plan) -> Provenance:
         resamples=plan.resamples,
         flips=plan.flips,
         machine=_machine(),
-        program=", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
+        program=", ".join(
+            f"{name} {found or 'not installed'}" for name, found in versions_of(_LIBRARIES).items()
+        ),
         command=plan.command,
     )
 
@@ -314,10 +316,3 @@ def _machine() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{platform.machine()}, {cores} cores, {gpu}, Python {platform.python_version()}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
