@@ -179,9 +179,15 @@ def _warm_up(shelf: Shelf) -> None:
 
 
 def _settings(arguments: Sequence[str] | None) -> Settings:
-    parser = argparse.ArgumentParser(prog="app.py", description="Serve TwoLens in a browser.")
+    # Not by pydantic-settings' command line, see CONTRIBUTING.
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="Serve TwoLens in a browser.",
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument(
         "--gallery",
+        dest="galleries",
         action="append",
         type=Path,
         metavar="DIR",
@@ -201,18 +207,9 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         metavar="PATH_OR_HUB_ID",
         help="search by this open_clip model; galleries must have been built with it",
     )
-    given = parser.parse_args(arguments)
-    values = {
-        "galleries": tuple(given.gallery) if given.gallery else None,
-        "host": given.host,
-        "port": given.port,
-        "profile": given.profile,
-        "captioner": given.captioner,
-        "clip": given.clip,
-    }
-    changed = {name: value for name, value in values.items() if value is not None}
+    given = vars(parser.parse_args(arguments))
     try:
-        return Settings(**{**get_settings().model_dump(), **changed})
+        return Settings(**{**get_settings().model_dump(), **given})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         parser.error(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
