@@ -12,7 +12,7 @@ import typer
 
 from precompute.bench import command as bench
 from precompute.build import command as build
-from precompute.calibrate import rerank_command, threshold_command
+from precompute.calibrate import match_command, rerank_command, threshold_command
 from precompute.evaluate import command as evaluate
 from precompute.hub import publish
 from precompute.terminal import Commands
@@ -31,6 +31,7 @@ app.add_typer(mini, name="mini")
 app.add_typer(bench.app, name="bench")
 app.command(name="build")(build.run)
 app.command(name="evaluate")(evaluate.run)
+app.command(name="match")(match_command.run)
 app.command(name="rerank")(rerank_command.run)
 app.command(name="threshold")(threshold_command.run)
 app.command(name="publish")(publish.run)

@@ -132,6 +132,7 @@ def test_what_the_app_cannot_read_or_write_is_one_sentence(gallery, loop):
     [
         ("build", "{}", "--out", "{}.gallery"),
         ("evaluate", "{}"),
+        ("match", "{}"),
         ("rerank", "{}", "--data", "{}"),
         ("threshold", "{}", "--like", "{}"),
         ("publish", "{}", "owner/name", "--dry-run"),

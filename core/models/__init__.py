@@ -6,6 +6,7 @@ __all__ = [
     "clip",
     "devices",
     "locate",
+    "match",
     "profiles",
     "sentence",
     "spec",

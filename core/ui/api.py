@@ -48,8 +48,9 @@ def add_endpoints(shelf: Shelf) -> None:
             relative to this server's, license and source), fused (the same for both lenses
             joined, with the ranks in each lens), fusion (how they were joined), agreement
             (overlap, jaccard, rbo, shared and by_chance, the number that two blind choices would
-            share; null if only one lens answered), timings_ms, and failures (a sentence for each
-            lens that could not answer; usually empty).
+            share; null if only one lens answered), matches_well (for each lens whether its best
+            hit is a match; null where no threshold was chosen), timings_ms, and failures (a
+            sentence for each lens that could not answer; usually empty).
         """
         return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight)
 
@@ -68,6 +69,7 @@ def add_endpoints(shelf: Shelf) -> None:
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
             its confidence and whether it is unsure, more_captions, image, license, source),
+            matches_well (whether the best hit is a match; null where no threshold was chosen),
             timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "captions", index)
@@ -87,6 +89,7 @@ def add_endpoints(shelf: Shelf) -> None:
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
             its confidence and whether it is unsure, more_captions, image, license, source),
+            matches_well (whether the best hit is a match; null where no threshold was chosen),
             timings_ms.
         """
         return _by_text(shelf.entry(gallery), query, k, "clip", index)
@@ -153,6 +156,7 @@ def compare_json(
             "shared": agreement.shared,
             "by_chance": shared_by_chance(agreement.depth, agreement.depth, len(entry.gallery)),
         },
+        "matches_well": {lens: entry.matches_well(found) for lens, found in lenses.items()},
         "timings_ms": {
             lens: _timings(found) for lens, found in lenses.items() if found is not None
         },
@@ -180,6 +184,7 @@ def _by_text(
         "lens": result.lens,
         "index": result.index,
         "hits": _hits(entry, result),
+        "matches_well": entry.matches_well(result),
         "timings_ms": _timings(result),
     }
 

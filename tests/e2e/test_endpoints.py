@@ -58,6 +58,7 @@ def test_compare_is_what_the_readme_says(client, ranked):
         "fused",
         "fusion",
         "agreement",
+        "matches_well",
         "timings_ms",
         "failures",
     }

@@ -12,10 +12,11 @@ from pathlib import Path
 from core.errors import QueryError, TwoLensError, sentence_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
+from core.models.match import match_threshold
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord, Lens
-from core.search.service import SearchService
+from core.search.service import SearchResult, SearchService
 
 logger = logging.getLogger("twolens")
 
@@ -49,8 +50,22 @@ class ShelvedGallery:
 
     def score_range(self, lens: Lens) -> tuple[float, float] | None:
         """Return the scores between which a lens's bars run; None where they are not known."""
+        return self._query_model(lens).score_range
+
+    def matches_well(self, result: SearchResult | None) -> bool | None:
+        """Tell whether a lens's best hit for some words is a match; None where that is not known.
+
+        Args:
+            result: Found by words; None if the lens failed.
+        """
+        if result is None or not result.hits:
+            return None
+        below = match_threshold(result.lens, self._query_model(result.lens))
+        return None if below is None else result.hits[0].score >= below
+
+    def _query_model(self, lens: Lens) -> ModelSpec:
         profile = self.service.models.profile
-        return (profile.sentence if lens == "captions" else profile.clip).score_range
+        return profile.sentence if lens == "captions" else profile.clip
 
     def other_captioner(self, captioner: ModelSpec) -> str | None:
         """Return who wrote the captions, if a model did and it is not this one at its revision."""

@@ -27,8 +27,6 @@ SAMPLE_EXAMPLES = (
     "far away in space",
 )
 PICTURES_BEFORE_SEARCH = 10
-WEAK_CAPTION_SCORE = 0.25
-"""Under this, MiniLM's score of a query and a caption says that they have little in common."""
 
 
 def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
@@ -46,12 +44,12 @@ def examples_line(entry: ShelvedGallery, current: str = "") -> str:
     return f'<div class="tl-try"><span>Try</span>{chips}</div>'
 
 
-def lens_heading(lens: Lens, *, level: int = 2) -> str:
-    """Return a lens's mark, name and what it does."""
+def lens_heading(lens: Lens, *, level: int = 2, note: str = "") -> str:
+    """Return a lens's mark, name and what it does, and beside these a note, HTML."""
     words = LENS_WORDS[lens]
     return (
         f'<header class="tl-lens-head"><h{level} title="{escape(words.how)}">{words.mark}'
-        f"{words.title} <small>{words.verb}</small></h{level}></header>"
+        f"{words.title} <small>{words.verb}</small></h{level}>{note}</header>"
     )
 
 
@@ -133,14 +131,11 @@ def fewer_note(shown: int, asked: int) -> str:
     return f'<p class="tl-note">This is all there is: the gallery holds {pictures} to rank.</p>'
 
 
-def weak_note(result: SearchResult | None) -> str:
-    """Return a note if not even the best caption is close to the query, or ""."""
-    if result is None or not result.hits or result.hits[0].score >= WEAK_CAPTION_SCORE:
+def match_note(entry: ShelvedGallery, result: SearchResult) -> str:
+    """Return a sentence for above a lens's results if not even its best hit is a match, or ""."""
+    if entry.matches_well(result) is not False:
         return ""
-    return (
-        '<p class="tl-note"><strong>Weak matches.</strong> No caption is close to these words; '
-        "the lenses still put the nearest pictures first.</p>"
-    )
+    return '<p class="tl-no-match"><strong>Nothing here matches well.</strong></p>'
 
 
 def two_lens_skeleton() -> str:

@@ -43,6 +43,12 @@ _NUMBERS = (
         "to your words: faster on large galleries, at the price of a missed picture now and then.",
     ),
     (
+        "nothing here matches well",
+        "Said of a lens whose best score is lower than that of 19 in 20 queries whose picture was "
+        "there, measured on photos that the small models had not seen. Words of no language are "
+        "nearly always caught, a query for something a little different often not.",
+    ),
+    (
         "sure, fairly sure",
         "How probable the captioner found its own words, on average: sure from 50 % on. The share "
         "is in a picture's large view. It says little on whether they are true.",

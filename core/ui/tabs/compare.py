@@ -34,11 +34,11 @@ from core.ui.parts.states import (
     fewer_note,
     lens_failure,
     lens_heading,
+    match_note,
     start_state,
     timing,
     top_pictures,
     two_lens_skeleton,
-    weak_note,
 )
 
 CHANCE_HELP = (
@@ -131,7 +131,7 @@ def _comparison(
         f'<div class="tl-lenses">{lenses}</div>'
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
-        f"{weak_note(comparison.captions)}{fewer_note(shown, asked)}"
+        f"{fewer_note(shown, asked)}"
         f"{_fused(entry, comparison, standing, both, asked)}{_details(comparison)}"
     )
 
@@ -199,7 +199,7 @@ def _lens(
         sentence = comparison.failures.get(lens, "")
         return f"{label}{lens_failure(lens, sentence)}</section>"
     row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
-    return f"{label}{lens_heading(lens)}{row}</section>"
+    return f"{label}{lens_heading(lens, note=match_note(entry, result))}{row}</section>"
 
 
 def _fused(

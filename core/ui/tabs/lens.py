@@ -25,11 +25,11 @@ from core.ui.parts.states import (
     examples_line,
     fewer_note,
     lens_heading,
+    match_note,
     one_lens_skeleton,
     start_state,
     timing,
     top_pictures,
-    weak_note,
 )
 from core.ui.uploads.desk import UploadDesk
 
@@ -175,9 +175,9 @@ def answer(
     body = (
         f"{examples_line(entry, query.strip())}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
-        f"{lens_heading(lens)}"
+        f"{lens_heading(lens, note=match_note(entry, exact))}"
         f"{hit_row(entry, hits, standing, lens=lens)}</section>"
-        f"{weak_note(ranking) if lens == 'captions' else ''}{fewer_note(len(hits), asked)}"
+        f"{fewer_note(len(hits), asked)}"
         f"{details([timing(ranking)])}"
     )
     summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)

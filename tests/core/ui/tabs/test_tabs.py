@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 
 from core.errors import ModelError, QueryError
+from core.models import match
+from core.models.locate import revision_of
 from core.models.profiles import PROFILES, Models
 from core.records import PLAIN_RRF, Fusion
 from core.search.service import SearchService
@@ -193,9 +195,20 @@ def test_fewer_pictures_than_asked_for_says_so(shelf):
     assert "the gallery holds 3 pictures" in markup
 
 
-def test_words_that_fit_no_caption_are_called_weak(shelf):
-    assert "Weak matches" in compare.answer(shelf, "qwertz uiop", 5, "planted")
-    assert "Weak matches" not in compare.answer(shelf, "a green train", 5, "planted")
+def test_a_lens_whose_best_hit_is_no_match_says_so_above_its_results(shelf, tmp_path, monkeypatch):
+    clip = revision_of(shelf.profile.clip)
+    (tmp_path / "match.json").write_text(json.dumps({"clip": {clip: {"below": 0.6}}}))
+    monkeypatch.setattr(match, "MATCH_FILE", tmp_path / "match.json")
+    said = "Nothing here matches well."
+    weak = compare.answer(shelf, "qwertz uiop", 5, "planted")
+    assert said in section(weak, "clip").partition("<ol")[0]
+    assert said not in section(weak, "captions")  # no threshold, nothing said
+    assert said not in compare.answer(shelf, "dog beach sand", 5, "planted")
+    assert said in lens_tab.answer(shelf, "clip", "qwertz uiop", 5, "flat", 2, "planted")
+    assert compare_json(shelf.entry(), "qwertz uiop", 5)["matches_well"] == {
+        "captions": None,
+        "clip": False,
+    }
 
 
 @pytest.mark.parametrize(
