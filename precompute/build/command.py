@@ -25,15 +25,37 @@ class PoolingChoice(str, Enum):
     best = "best"
 
 
+def _list_presets(asked: bool) -> None:
+    if asked:
+        from precompute.sources.presets import PRESETS
+
+        for each in PRESETS.values():
+            typer.echo("\n".join(each.lines()))
+        raise typer.Exit()
+
+
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of images, imagefolder, saved or parquet dataset, Hugging Face id, or a "
-            "benchmark: flickr8k, flickr30k, coco."
-        ),
-    ],
     out: Annotated[Path, typer.Option(help="Output folder.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder of images, imagefolder, saved or parquet dataset, Hugging Face id, or the "
+            "name of a preset.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A dataset by name, in place of SOURCE.", show_default=False)
+    ] = None,
+    list_presets: Annotated[
+        bool,
+        typer.Option(
+            "--list-presets",
+            help="Say what presets there are, and end.",
+            is_eager=True,
+            callback=_list_presets,
+        ),
+    ] = False,
     split: Annotated[
         str | None, typer.Option(help="Split of a dataset, or sub-folder of an imagefolder.")
     ] = None,
@@ -102,13 +124,17 @@ def run(
     """
     with one_sentence("Stopped. The same command goes on from the last finished shard."):
         from core.config import get_settings
+        from core.errors import SourceError
         from core.models.choose import with_captioner, with_clip
         from core.models.profiles import PROFILES
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery
         from precompute.sources.presets import expand
+        from precompute.sources.presets import preset as preset_named
         from precompute.sources.types import SourceOptions
 
+        if (source is None) == (preset is None):
+            raise SourceError("Give either a SOURCE or --preset NAME; --list-presets names them.")
         settings = get_settings()
         named = PROFILES[profile.value if profile else settings.profile]
         chosen = with_captioner(named, captioner or settings.captioner)
@@ -118,7 +144,7 @@ def run(
         options = BuildOptions(
             source=expand(
                 SourceOptions(
-                    source=source,
+                    source=source or preset_named(str(preset)).name,
                     split=split,
                     subset=subset,
                     revision=revision,

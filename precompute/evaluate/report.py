@@ -18,7 +18,7 @@ from core.gallery.metrics_charts import (
     score_chart,
 )
 from core.gallery.metrics_file import MetricName, Metrics, SolvedByOne
-from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of
+from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
 
 REPORT_FILE = "report.md"
 _EXAMPLES_EACH = 5

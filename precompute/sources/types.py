@@ -22,8 +22,8 @@ IMAGE_COLUMNS = (
 )
 """Names under which images are looked for where no column is declared to hold images."""
 
-LICENSE_COLUMNS = ("license", "licence")
-URL_COLUMNS = ("source_url",)
+LICENSE_COLUMNS = ("license", "licence", "licensename")
+URL_COLUMNS = ("source_url", "pageurl")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 """Beside or above the images of an imagefolder: one row or more a file, which it names."""
 

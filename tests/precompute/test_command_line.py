@@ -52,6 +52,7 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path):
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert done.stdout == ""
     assert run("build", tmp_path / "photos").returncode == 2
+    assert "either a SOURCE or --preset NAME" in run("build", "--out", out).stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks by name become the dataset, split, columns and commit they stand for."""
+"""Presets by name become the dataset, split, columns and commit they stand for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from precompute.sources.presets import BENCHMARKS, PUBLISHED, benchmark_of, expand
+from core.errors import SourceError
+from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
+from precompute.sources.presets import PRESETS, expand, preset, preset_of
 from precompute.sources.types import SourceOptions, find_columns
 
 
@@ -53,3 +55,27 @@ def test_published_figures_are_of_known_benchmarks_and_rise_with_the_rank():
         assert each.benchmark in BENCHMARKS and each.source
         known = [value for value in each.recall if value is not None]
         assert known == sorted(known) and all(0 < value < 100 for value in known)
+
+
+def test_every_preset_says_what_it_is_and_what_to_try():
+    kinds = set(PRESETS) - set(BENCHMARKS)
+    assert len(kinds) >= 7
+    for name, each in PRESETS.items():
+        assert preset(name) is each and preset_of(each.dataset, each.split) is each
+        assert each.revision is None or re.fullmatch("[0-9a-f]{40}", each.revision)
+        assert len(set(each.queries)) == len(each.queries) == 10, name
+        assert each.licence and each.why and 0 < each.read <= each.images
+    with pytest.raises(SourceError, match="no preset 'cocoa'. Known are: flickr8k, flickr30k"):
+        preset("cocoa")
+
+
+def test_a_preset_reads_as_many_pictures_as_it_says_unless_told_otherwise():
+    assert expand(SourceOptions("wikiart")).limit == 10_000
+    assert expand(SourceOptions("wikiart", limit=20)).limit == 20
+    assert expand(SourceOptions("coco")).limit is None
+
+
+def test_licence_and_page_of_a_photo_are_read_where_that_dataset_has_them():
+    names = ["jpg", "caption", "licensename", "licenseurl", "pageurl"]
+    columns = find_columns(names, expand(SourceOptions("cc-photos")), "jpg", lambda _: True)
+    assert (columns.license, columns.source_url) == ("licensename", "pageurl")
