@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 after an orderly end; 2 if a gallery is refused, a model is missing, the port is taken or
         the system refuses something; 130 after Ctrl-C.
     """
-    settings = _settings(arguments)
+    settings = settings_from(arguments)
     try:
         return _run(settings)
     except REFUSALS as error:
@@ -178,7 +178,8 @@ def _warm_up(shelf: Shelf) -> None:
         logger.warning("the first search will fail: %s", error)
 
 
-def _settings(arguments: Sequence[str] | None) -> Settings:
+def settings_from(arguments: Sequence[str] | None) -> Settings:
+    """Return the environment's settings, changed by the command line; a wrong value exits."""
     # Not by pydantic-settings' command line, see CONTRIBUTING.
     parser = argparse.ArgumentParser(
         prog="app.py",

@@ -101,7 +101,7 @@ def write_gallery(
     _write_records(folder / RECORDS_FILE, records)
     ids = tuple(record.id for record in records)
     for lens, vectors in embeddings.items():
-        _write_array(folder / embeddings_file(lens), vectors)
+        write_array(folder / embeddings_file(lens), vectors)
         indexed, owners = vectors, None
         if lens == "captions":
             indexed, owners = rows.indexed(vectors, caption_pooling)
@@ -180,7 +180,8 @@ def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
     fsync(path)
 
 
-def _write_array(path: Path, vectors: np.ndarray) -> None:
+def write_array(path: Path, vectors: np.ndarray) -> None:
+    """Write an array as ``.npy``, onto the disk; an error keeps its number."""
     with path.open("wb") as file:
         # By its write() alone: numpy's own way of writing to a file loses the number of an error.
         np.save(SimpleNamespace(write=file.write), vectors, allow_pickle=False)

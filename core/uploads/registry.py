@@ -179,6 +179,11 @@ class Uploads:
         with self._lock:
             return self._views.get(token)
 
+    def sessions(self) -> list[UploadSession]:
+        """Return the uploads that live, the oldest first."""
+        with self._lock:
+            return [place.session for place in self._places.values()]
+
     # -- using one
 
     def describe(self, session: UploadSession) -> Iterator[Progress]:

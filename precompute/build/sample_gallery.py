@@ -104,19 +104,19 @@ def default_gallery(cache_dir: Path, profile: Profile) -> Path:
     Raises:
         SourceError: No installed package holds a photo, or the build failed.
     """
-    photos = list(_installed())
+    photos = list(installed_photos())
     if not photos:
         raise SourceError(
             "No gallery was given and no installed package holds photos for a default one. "
             "Build one with: python -m precompute build PHOTOS --out galleries/mine, then run: "
             "python app.py --gallery galleries/mine"
         )
-    out = cache_dir / "galleries" / f"{profile.name}-{_digest(photos)}" / SAMPLE_NAME
-    reason = _unusable(out, profile)
+    out = cache_dir / "galleries" / f"{profile.name}-{digest_of(photos)}" / SAMPLE_NAME
+    reason = why_unusable(out, profile)
     if reason is None:
         return out
     logger.info("building the default gallery of %d photos (%s)", len(photos), reason)
-    staged = _stage(photos, cache_dir / "photos" / SAMPLE_NAME)
+    staged = stage_photos(photos, cache_dir / "photos" / SAMPLE_NAME)
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "precompute", "build", str(staged), "--out", str(out)]
     command += ["--profile", profile.name, *(["--overwrite"] if out.exists() else [])]
@@ -133,7 +133,8 @@ def default_gallery(cache_dir: Path, profile: Profile) -> Path:
     return out
 
 
-def _installed() -> Iterator[tuple[PackagedPhoto, Path]]:
+def installed_photos() -> Iterator[tuple[PackagedPhoto, Path]]:
+    """Yield the photos of packages that are installed, and where they lie."""
     for photo in PHOTOS:
         spec = importlib.util.find_spec(photo.package)
         for folder in (spec and spec.submodule_search_locations) or ():
@@ -143,12 +144,13 @@ def _installed() -> Iterator[tuple[PackagedPhoto, Path]]:
                 break
 
 
-def _digest(photos: list[tuple[PackagedPhoto, Path]]) -> str:
+def digest_of(photos: list[tuple[PackagedPhoto, Path]]) -> str:
+    """Return 8 hex digits that change with the photos, so that another set is another gallery."""
     names = "\n".join(f"{photo}:{path.stat().st_size}" for photo, path in photos)
     return hashlib.sha256(names.encode()).hexdigest()[:8]
 
 
-def _unusable(folder: Path, profile: Profile) -> str | None:
+def why_unusable(folder: Path, profile: Profile) -> str | None:
     """Return why a gallery in the cache cannot be served, or None if it can."""
     if not folder.exists():
         return "first start"
@@ -162,7 +164,7 @@ def _unusable(folder: Path, profile: Profile) -> str | None:
     return None
 
 
-def _stage(photos: list[tuple[PackagedPhoto, Path]], folder: Path) -> Path:
+def stage_photos(photos: list[tuple[PackagedPhoto, Path]], folder: Path) -> Path:
     """Copy the photos into one folder, with what is known about them in ``metadata.jsonl``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -99,7 +99,7 @@ def run(
         judgements=judgements,
         seed=seed,
         synthetic_vectors=index_size,
-        command=shlex.join(["python", "-m", "precompute", "evaluate", *_typed(gallery)]),
+        command=shlex.join(["python", "-m", "precompute", "evaluate", *typed_words(gallery)]),
     )
     quiet_libraries(downloads=profile_of(plan).clip.source.startswith("hub:"))
     metrics = evaluate(plan)
@@ -128,7 +128,7 @@ def _keep(metrics: Metrics, gallery: Path) -> None:
         ) from error
 
 
-def _typed(gallery: Path) -> list[str]:
+def typed_words(gallery: Path) -> list[str]:
     """Return the words after ``evaluate``, of each path its last part: the others are private."""
     words = sys.argv[1:]
     typed = words[words.index("evaluate") + 1 :] if "evaluate" in words else [str(gallery)]

@@ -14,7 +14,8 @@ RETRIEVAL_METRICS = ("R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10")
 Placed = tuple[tuple[int, int], ...]
 """The (rank, grade) of each picture that is relevant to a query; rank 0 stands for not found."""
 
-_BATCH_PICTURES = 100_000
+BATCH_PICTURES = 100_000
+"""Pictures that the metrics' library holds at once, about."""
 
 _PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)")
 
@@ -127,7 +128,7 @@ def _batches(placed: Iterable[Placed]) -> Iterator[list[Placed]]:
     for each in placed:
         batch.append(each)
         pictures += len(each) + max(rank for rank, _ in each)
-        if pictures > _BATCH_PICTURES:
+        if pictures > BATCH_PICTURES:
             yield batch
             batch, pictures = [], 0
     if batch:

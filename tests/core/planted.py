@@ -118,13 +118,13 @@ class PlantedEncoder:
         colours: Mapping[tuple[int, int, int], np.ndarray] | None = None,
     ) -> None:
         self.spec = spec
-        self._texts = texts
+        self.texts = texts
         self._colours = colours or {}
         self.encoded: list[str] = []
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         self.encoded += texts
-        return np.stack([self._texts[text] for text in texts]).astype(np.float32)
+        return np.stack([self.texts[text] for text in texts]).astype(np.float32)
 
     def encode_image(self, images: Sequence[Image.Image]) -> np.ndarray:
         return np.stack([self._colours[image.getpixel((0, 0))] for image in images])

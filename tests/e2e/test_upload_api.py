@@ -188,8 +188,8 @@ class TestTwoVisitors:
 
     def test_an_upload_id_that_a_browser_sends_is_not_looked_at(self, ann, bob, uploads):
         stranger = Visitor(ann.address)
-        for place in list(uploads._places.values()):
-            for secret in (place.session.id, place.session.view_token):
+        for session in uploads.sessions():
+            for secret in (session.id, session.view_token):
                 stranger.tab = secret
                 with pytest.raises(Refused, match="no upload here"):
                     stranger.run("upload_compare", "colour 000", 5)
@@ -198,7 +198,7 @@ class TestTwoVisitors:
 
     def test_no_secret_of_the_server_reaches_a_browser(self, ann, uploads):
         text = str(ann.run("upload_stop"))
-        session = next(iter(uploads._places.values())).session
+        session = uploads.sessions()[0]
         assert session.view_token in text
         assert session.id not in text
         assert str(session.folder) not in text

@@ -108,15 +108,18 @@ class GeneratingCaptioner(ABC):
         self._lock = RLock()
         self._loaded: Loaded | None = None
 
-    def load(self) -> None:
-        """Read the weights unless that was done; safe to call from several threads.
+    def load(self) -> Loaded:
+        """Return the model, read unless that was done; safe to call from several threads.
 
         Raises:
             ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
             MissingDependencyError: 8 bits were demanded and bitsandbytes is not installed.
             ModelError: The checkpoint is damaged, or its parts do not belong together.
         """
-        self._ready()
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
 
     def caption(self, images: Sequence[Image]) -> list[Caption]:
         """Caption RGB images, in order; a doubtful caption is decoded once more, differently.
@@ -127,7 +130,7 @@ class GeneratingCaptioner(ABC):
             the model itself, before any penalty or constraint of the search, gave the generated
             tokens, the end token among them.
         """
-        loaded = self._ready()
+        loaded = self.load()
         return [
             one.caption
             for batch in batches(images)
@@ -146,7 +149,7 @@ class GeneratingCaptioner(ABC):
         """
         if count <= 1:
             return [(caption,) for caption in self.caption(images)]
-        loaded = self._ready()
+        loaded = self.load()
         found: list[tuple[Caption, ...]] = []
         for batch in batches(images):
             known: dict[str, np.ndarray] = {}
@@ -240,12 +243,6 @@ class GeneratingCaptioner(ABC):
         if new:
             known.update(zip(new, self._sentence.encode_text(new), strict=True))
         return np.stack([known[one.text] for one in captions])
-
-    def _ready(self) -> Loaded:
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
 
     @abstractmethod
     def _load(self) -> Loaded:

@@ -49,7 +49,7 @@ class InstructBlipCaptioner(GeneratingCaptioner):
 
     def class_tokens(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return what the image tower says of each RGB image as a whole, float32 (n, width)."""
-        loaded = self._ready()
+        loaded = self.load()
         return np.concatenate(
             [self._encode(loaded, batch).class_tokens() for batch in batches(images)]
         )

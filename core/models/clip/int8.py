@@ -45,7 +45,9 @@ def products_run_in_8_bits() -> bool:
     weight = torch.full((3, 64), _WEIGHT_STEPS, dtype=torch.int8)
     weight[1], weight[2, ::5] = -_WEIGHT_STEPS, 17
     try:
-        found = _product(tokens, _packed(weight), torch.ones(3), torch.zeros(3, dtype=torch.int64))
+        found = product_in_8_bits(
+            tokens, _packed(weight), torch.ones(3), torch.zeros(3, dtype=torch.int64)
+        )
     except (AttributeError, RuntimeError, TypeError):
         return False
     return torch.equal(found, (tokens.float() - _TOKEN_STEPS) @ weight.float().T)
@@ -97,7 +99,7 @@ class _Patches:
     def __init__(self, convolution: torch.nn.Conv2d) -> None:
         self._size = convolution.kernel_size
         weight = convolution.weight.flatten(1)
-        self._linear = _Linear(weight, weight.new_zeros(len(weight)))
+        self._linear = EightBitLinear(weight, weight.new_zeros(len(weight)))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         height, width = self._size
@@ -120,14 +122,14 @@ class _Block:
         self._heads = attention.num_heads
         self._norms = block.ln_1, block.ln_2
         self._layer_scales = block.ls_1, block.ls_2
-        self._qkv = _Linear(attention.in_proj_weight, attention.in_proj_bias)
-        self._out = _Linear(attention.out_proj.weight, attention.out_proj.bias)
+        self._qkv = EightBitLinear(attention.in_proj_weight, attention.in_proj_bias)
+        self._out = EightBitLinear(attention.out_proj.weight, attention.out_proj.bias)
         # x * sigmoid(1.702 x) is the SiLU of 1.702 x, divided by 1.702: one pass in place of three.
         quick = type(block.mlp.gelu).__name__ == "QuickGELU"
         factor = _QUICK_GELU if quick else 1.0
-        self._inner = _Linear(inner.weight * factor, inner.bias * factor)
+        self._inner = EightBitLinear(inner.weight * factor, inner.bias * factor)
         self._activation = nn.SiLU(inplace=True) if quick else block.mlp.gelu
-        self._outer = _Linear(outer.weight / factor, outer.bias)
+        self._outer = EightBitLinear(outer.weight / factor, outer.bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import scaled_dot_product_attention
@@ -143,10 +145,11 @@ class _Block:
         return self._layer_scales[1](self._outer(hidden)).add_(x)
 
 
-class _Linear:
+class EightBitLinear:
     """``torch.nn.Linear`` with its weight in 8 bits: float32 (..., features) to (..., out)."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Round a float weight (out, features) to 8 bits, each row by a scale of its own."""
         import torch
 
         self._scale = weight.abs().amax(dim=1).div_(_WEIGHT_STEPS).clamp_min_(1e-12)
@@ -155,6 +158,7 @@ class _Linear:
         self._bias = bias.detach()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply; each row of ``x`` is rounded by a scale of its own."""
         import torch
 
         rows = x.reshape(-1, x.shape[-1])
@@ -162,7 +166,7 @@ class _Linear:
         steps = rows.mul(scale.reciprocal()).round_().to(torch.int8)
         # Casting floats to uint8 is four times as slow; the sum wraps around to the same bits.
         tokens = steps.add_(_TOKEN_STEPS).view(torch.uint8)
-        product = _product(tokens, self._weight, self._scale, self._zero_points)
+        product = product_in_8_bits(tokens, self._weight, self._scale, self._zero_points)
         return product.mul_(scale).add_(self._bias).view(*x.shape[:-1], -1)
 
 
@@ -174,7 +178,7 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def _product(
+def product_in_8_bits(
     tokens: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zero_points: torch.Tensor
 ) -> torch.Tensor:
     """Multiply uint8 tokens, less their offset, with a packed weight: float32 (rows, out).

@@ -70,7 +70,7 @@ _POOLING: dict[CaptionPooling, str] = {
 def about_tab(shelf: Shelf) -> gr.HTML:
     """Build the tab inside the current ``gr.Tab``; return the part that follows the gallery."""
     gr.HTML(
-        _how(shelf.profile) + _models(shelf.profile),
+        lenses_explained(shelf.profile) + _models(shelf.profile),
         apply_default_css=False,
         elem_classes=["tl-bare", "tl-about"],
     )
@@ -79,7 +79,11 @@ def about_tab(shelf: Shelf) -> gr.HTML:
         apply_default_css=False,
         elem_classes=["tl-bare", "tl-about"],
     )
-    gr.HTML(_numbers(shelf.profile), apply_default_css=False, elem_classes=["tl-bare", "tl-about"])
+    gr.HTML(
+        numbers_explained(shelf.profile),
+        apply_default_css=False,
+        elem_classes=["tl-bare", "tl-about"],
+    )
     return described
 
 
@@ -123,7 +127,8 @@ def _named(captioner: ModelRef) -> str:
     return f"{captioner.name} on {captioner.base.name}" if captioner.base else captioner.name
 
 
-def _how(profile: Profile) -> str:
+def lenses_explained(profile: Profile) -> str:
+    """Return how the two lenses work, and what they have in common."""
     cards = "".join(
         f'<div class="tl-how {lens}"><h3>{words.mark}{words.title} <small>{words.verb}</small></h3>'
         f"<p>{escape(words.how)}</p></div>"
@@ -189,7 +194,8 @@ def _model_row(role: str, spec: ModelSpec) -> str:
     )
 
 
-def _numbers(profile: Profile) -> str:
+def numbers_explained(profile: Profile) -> str:
+    """Return what each number on the page means."""
     best = f"{profile.fusion}. {fusion_words(profile.fusion).long} The slider moves the weight."
     terms = "".join(
         f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>"

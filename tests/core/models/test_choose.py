@@ -133,9 +133,9 @@ def test_a_profiles_own_captioner_keeps_its_description():
 
 
 def test_the_app_describes_uploads_with_the_captioner_it_was_given(hub, adapter):
-    from app import _settings, open_models
+    from app import open_models, settings_from
 
-    settings = _settings(["--captioner", f"me/adapter@{COMMITS[1]}"])
+    settings = settings_from(["--captioner", f"me/adapter@{COMMITS[1]}"])
     models = open_models(settings)
     assert models.profile.captioner.base.source == "hub:me/base"
     chosen = upload_captioner(models.profile, settings, models.captioner)

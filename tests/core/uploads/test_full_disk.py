@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.gallery.writer import _write_array
+from core.gallery.writer import write_array
 from core.search.index import Index
 
 FULL = Path("/dev/full")
@@ -18,7 +18,7 @@ FULL = Path("/dev/full")
 def test_an_error_in_writing_keeps_its_number(tmp_path):
     rows = np.eye(300, dtype=np.float32)
     with pytest.raises(OSError, match="No space left") as full:
-        _write_array(FULL, rows)
+        write_array(FULL, rows)
     assert full.value.errno == errno.ENOSPC
     with pytest.raises(OSError, match="could not be written") as full:
         Index.build(rows, [str(row) for row in range(300)], "flat").save(FULL)

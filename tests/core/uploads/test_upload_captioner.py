@@ -163,7 +163,9 @@ class TestRenting:
     def test_each_batch_is_one_rental_and_the_weights_are_there_before_the_first(self, tmp_path):
         spec = ModelSpec("tiny", f"path:{save_tiny_instructblip(tmp_path)}", licence="none")
         captioner = InstructBlipCaptioner(spec, device="cpu", precision="bf16")
-        rentals = []
+        rentals, loads = [], []
+        load = captioner.load
+        captioner.load = lambda: loads.append(len(rentals)) or load()
 
         def rent(*, duration):
             def wrap(task):
@@ -171,7 +173,6 @@ class TestRenting:
                     rentals.append(duration(images))
                     return task(images)
 
-                assert captioner._loaded is not None
                 return rented
 
             return wrap
@@ -181,6 +182,7 @@ class TestRenting:
             c.text for c in captioner.caption(noise(2))
         ]
         assert rentals == [rented_seconds(2)]
+        assert loads[0] == 0
 
     def test_the_real_decorator_leaves_the_function_alone_off_zero_gpu(self, tmp_path):
         spaces = pytest.importorskip("spaces", reason="the package spaces is not installed")

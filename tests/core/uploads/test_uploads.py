@@ -14,12 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from core.errors import QueryError, UnknownImageError, UploadError
 from core.search.service import SearchService
 from tests.tiny_uploads import (
-    colour_name,
     colour_uploads,
     describe,
     files_below,
@@ -306,7 +304,3 @@ class TestForgetting:
         assert len(files_below(tmp_path / "uploads")) == 1
         colour_uploads(tmp_path).close()
         assert files_below(tmp_path / "uploads") == []
-
-
-def test_the_planted_captioner_sees_colours():
-    assert colour_name(Image.new("RGB", (4, 4), (8, 255, 16))) == "colour 0f1"

@@ -14,7 +14,7 @@ from tests.planted_app import planted_profile, write_planted_gallery
 
 
 def test_every_named_photo_of_an_installed_package_is_an_image():
-    found = list(subject._installed())
+    found = list(subject.installed_photos())
     assert len(found) >= 6
     packages = {photo.package for photo, _ in found}
     assert len(found) == sum(photo.package in packages for photo in subject.PHOTOS)
@@ -24,8 +24,8 @@ def test_every_named_photo_of_an_installed_package_is_an_image():
 
 
 def test_staged_photos_keep_their_bytes_licence_and_source(tmp_path):
-    photos = list(subject._installed())
-    folder = subject._stage(photos, tmp_path / "staged")
+    photos = list(subject.installed_photos())
+    folder = subject.stage_photos(photos, tmp_path / "staged")
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == len({row["file_name"] for row in rows}) == len(photos)
     for row, (photo, path) in zip(rows, photos, strict=True):
@@ -36,9 +36,9 @@ def test_staged_photos_keep_their_bytes_licence_and_source(tmp_path):
 
 
 def test_staging_again_leaves_nothing_of_the_last_time(tmp_path):
-    photos = list(subject._installed())
-    subject._stage(photos, tmp_path / "staged")
-    folder = subject._stage(photos[:1], tmp_path / "staged")
+    photos = list(subject.installed_photos())
+    subject.stage_photos(photos, tmp_path / "staged")
+    folder = subject.stage_photos(photos[:1], tmp_path / "staged")
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["metadata.jsonl", photos[0][1].name]
     )
@@ -47,19 +47,19 @@ def test_staging_again_leaves_nothing_of_the_last_time(tmp_path):
 def test_a_cached_gallery_serves_until_it_is_damaged_or_the_models_change(tmp_path):
     profile = planted_profile(tmp_path)
     folder = write_planted_gallery(tmp_path / "cached", profile)
-    assert subject._unusable(folder, profile) is None
-    assert subject._unusable(tmp_path / "absent", profile) == "first start"
+    assert subject.why_unusable(folder, profile) is None
+    assert subject.why_unusable(tmp_path / "absent", profile) == "first start"
     retrained = dataclasses.replace(
         profile, clip=dataclasses.replace(profile.clip, source=profile.sentence.source)
     )
-    assert subject._unusable(folder, retrained) == "the models have changed"
+    assert subject.why_unusable(folder, retrained) == "the models have changed"
     (folder / "records.parquet").write_bytes(b"")
-    assert "is not the file that was built" in subject._unusable(folder, profile)
+    assert "is not the file that was built" in subject.why_unusable(folder, profile)
 
 
 def test_a_cached_gallery_is_returned_without_a_build(tmp_path, monkeypatch):
     profile = dataclasses.replace(planted_profile(tmp_path), name="mini")
-    digest = subject._digest(list(subject._installed()))
+    digest = subject.digest_of(list(subject.installed_photos()))
     out = tmp_path / "galleries" / f"mini-{digest}" / "sample-photos"
     write_planted_gallery(out, profile)
     monkeypatch.setattr(subject.sys, "executable", "/bin/false")

@@ -21,7 +21,7 @@ from core.gallery.reader import Gallery, write_gallery
 from core.models.profiles import PROFILES, Models
 from core.records import LENSES
 from precompute.__main__ import app
-from precompute.evaluate.command import _typed
+from precompute.evaluate.command import typed_words
 from precompute.evaluate.gallery_metrics import Plan, evaluate
 from tests.core.planted import (
     CREATED_AT,
@@ -160,8 +160,8 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(planted):
 
 def test_lenses_that_err_differently_are_better_together_and_the_verdict_says_so(tmp_path):
     planted, other = Planted(tmp_path, (1.3, 1.3)), Planted(tmp_path, (1.3, 1.3), seed=1)
-    texts = planted.models.sentence._texts | other.models.sentence._texts
-    clip = planted.models.clip._texts | other.models.clip._texts
+    texts = planted.models.sentence.texts | other.models.sentence.texts
+    clip = planted.models.clip.texts | other.models.clip.texts
     models = Models(
         planted.profile,
         sentence=PlantedEncoder(planted.profile.sentence, texts),
@@ -243,7 +243,7 @@ def command(planted, monkeypatch, tmp_path):
 )
 def test_the_command_that_is_kept_names_no_folder_of_the_operators(monkeypatch, typed, shown):
     monkeypatch.setattr("sys.argv", ["precompute", "evaluate", *typed])
-    assert _typed(Path("unused")) == shown
+    assert typed_words(Path("unused")) == shown
 
 
 def test_figures_that_cannot_be_written_into_the_gallery_are_not_lost(command, planted, tmp_path):

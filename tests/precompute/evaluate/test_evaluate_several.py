@@ -70,15 +70,15 @@ def test_each_way_has_figures_and_the_lens_has_those_of_its_gallery(several):
     assert vectors == {"captions": many, "clip": IMAGES}
     assert found.index["captions"].points[-1].recall == 1.0
     assert "captions_best" in table(found)
-    assert "| Mean of the captions |" in markdown(found)
+    assert "| Caption lens, mean of the captions |" in markdown(found)
 
 
 def test_words_of_every_caption_count_for_bm25(several):
     record = several.records[5]
     several.records[5] = replace(record, references=("word5", *record.references[1:]))
-    texts = several.models.sentence._texts
+    texts = several.models.sentence.texts
     texts["word5"] = texts[record.references[0]]
-    several.models.clip._texts["word5"] = several.models.clip._texts[record.references[0]]
+    several.models.clip.texts["word5"] = several.models.clip.texts[record.references[0]]
     several.write(captions_per_image=CAPTIONS, caption_pooling=several.pooling)
     without = [replace(each, more_captions=()) for each in several.records]
     all_words = evaluate(several.plan(), several.models).lenses["bm25"].r_at_1

@@ -38,9 +38,9 @@ def placed(first: np.ndarray, relevant: list[dict[int, int]]) -> list[tuple[tupl
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("depth", [7, 40])
-@pytest.mark.parametrize("batch", [metrics._BATCH_PICTURES, 1, 300])
+@pytest.mark.parametrize("batch", [metrics.BATCH_PICTURES, 1, 300])
 def test_the_library_agrees_with_the_definitions(monkeypatch, several, depth, batch):
-    monkeypatch.setattr(metrics, "_BATCH_PICTURES", batch)
+    monkeypatch.setattr(metrics, "BATCH_PICTURES", batch)
     generator = np.random.default_rng(3)
     first = np.stack([generator.permutation(60)[:depth] for _ in range(200)])
     relevant = [

@@ -64,7 +64,7 @@ def test_the_confidence_is_the_mean_probability_that_the_model_gives_its_tokens(
     }
     captioner = captioner_of(folder, decoding=Decoding(**search, length_penalty=-2.0))
     captions = captioner.caption(images)
-    loaded = captioner._loaded
+    loaded = captioner.load()
     lengths = set()
     for image, caption in zip(images, captions, strict=True):
         assert caption.flags == ()
@@ -97,9 +97,8 @@ def test_different_images_get_different_captions_of_known_words(checkpoint, imag
 
 def test_order_and_batching_do_not_change_a_caption(checkpoint, images):
     captioner = captioner_of(checkpoint)
-    captioner.load()
     # Some processors round float32 otherwise in another batch, and random weights magnify that.
-    captioner._loaded.model.double()
+    captioner.load().model.double()
     together = [caption.text for caption in captioner.caption(images)]
     single = [captioner.caption([image])[0].text for image in images]
     backwards = [caption.text for caption in captioner.caption(images[::-1])]
@@ -123,7 +122,7 @@ def test_a_cpu_runs_an_int8_spec_in_fp32(checkpoint, images):
 
     captioner = captioner_of(checkpoint)
     captioner.caption(images[:1])
-    kinds = {parameter.dtype for parameter in captioner._loaded.model.parameters()}
+    kinds = {parameter.dtype for parameter in captioner.load().model.parameters()}
     assert kinds == {torch.float32}
 
 
@@ -133,7 +132,7 @@ def test_bf16(checkpoint, images):
     captioner = captioner_of(checkpoint, precision="bf16")
     captions = captioner.caption(images)
     assert len({caption.text for caption in captions}) >= 3
-    assert captioner._loaded.model.language_projection.weight.dtype == torch.bfloat16
+    assert captioner.load().model.language_projection.weight.dtype == torch.bfloat16
 
 
 def test_int8_runs_on_a_cpu_and_spares_the_modules_that_are_named(checkpoint, images):
@@ -143,7 +142,7 @@ def test_int8_runs_on_a_cpu_and_spares_the_modules_that_are_named(checkpoint, im
     captioner = captioner_of(checkpoint, precision="int8")
     captions = captioner.caption(images)
     assert len({caption.text for caption in captions}) >= 3
-    model = captioner._loaded.model
+    model = captioner.load().model
     quantised = {n for n, module in model.named_modules() if isinstance(module, Linear8bitLt)}
     assert any(name.startswith("vision_model.") for name in quantised)
     assert any(name.startswith("language_model.decoder.") for name in quantised)
@@ -189,7 +188,7 @@ def test_the_checkpoint_says_how_it_is_decoded(tmp_path, images):
 def test_threads_load_once_and_agree(checkpoint, images):
     captioner = captioner_of(checkpoint)
     with ThreadPoolExecutor(4) as pool:
-        models = list(pool.map(lambda _: (captioner.load(), captioner._loaded)[1], range(4)))
+        models = list(pool.map(lambda _: captioner.load(), range(4)))
         texts = list(pool.map(lambda _: captioner.caption(images[:2])[0].text, range(4)))
     assert all(model is models[0] for model in models)
     assert len(set(texts)) == 1

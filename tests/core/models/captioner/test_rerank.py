@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from core.errors import ModelError
+from core.models.captioner.caption_text import clean_caption
+from core.models.captioner.generation import search_arguments
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.rerank import (
     PROBE_FILE,
@@ -74,12 +76,14 @@ def checkpoint(tmp_path) -> Path:
 
 def candidates_of(folder: Path, images) -> list[list[str]]:
     """What the same search says, all of it: a checkpoint without a probe, asked for its beams."""
-    captioner = captioner_of(folder)
-    loaded = captioner._ready()
-    wide = replace(SEARCH, num_beams=6)
-    encoded = captioner._encode(loaded, images)
-    written = captioner._written(loaded, encoded, wide, num_return_sequences=6)
-    texts = [one.caption.text for one in written]
+    loaded = captioner_of(folder).load()
+    inputs = loaded.processor(
+        images=images, text=[SEARCH.prompt] * len(images), return_tensors="pt"
+    )
+    search = {**search_arguments(SEARCH), "num_beams": 6, "num_return_sequences": 6}
+    found = loaded.model.generate(**inputs, **search, suppress_tokens=loaded.suppressed)
+    written = loaded.processor.batch_decode(found.sequences, skip_special_tokens=True)
+    texts = [clean_caption(text) for text in written]
     return [texts[start : start + 6] for start in range(0, len(texts), 6)]
 
 
@@ -146,7 +150,7 @@ def test_several_captions_begin_with_the_only_one_and_go_on_by_what_is_seen(
 def test_class_tokens_are_what_the_image_tower_says(checkpoint, images):
     captioner = captioner_of(checkpoint)
     tokens = captioner.class_tokens(images)
-    loaded = captioner._ready()
+    loaded = captioner.load()
     inputs = loaded.processor(images=images, text=[""] * len(images), return_tensors="pt")
     tower = loaded.model.vision_model(inputs["pixel_values"])
     assert tokens.dtype == np.float32
@@ -212,7 +216,7 @@ def test_captioners_at_work_in_two_threads_see_their_own_pictures(checkpoint, im
 def test_the_image_tower_sees_each_picture_once_however_many_captions(checkpoint, images, sentence):
     captioner = captioner_of(checkpoint, sentence, prompt="a dog", retry_prompt="a cat")
     seen = []
-    tower = captioner._ready().model.vision_model
+    tower = captioner.load().model.vision_model
     watch = tower.register_forward_hook(lambda _, __, out: seen.append(len(out[0])))
     captioner.caption_several(images, 4)
     watch.remove()

@@ -99,7 +99,7 @@ def test_a_captioner_in_8_bits_runs_in_floats_on_a_cpu(in_8_bits: Path) -> None:
 
 
 def test_the_lent_tower_says_what_the_captioner_sees(in_8_bits: Path, tmp_path: Path) -> None:
-    spec = _borrowing_clip(tmp_path, in_8_bits)
+    spec = borrowing_clip(tmp_path, in_8_bits)
     encoder = ClipEncoder(spec, device="cpu")
     found = encoder.encode_image(_images())
     model, _ = read_instructblip(_spec(in_8_bits), "cpu", "fp32")
@@ -126,7 +126,7 @@ def test_patch_bias_goes_into_the_positions(in_floats: Path) -> None:
 def test_another_tower_is_another_revision(in_floats: Path, tmp_path: Path) -> None:
     lender = tmp_path / "lender"
     shutil.copytree(in_floats, lender)
-    spec = _borrowing_clip(tmp_path, lender)
+    spec = borrowing_clip(tmp_path, lender)
     before = revision_of(spec)
     (lender / "twolens.json").write_text("{}")
     revision_of.cache_clear()
@@ -142,13 +142,13 @@ def test_another_tower_is_another_revision(in_floats: Path, tmp_path: Path) -> N
 def test_a_lender_that_is_gone_is_named(in_floats: Path, tmp_path: Path) -> None:
     lender = tmp_path / "lender"
     shutil.copytree(in_floats, lender)
-    spec = _borrowing_clip(tmp_path, lender)
+    spec = borrowing_clip(tmp_path, lender)
     (lender / "model.safetensors").unlink()
     with pytest.raises(ModelNotFoundError, match=r"image tower of lender cannot be read\.$"):
         ClipEncoder(spec, device="cpu").encode_image(_images())
 
 
-def _borrowing_clip(folder: Path, lender: Path) -> ModelSpec:
+def borrowing_clip(folder: Path, lender: Path) -> ModelSpec:
     """A CLIP model whose file holds only the image tower's last projection and the text tower."""
     clip = folder / "clip"
     build_tiny_clip(clip, model_cfg=_CLIP)

@@ -162,13 +162,13 @@ def test_the_api_says_where_a_picture_is_whose_it_is_and_what_chance_gives(shelf
 
 
 def test_about_says_what_the_lenses_share_and_claims_no_more(shelf):
-    small = about._how(PROFILES["mini"])
+    small = about.lenses_explained(PROFILES["mini"])
     assert "through one image tower" in small
     assert "trained on the captions of Flickr30k and COCO" in small
     assert "usually right" not in small
-    full = about._how(PROFILES["full"])
+    full = about.lenses_explained(PROFILES["full"])
     assert "image tower" not in full
-    numbers = about._numbers(replace(PROFILES["mini"], fusion=Fusion("zscore", 0.35)))
+    numbers = about.numbers_explained(replace(PROFILES["mini"], fusion=Fusion("zscore", 0.35)))
     assert "Z-score sum, caption weight 0.35" in numbers
     assert "eciprocal" not in numbers
 

@@ -50,31 +50,6 @@ def test_the_tokenizer_knows_frequent_words_and_the_prompts(pairs):
     assert tokenizer.unk_token_id not in prompt
 
 
-def test_the_loss_is_that_of_the_models_own_forward(pairs, tmp_path):
-    training, features = training_of(
-        pairs, tmp_path, label_smoothing=0.0, word_dropout=0.0, batch_size=18
-    )
-    objective = training.objective.eval()
-    batch = next(
-        epoch_batches(
-            features,
-            tokens_of(training.objective, pairs),
-            training.objective.recipe,
-            unknown=2,
-            seed=3,
-        )
-    )
-    prompt = PROMPTS[batch.instruction].text
-    with torch.inference_mode():
-        ours = objective(batch)
-        images = [pairs.image(int(batch.rows[owner])) for owner in batch.image_of_caption]
-        inputs = objective.processor(
-            images=images, text=[prompt] * len(images), return_tensors="pt"
-        )
-        theirs = objective.model(**inputs, labels=batch.labels).loss
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
-
-
 def test_features_are_dropped_in_training_alone(pairs, tmp_path):
     options = {"word_dropout": 0.0, "batch_size": 18}
     losses = {}

@@ -16,7 +16,7 @@ from precompute.finetune.clip.asset import (
     write_clip_asset,
 )
 from precompute.finetune.clip.towers import Tower, TunedClip
-from tests.core.models.clip.test_lent_tower import _borrowing_clip
+from tests.core.models.clip.test_lent_tower import borrowing_clip
 from tests.tiny_clip import TINY_MINILM_CFG, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
 
@@ -84,7 +84,7 @@ def test_logits_start_as_the_model_had_them_or_as_the_loss_asks(plain):
 
 def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
     lender = save_tiny_instructblip(tmp_path / "lender")
-    start = find_clip_files(_borrowing_clip(tmp_path, lender))
+    start = find_clip_files(borrowing_clip(tmp_path, lender))
     seen = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
     def written(model, folder):

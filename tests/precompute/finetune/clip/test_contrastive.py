@@ -19,7 +19,12 @@ from safetensors.torch import load_file
 
 from core.errors import SourceError
 from core.models.clip.encoder import ClipEncoder
-from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, find_clip_files
+from core.models.clip.towers import (
+    CONFIG_NAME,
+    LOCAL_WEIGHTS_NAME,
+    find_clip_files,
+    load_text_tower,
+)
 from core.models.spec import ModelSpec
 from precompute.evaluate.recall import recall
 from precompute.finetune.clip.preparation import Inputs
@@ -156,7 +161,7 @@ def test_a_packaged_transformer_is_left_out_unless_it_was_trained(minilm, pairs,
     one = dataclasses.replace(HEADS, epochs=1, unlock_text=1, lock_text_head=True)
     out = tuned(minilm, pairs, one)
     found = tensors(out)
-    own = ClipEncoder(minilm.spec, device="cpu")._text_tower.get().module.state_dict()
+    own = load_text_tower(minilm).module.state_dict()
     moved = {
         name.partition("layer.")[2].partition(".")[0]
         for name, tensor in own.items()
