@@ -24,6 +24,8 @@ from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from core.models.profiles import Models
+    from core.models.spec import Captioner
+    from core.ui.operation import Health
     from core.ui.parts.shelf import Shelf
     from core.uploads.registry import Uploads
 
@@ -31,6 +33,8 @@ logger = logging.getLogger("twolens")
 
 _FRESH_S = 2.0
 """Between two looks at whether a gallery that is served was built anew."""
+_LEAN_S = 5.0
+"""Between two looks at whether a model was idle for too long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +64,9 @@ def _run(settings: Settings) -> int:
     models = open_models(settings)
     shelf = open_shelf(settings, models)
     uploads = open_uploads(settings, models)
+    if settings.model_idle_s:
+        args = (models, uploads.captioner, settings.model_idle_s)
+        threading.Thread(target=_keep_lean, args=args, name="models", daemon=True).start()
     # A host that stops a Space sends SIGTERM, which by itself would leave visitors' photos.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -67,7 +74,7 @@ def _run(settings: Settings) -> int:
     except OSError as error:
         if error.filename is not None:
             raise
-        print(f"Cannot listen on {settings.host}:{settings.port}. {error}", file=sys.stderr)  # noqa: T201
+        print(_cannot_listen(settings), file=sys.stderr)  # noqa: T201
         return 2
     except SystemExit:
         logger.info("ended by SIGTERM")
@@ -75,6 +82,16 @@ def _run(settings: Settings) -> int:
         close_decoders()
         uploads.close()
     return 0
+
+
+def _cannot_listen(settings: Settings) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if settings.port == 0:
+        return f"Cannot listen on {where}: no free port was found."
+    return (
+        f"Cannot listen on {where}: another program uses that port, or this address is not "
+        "this machine's. Choose another by --port NUMBER (--port 0 takes a free one) or --host."
+    )
 
 
 def end_process(status: int) -> NoReturn:
@@ -156,10 +173,19 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     quiet_libraries(downloads=settings.profile == "full")
     from core.ui.launch import launch
+    from core.ui.operation import Health
 
-    threading.Thread(target=_warm_up, args=(shelf,), name="warm-up", daemon=True).start()
+    health = Health(shelf)
+    threading.Thread(target=_warm_up, args=(health,), name="warm-up", daemon=True).start()
     threading.Thread(target=_keep_fresh, args=(shelf,), name="galleries", daemon=True).start()
-    launch(shelf, host=settings.host, port=settings.port, uploads=uploads, settings=settings)
+    launch(
+        shelf,
+        host=settings.host,
+        port=settings.port,
+        uploads=uploads,
+        settings=settings,
+        health=health,
+    )
 
 
 def _keep_fresh(shelf: Shelf) -> None:
@@ -171,9 +197,20 @@ def _keep_fresh(shelf: Shelf) -> None:
             logger.exception("looking for replaced galleries failed")
 
 
-def _warm_up(shelf: Shelf) -> None:
+def _keep_lean(models: Models, describes: Captioner, idle_s: float) -> None:
+    """Unload models that nobody has used for a while."""
+    while True:
+        time.sleep(min(idle_s, _LEAN_S))
+        try:
+            if unloaded := models.unload_idle(idle_s, describes):
+                logger.info("unloaded after %g s without use: %s", idle_s, ", ".join(unloaded))
+        except Exception:  # the next round must come whatever happens in this one
+            logger.exception("unloading idle models failed")
+
+
+def _warm_up(health: Health) -> None:
     try:
-        shelf.warm_up()
+        health.warm_up()
     except TwoLensError as error:
         logger.warning("the first search will fail: %s", error)
 

@@ -83,6 +83,35 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         20, gt=0, description="Seconds after which a request that stops arriving is cut."
     )
+    requests_per_minute: int = Field(
+        600,
+        ge=0,
+        description="Searches, uploads and other calls that one visitor may make in a minute; "
+        "0 for any number.",
+    )
+    trust_proxy: bool = Field(
+        default_factory=lambda: bool(os.environ.get("SPACE_ID")),
+        description="Whether a proxy in a private network stands before the app, whose "
+        "X-Forwarded-For tells who a visitor is; true in a Hugging Face Space.",
+    )
+    log_requests: bool | None = Field(
+        None,
+        description="Whether each request is a line of JSON on standard error; unless set, where "
+        "that is not a terminal.",
+    )
+    log_queries: bool = Field(
+        False, description="Whether such a line holds the words that were searched."
+    )
+    metrics: bool = Field(
+        False,
+        description="Whether /metrics answers, to anybody, in Prometheus's form; needs "
+        "prometheus-client.",
+    )
+    model_idle_s: float = Field(
+        0,
+        ge=0,
+        description="Seconds without use after which a model is unloaded; 0 for never.",
+    )
     max_query_chars: int = Field(1000, ge=1, description="Longest query that is answered.")
     query_cache_size: int = Field(2048, ge=0, description="Query embeddings kept in memory.")
     max_image_bytes: int = Field(50_000_000, ge=1, description="Largest file that is decoded.")

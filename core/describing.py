@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.activity import captioned
 from core.gallery.caption_rows import distinct
 from core.models.captioner.fit import read_unsure_rule, with_doubts
 from core.records import Caption, ImageRecord
@@ -85,9 +86,11 @@ class Describer:
     ) -> tuple[tuple[tuple[Caption, ...], ...], np.ndarray]:
         if given is not None or self.captions_per_image == 1:
             single = self.captioner.caption(images) if given is None else given
+            captioned(self.captioner.spec.name, 0 if given is not None else len(single))
             texts = [caption.text for caption in single]
             return tuple((caption,) for caption in single), self.sentence.encode_text(texts)
         found = self.captioner.caption_several(images, self.captions_per_image)
+        captioned(self.captioner.spec.name, sum(map(len, found)))
         embedded = self.sentence.encode_text([one.text for said in found for one in said])
         chosen, parts = [], []
         for said in found:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
+from contextlib import suppress
 from functools import lru_cache
 
 from core.errors import ModelError
@@ -32,6 +35,19 @@ def resolve_device(name: str) -> str:
     if int(number or 0) >= torch.cuda.device_count():
         raise ModelError(f"This machine has no device {name!r}. Use auto or cpu.")
     return name
+
+
+def give_back_memory() -> None:
+    """Return what unloaded models held to the system, on a GPU too.
+
+    glibc keeps freed blocks for later; see malloc_trim(3). Does nothing of it without glibc.
+    """
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @lru_cache(maxsize=1)

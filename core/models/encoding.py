@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -29,6 +30,7 @@ class Once(Generic[T]):
         self._make = make
         self._lock = threading.Lock()
         self._value: T | None = None
+        self._used_at = time.monotonic()
 
     @property
     def made(self) -> bool:
@@ -37,11 +39,26 @@ class Once(Generic[T]):
 
     def get(self) -> T:
         """Return the value, made now if it was not."""
-        if self._value is None:
+        self._used_at = time.monotonic()
+        value = self._value
+        if value is None:
             with self._lock:
-                if self._value is None:
-                    self._value = self._make()
-        return self._value
+                value = self._value
+                if value is None:
+                    value = self._value = self._make()
+        return value
+
+    def drop_if_idle(self, seconds: float) -> bool:
+        """Forget a value that nobody asked for so long; whoever holds it may go on using it.
+
+        Returns:
+            Whether there was one to forget; the next caller gets another.
+        """
+        with self._lock:
+            if self._value is None or time.monotonic() - self._used_at < seconds:
+                return False
+            self._value = None
+            return True
 
 
 def embed_texts(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from core.models.spec import Captioner, ImageTextEncoder, ModelSpec, TextEncoder
+from core.models.devices import give_back_memory
+from core.models.spec import Captioner, ImageTextEncoder, ModelSpec, TextEncoder, Unloadable
 from core.records import PLAIN_RRF, Fusion
 
 if TYPE_CHECKING:
@@ -185,6 +186,32 @@ class Models:
 
                 self._clip = ClipEncoder(self.profile.clip, device=self.device)
             return self._clip
+
+    def loaded(self) -> dict[Lens, bool]:
+        """Return for each lens whether the model that embeds its queries is in memory."""
+        clip = getattr(self._clip, "loaded_towers", ("text",) if self._clip is not None else ())
+        sentence = getattr(self._sentence, "is_loaded", self._sentence is not None)
+        return {"captions": bool(sentence), "clip": "text" in clip}
+
+    def unload_idle(self, seconds: float, *others: object) -> list[str]:
+        """Unload the models that were not used for so long; the next use loads them again.
+
+        Args:
+            seconds: How long.
+            others: Models beside these, which are treated alike.
+
+        Returns:
+            The names of those that were unloaded.
+        """
+        models = (self._captioner, self._sentence, self._clip, *others)
+        unloaded = [
+            model.spec.name
+            for model in models
+            if isinstance(model, Unloadable) and model.unload_idle(seconds)
+        ]
+        if unloaded:
+            give_back_memory()
+        return unloaded
 
     def embed_query(self, lens: Lens, query: str) -> np.ndarray:
         """Return the query's embedding for a lens: float32 (dim,), unit norm, read-only, cached."""

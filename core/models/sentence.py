@@ -68,6 +68,10 @@ class MiniLmEncoder:
 
         return embed_texts(embed, texts, model.config.hidden_size)
 
+    def unload_idle(self, seconds: float) -> bool:
+        """Forget weights that were not used for so long; return whether there were any."""
+        return self._model.drop_if_idle(seconds)
+
     def _load(self) -> tuple[Any, Any]:
         require_precision(self.spec, "fp32")
         folder = local_folder(self.spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,17 @@ class ModelSpec:
     note: str = ""
     base: ModelSpec | None = None
     score_range: tuple[float, float] | None = None
+
+
+@runtime_checkable
+class Unloadable(Protocol):
+    """A model that can give its memory back while nobody needs it."""
+
+    spec: ModelSpec
+
+    def unload_idle(self, seconds: float) -> bool:
+        """Forget weights that were not used for so long; return whether there were any."""
+        ...
 
 
 class Captioner(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from core.activity import searched
 from core.errors import QueryError, TwoLensError
 from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
@@ -182,6 +183,7 @@ class SearchService:
         embedding = self.models.clip.encode_image([image])[0]
         encode_ms = _ms_since(started)
         hits, search_ms = self._search(embedding, k, lens, index, nprobe)
+        searched(lens)
         return SearchResult(lens, index, hits, encode_ms, search_ms, cached=False)
 
     def similar(
@@ -210,6 +212,7 @@ class SearchService:
         embedding = self.gallery.embedding(lens, image_id)
         encode_ms = _ms_since(started)
         hits, search_ms = self._search(embedding, k + 1, lens, index, nprobe)
+        searched(lens)
         others = [hit for hit in hits if hit.id != image_id][:k]
         ranked = tuple(replace(hit, rank=rank) for rank, hit in enumerate(others, start=1))
         return SearchResult(lens, index, ranked, encode_ms, search_ms, cached=True)
@@ -298,6 +301,7 @@ class SearchService:
     ) -> SearchResult:
         encoded = self.models.encode_query(lens, text)
         hits, search_ms = self._search(encoded.embedding, k, lens, index, nprobe)
+        searched(lens, text)
         return SearchResult(lens, index, hits, encoded.encode_ms, search_ms, encoded.cached)
 
     def _search(

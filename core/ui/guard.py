@@ -21,6 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from core.ui.bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
+from core.ui.operation.route_names import HEALTH_PATH, METRICS_PATH
+from core.ui.operation.strangers import PREVIEW_PATH
 from core.ui.parts.events import refusal_statuses, sentence_for
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ _RULES = (
     _rule(f"{_API}mcp/schema"),
     # Our own.
     _rule("/thumbnails/.+"),
+    _rule(f"{re.escape(HEALTH_PATH)}|{re.escape(METRICS_PATH)}|{re.escape(PREVIEW_PATH)}"),
 )
 _UPLOAD_RULES = (
     _rule(re.escape(UPLOAD_PATH), _POST, "form"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from core.config import Settings, get_settings
 from core.ui.bodies import Function
 from core.ui.connections import bound_connections
 from core.ui.guard import Guard, RequestLimits
+from core.ui.operation import FrontDoor, Health, LinkPreview, Metrics, preview_route, robots_route
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import thumbnail_route
@@ -41,6 +42,7 @@ def launch(
     block: bool = True,
     uploads: Uploads | None = None,
     settings: Settings | None = None,
+    health: Health | None = None,
 ) -> gr.Blocks:
     """Serve the page and the endpoints.
 
@@ -51,13 +53,15 @@ def launch(
         port: Port to listen on; 0 picks a free one.
         block: Whether to return only when the server stops.
         settings: Hold the limits of requests; those of the uploads or of the environment if None.
+        health: What ``/health`` tells; None for that of a shelf which is not being warmed up.
 
     Returns:
         The running page; its ``local_url`` is where it answers.
     """
     settings = settings or (uploads.settings if uploads is not None else get_settings())
     limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
-    routes = [thumbnail_route(shelf)]
+    health = health or Health(shelf)
+    routes = [thumbnail_route(shelf), health.route(), robots_route(), preview_route()]
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.
@@ -66,7 +70,17 @@ def launch(
         desk = UploadDesk(uploads, inbox)
         routes += [*inbox.routes(), *upload_routes(uploads)]
     page = build_page(shelf, desk)
-    guard = Middleware(Guard, limits, _functions(page), partial(_unread, page))
+    functions = _functions(page)
+    metrics = _metrics(page, health, uploads) if settings.metrics else None
+    if metrics is not None:
+        routes.append(metrics.route())
+    middleware = [
+        Middleware(FrontDoor, settings, {one.name for one in functions.values()}, metrics),
+        Middleware(LinkPreview),
+        Middleware(Guard, limits, functions, partial(_unread, page)),
+    ]
+    # The front door alone decides whom to believe about a visitor's address.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     page.queue(max_size=uploads.settings.upload_queue_size if uploads is not None else None)
     page.launch(
         server_name=host,
@@ -84,7 +98,7 @@ def launch(
         _frontend=False,
         # The inbox has limits of its own; without it, gradio's upload route exists all the same.
         max_file_size=None if uploads is not None else "1mb",
-        app_kwargs={"routes": routes, "middleware": [guard], "lifespan": _forgetful},
+        app_kwargs={"routes": routes, "middleware": middleware, "lifespan": _forgetful},
         state_session_capacity=MOST_SESSIONS,
         mcp_server=importlib.util.find_spec("mcp") is not None,
         theme=theme(),
@@ -95,6 +109,16 @@ def launch(
     if block:
         page.block_thread()
     return page
+
+
+def _metrics(page: gr.Blocks, health: Health, uploads: Uploads | None) -> Metrics:
+    gauges: dict[tuple[str, str], Callable[[], float]] = {
+        ("twolens_ready", "1 if a search would be answered."): lambda: float(health.is_ready),
+        ("twolens_queue", "Events that wait for their turn."): lambda: len(page._queue),
+    }
+    if uploads is not None:
+        gauges["twolens_uploads", "Uploads that live."] = lambda: len(uploads)
+    return Metrics(gauges)
 
 
 def _functions(page: gr.Blocks) -> Mapping[int, Function]:

@@ -179,6 +179,7 @@ def test_a_port_that_is_taken_is_one_sentence(coco_gallery):
         ended = run_app("--gallery", coco_gallery, "--port", taken.getsockname()[1])
     assert ended.returncode == 2
     assert "Cannot listen on 127.0.0.1:" in ended.stderr
+    assert "--port" in ended.stderr and "GRADIO" not in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from threading import Lock, RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from core.models.captioner.generation import Written, better, judged, search_arg
 from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
 from core.models.captioner.sampling import sampling_arguments
 from core.models.captioner.settings import Decoding
+from core.models.encoding import Once
 from core.models.spec import ModelSpec, TextEncoder
 from core.records import Caption
 
@@ -105,8 +106,7 @@ class GeneratingCaptioner(ABC):
         self._device = device
         self._decoding = decoding
         self._sentence = sentence
-        self._lock = RLock()
-        self._loaded: Loaded | None = None
+        self._model = Once(self._load)
 
     def load(self) -> Loaded:
         """Return the model, read unless that was done; safe to call from several threads.
@@ -116,10 +116,11 @@ class GeneratingCaptioner(ABC):
             MissingDependencyError: 8 bits were demanded and bitsandbytes is not installed.
             ModelError: The checkpoint is damaged, or its parts do not belong together.
         """
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
+        return self._model.get()
+
+    def unload_idle(self, seconds: float) -> bool:
+        """Forget weights that were not used for so long; return whether there were any."""
+        return self._model.drop_if_idle(seconds)
 
     def caption(self, images: Sequence[Image]) -> list[Caption]:
         """Caption RGB images, in order; a doubtful caption is decoded once more, differently.

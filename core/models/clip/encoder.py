@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.models.clip.towers import (
     ClipFiles,
@@ -109,6 +109,11 @@ class ClipEncoder:
             return tower.module(pixels)
 
         return embed_in_batches(embed, images, _IMAGE_BATCH, self._dim)
+
+    def unload_idle(self, seconds: float) -> bool:
+        """Forget towers that were not used for so long; return whether there were any."""
+        towers: tuple[Once[Any], ...] = (self._image_tower, self._text_tower)
+        return any([tower.drop_if_idle(seconds) for tower in towers])
 
     @property
     def _dim(self) -> int:

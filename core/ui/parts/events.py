@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 from gradio.components.api_component import Api
 
+from core.activity import current_request
 from core.errors import InputError, TwoLensError, UnknownImageError
 
 P = ParamSpec("P")
@@ -114,7 +115,8 @@ def sentence_for(error: Exception, where: str) -> str:
         return str(error)
     if isinstance(error, gr.Error):  # ZeroGPU's: no GPU is free, or the visitor's quota is used up
         return str(error.message)[:_SAID_CHARS]
-    request_id = secrets.token_hex(4)
+    note = current_request.get()
+    request_id = note.id if note is not None else secrets.token_hex(4)
     logger.error("request %s failed in %s", request_id, where, exc_info=error)
     return (
         "Something went wrong here, not with what you typed. If you report it, give the request "

@@ -10,6 +10,7 @@ from weakref import WeakSet
 import gradio as gr
 
 from core.search.query import picture_count
+from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
 from core.ui.parts.picture_query import picture_state
@@ -29,7 +30,6 @@ from core.ui.uploads.views import (
     running_view,
     trouble_view,
 )
-from core.ui.uploads.visitors import visitor_of
 from core.uploads.session import UploadSession
 
 
