@@ -75,7 +75,9 @@ def launch(
     if metrics is not None:
         routes.append(metrics.route())
     middleware = [
-        Middleware(FrontDoor, settings, {one.name for one in functions.values()}, metrics),
+        Middleware(
+            FrontDoor, settings, {one.name for one in functions.values() if one.name}, metrics
+        ),
         Middleware(LinkPreview),
         Middleware(Guard, limits, functions, partial(_unread, page)),
     ]
