@@ -25,7 +25,7 @@ from core.quiet import quiet_libraries
 if TYPE_CHECKING:
     from core.models.profiles import Models
     from core.models.spec import Captioner
-    from core.ui.operation import Health
+    from core.ui.operation.health import Health
     from core.ui.parts.shelf import Shelf
     from core.uploads.registry import Uploads
 
@@ -173,7 +173,7 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     quiet_libraries(downloads=settings.profile == "full")
     from core.ui.launch import launch
-    from core.ui.operation import Health
+    from core.ui.operation.health import Health
 
     health = Health(shelf)
     threading.Thread(target=_warm_up, args=(health,), name="warm-up", daemon=True).start()

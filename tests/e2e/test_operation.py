@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.ui.operation import Health
 from core.ui.operation.door import REQUEST_LOG
+from core.ui.operation.health import Health
 from tests.planted_app import planted_shelf
 
 RUN = "/gradio_api/run/compare"
