@@ -101,26 +101,24 @@ def given_caption(row: SourceImage) -> Caption:
     return Caption(text, () if text else ("empty",))
 
 
-def with_references(
+def with_duplicates(
     records: Sequence[ImageRecord], duplicates: Iterable[Duplicate]
 ) -> list[ImageRecord]:
-    """Return the records with the references of files and rows of the same bytes added.
+    """Return the records with what files and rows of the same bytes add.
 
+    A record whose given caption is blank gets the first one with words, and all get the references.
     A text that is searched as the picture's caption is no reference to it.
     """
-    more: dict[str, list[str]] = defaultdict(list)
+    more: dict[str, list[Duplicate]] = defaultdict(list)
     for duplicate in duplicates:
-        more[duplicate.id] += duplicate.references
-    return [
-        replace(
-            record,
-            references=tuple(
-                text
-                for text in merged(record.references, more[record.id])
-                if text in record.references or text != record.caption
-            ),
-        )
-        if record.id in more
-        else record
-        for record in records
-    ]
+        more[duplicate.id].append(duplicate)
+    return [_merged(record, more[record.id]) if record.id in more else record for record in records]
+
+
+def _merged(record: ImageRecord, duplicates: Sequence[Duplicate]) -> ImageRecord:
+    given = next((item.given for item in duplicates if item.given), "")
+    if given and not record.caption:
+        record = replace(record, caption=given, caption_flags=())
+    found = merged(record.references, *(item.references for item in duplicates))
+    references = (text for text in found if text in record.references or text != record.caption)
+    return replace(record, references=tuple(references))

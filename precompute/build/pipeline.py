@@ -19,7 +19,7 @@ from core.errors import GalleryError, ModelError, SourceError
 from core.images.decode import DecodeLimits
 from core.models.profiles import Models
 from core.records import Caption, ImageRecord
-from precompute.build.pictures import Picture, ahead, given_caption, prepare, with_references
+from precompute.build.pictures import Picture, ahead, given_caption, prepare, with_duplicates
 from precompute.build.plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
 from precompute.build.report import BuildResult, report_of
 from precompute.build.workspace import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
@@ -152,11 +152,11 @@ class _Build:
         )
         if not result.images:
             self._refuse_empty(result)
-        records = with_references(
-            [record for shard in shards for record in shard.records], duplicates
-        )
+        stored = [record for shard in shards for record in shard.records]
+        records = with_duplicates(stored, duplicates)
         self._check_captions(records)
-        self._assemble(len(shards), records, result)
+        captions = self._caption_embeddings(len(shards), stored, records)
+        self._assemble(len(shards), records, captions, result)
         self._workspace.publish()
         return result
 
@@ -243,6 +243,7 @@ class _Build:
             first,
             picture.decoded.id,
             references,
+            row.given_caption or "",
             is_row=another_row or row.file_name == first,
         )
 
@@ -304,7 +305,22 @@ class _Build:
                 else f"The column {column.name!r}: {few}."
             )
 
-    def _assemble(self, shards: int, records: list[ImageRecord], result: BuildResult) -> None:
+    def _caption_embeddings(
+        self, shards: int, stored: list[ImageRecord], records: list[ImageRecord]
+    ) -> np.ndarray:
+        """Return those of the shards, with the captions embedded that duplicates added."""
+        found = self._workspace.embeddings("captions", shards, self._options.profile.sentence.dim)
+        pairs = enumerate(zip(stored, records, strict=True))
+        # A given caption has one row.
+        changed = [row for row, (before, after) in pairs if before.caption != after.caption]
+        if changed:
+            texts = [records[row].caption for row in changed]
+            found[changed] = self._describer.sentence.encode_text(texts)
+        return found
+
+    def _assemble(
+        self, shards: int, records: list[ImageRecord], captions: np.ndarray, result: BuildResult
+    ) -> None:
         from core.gallery.manifest import Counts, SourceRef
         from core.gallery.writer import write_gallery
 
@@ -312,15 +328,13 @@ class _Build:
         report = report_of(self._source.name, profile.name, result, records)
         self._workspace.write_report({**report, "remarks": list(self._source.remarks)})
         columns = self._source.columns
-        captions = columns.given or columns.references
+        column = columns.given or columns.references
         write_gallery(
             self._workspace.gallery,
             name=gallery_name(self._workspace.out),
             records=records,
-            caption_embeddings=self._workspace.embeddings(
-                "captions", shards, profile.sentence.dim or 0
-            ),
-            clip_embeddings=self._workspace.embeddings("clip", shards, profile.clip.dim or 0),
+            caption_embeddings=captions,
+            clip_embeddings=self._workspace.embeddings("clip", shards, profile.clip.dim),
             profile=profile,
             source=SourceRef(
                 kind=self._source.kind,
@@ -328,7 +342,7 @@ class _Build:
                 split=self._source.split,
                 revision=self._source.revision,
                 image_column=columns.image,
-                caption_column=captions.name if captions else None,
+                caption_column=column.name if column else None,
                 limit=options.source.limit,
             ),
             caption_origin=f"column:{columns.given.name}" if columns.given else "generated",

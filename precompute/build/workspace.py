@@ -67,6 +67,7 @@ class Duplicate:
         same_as: The name of the earlier one.
         id: Of the picture that is stored.
         references: Captions it came with; the picture gets them too.
+        given: Its caption that is searched, for a picture whose own is blank.
         is_row: Whether it is but one more row of the picture, with another caption.
     """
 
@@ -74,6 +75,7 @@ class Duplicate:
     same_as: str
     id: str = ""
     references: tuple[str, ...] = ()
+    given: str = ""
     is_row: bool = False
 
 
@@ -268,11 +270,11 @@ class Workspace:
                 path.unlink()
         return shards
 
-    def embeddings(self, lens: Lens, count: int, dim: int) -> np.ndarray:
+    def embeddings(self, lens: Lens, count: int, dim: int | None) -> np.ndarray:
         """Return the embeddings of the first ``count`` shards: float32 (n, dim)."""
         import numpy as np
 
-        parts = [np.zeros((0, dim), np.float32)]
+        parts = [np.zeros((0, dim or 0), np.float32)]
         parts += [np.load(self._array(number, lens)) for number in range(count)]
         return np.concatenate(parts)
 

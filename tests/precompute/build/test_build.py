@@ -205,8 +205,34 @@ def test_one_row_a_caption_is_one_picture_with_all_its_captions(tiny, tmp_path):
         assert row["references"] == [f"caption {j} of picture {i}" for j in (1, 2)]
 
 
+def test_the_first_caption_with_words_is_given_wherever_it_stands(tiny, tmp_path):
+    """Of rows that are one picture the first may be blank, and lie in a shard that is done."""
+    texts = {0: ["", None, "a dog", "two dogs"], 1: ["a boat", "", "ships", None], 2: [" "] * 4}
+    cells = [
+        {"image": {"bytes": noise_photo(i), "path": f"{i}.png"}, "caption": texts[i][j]}
+        for j in range(4)
+        for i in texts
+    ]
+    source = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(cells), source)
+    build(options(source, tmp_path / "out", tiny, captions_from="caption", shard_size=2))
+    stored = rows(tmp_path / "out")
+    assert [row["caption"] for row in stored] == ["a dog", "a boat", ""]
+    assert [row["caption_flags"] for row in stored] == [[], [], ["empty"]]
+    assert [row["references"] for row in stored] == [["two dogs"], ["ships"], []]
+    embeddings = Gallery.open(tmp_path / "out", tiny).embeddings("captions")
+    expected = _MODELS[tiny].sentence.encode_text(["a dog", "a boat", ""])
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+
+    files = photos(tmp_path / "files", 1)
+    shutil.copy(files / "000.png", files / "copy.png")
+    (files / "metadata.csv").write_text("file_name,text\n000.png,\ncopy.png,a dog\n")
+    build(options(files, tmp_path / "merged", tiny, captions_from="text"))
+    assert [row["caption"] for row in rows(tmp_path / "merged")] == ["a dog"]
+
+
 def test_what_a_duplicate_brings_outlives_a_stop():
-    shard = Shard(rows=1, duplicates=[Duplicate("b.png", "a.png", "0" * 16, ("x", "y"), True)])
+    shard = Shard(rows=1, duplicates=[Duplicate("b.png", "a.png", "0" * 16, ("x", "y"), "x", True)])
     assert Shard.from_json(json.loads(json.dumps(shard.to_json()))) == shard
 
 
