@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import pytest
 from PIL import Image
@@ -29,6 +30,13 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     else:
         image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def slow_bmp(width=4000, height=3000) -> bytes:
+    """A BMP of runs of one pixel, which Pillow decodes in Python, pixel by pixel."""
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
+    head = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + info + bytes(1024)
+    return head + b"\1\0" * (width * height)
 
 
 def refusal(content: bytes, limits=LIMITS, name="photo.jpg") -> ImageError:

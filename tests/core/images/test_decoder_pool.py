@@ -21,7 +21,7 @@ from core.images.decode import DecodeLimits, decode
 from core.images.decoder_pool import DecoderPool
 from core.images.memory_budget import MemoryBudget
 from core.images.recognise import RefusedError
-from tests.core.encoded_pictures import LIMITS, encoded, refusal, two_halves
+from tests.core.encoded_pictures import LIMITS, encoded, refusal, slow_bmp, two_halves
 from tests.core.images.test_colour import chunk
 
 LARGE = DecodeLimits(50_000_000, 100_000_000)
@@ -37,13 +37,6 @@ def pool():
 
 def processes(pool: DecoderPool) -> list[psutil.Process]:
     return [psutil.Process(process.pid) for process in pool.processes()]
-
-
-def slow_bmp(width=4000, height=3000) -> bytes:
-    """A BMP of runs of one pixel, which Pillow decodes in Python, pixel by pixel."""
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
-    head = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + info + bytes(1024)
-    return head + b"\1\0" * (width * height)
 
 
 def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_is_decoded(pool):

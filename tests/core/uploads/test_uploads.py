@@ -15,8 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import QueryError, UnknownImageError, UploadError
+from core.errors import (
+    DecodingStoppedError,
+    QueryError,
+    TwoLensError,
+    UnknownImageError,
+    UploadError,
+)
+from core.images.decode import decode
 from core.search.service import SearchService
+from core.uploads import intake
+from tests.core.encoded_pictures import slow_bmp
 from tests.tiny_uploads import (
     colour_uploads,
     describe,
@@ -229,6 +238,36 @@ class TestForgetting:
                 uploads.captioner.gate.set()
         assert files_below(uploads.folder) == []
         assert len(session.snapshot) == 0
+
+    def test_photos_that_are_decoded_or_queued_are_stopped(self, make_uploads, monkeypatch):
+        """Even where nobody asks for the run's next report, as when the tab is closed."""
+        uploads = make_uploads()
+        session = uploads.start()
+        send(uploads, session, {f"{row}.bmp": slow_bmp() for row in range(6)})
+        begun, ends = [], []
+
+        def counted(path, file_name, *args, **options):
+            begun.append(threading.current_thread())
+            try:
+                ends.append(decode(path, file_name, *args, **options))
+            except TwoLensError as error:
+                ends.append(error)
+            raise DecodingStoppedError
+
+        monkeypatch.setattr(intake, "decode", counted)
+        run = uploads.describe(session)
+        next(run)
+        while len(begun) < 2:
+            next(run)
+        assert uploads.forget(session.id)
+        while len(ends) < 2:
+            time.sleep(0.01)
+        run.close()
+        for thread in begun:
+            thread.join()
+        assert [type(end) for end in ends] == [DecodingStoppedError] * 2
+        assert len(begun) == 2
+        assert files_below(uploads.folder) == []
 
     def test_an_idle_upload_is_forgotten_and_a_used_one_is_not(self, make_uploads):
         uploads = make_uploads(upload_idle_s=0.6)
