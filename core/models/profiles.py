@@ -9,7 +9,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from core.models.devices import give_back_memory
-from core.models.spec import Captioner, ImageTextEncoder, ModelSpec, TextEncoder, Unloadable
+from core.models.spec import (
+    Captioner,
+    ImageTextEncoder,
+    ModelSpec,
+    SentenceEncoder,
+    TextEncoder,
+    Unloadable,
+)
 from core.records import PLAIN_RRF, Fusion
 
 if TYPE_CHECKING:
@@ -140,7 +147,7 @@ class Models:
         device: str = "auto",
         query_cache_size: int = 2048,
         captioner: Captioner | None = None,
-        sentence: TextEncoder | None = None,
+        sentence: SentenceEncoder | None = None,
         clip: ImageTextEncoder | None = None,
     ) -> None:
         """Remember what to load; load nothing."""
@@ -168,7 +175,7 @@ class Models:
             return self._captioner
 
     @property
-    def sentence(self) -> TextEncoder:
+    def sentence(self) -> SentenceEncoder:
         """The sentence encoder of the caption lens."""
         with self._lock:
             if self._sentence is None:

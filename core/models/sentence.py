@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelNotFoundError
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     import torch
 
 _MOST_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEmbeddings:
+    """What a sentence encoder's embedding of one text is the mean of.
+
+    Attributes:
+        vectors: float32 (tokens, dim), as the last layer gives them, of any norm.
+        words: For each token the word of the text that it belongs to, from 0; None for the tokens
+            that mark the text's ends.
+        spans: Where each word begins and ends in the text, in characters.
+    """
+
+    vectors: np.ndarray
+    words: tuple[int | None, ...]
+    spans: tuple[tuple[int, int], ...]
 
 
 class MiniLmEncoder:
@@ -71,6 +88,30 @@ class MiniLmEncoder:
     def unload_idle(self, seconds: float) -> bool:
         """Forget weights that were not used for so long; return whether there were any."""
         return self._model.drop_if_idle(seconds)
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenEmbeddings]:
+        """Return the embeddings of each text's tokens, whose mean :meth:`encode_text` normalises.
+
+        Raises:
+            ModelNotFoundError: The weights cannot be loaded.
+            ModelError: Their dimension is not the one of the specification.
+        """
+        import torch
+
+        tokenizer, model = self._model.get()
+        found = []
+        for text in texts:
+            with self._tokenizing:
+                tokens = tokenizer(
+                    text, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt"
+                ).to(model.device)
+            words = tuple(tokens.word_ids(0))
+            count = 1 + max((word for word in words if word is not None), default=-1)
+            spans = tuple(tuple(tokens.word_to_chars(0, word)) for word in range(count))
+            with torch.inference_mode():
+                vectors = model(**tokens).last_hidden_state[0].float().cpu().numpy()
+            found.append(TokenEmbeddings(vectors, words, spans))
+        return found
 
     def _load(self) -> tuple[Any, Any]:
         require_precision(self.spec, "fp32")

@@ -1,4 +1,4 @@
-"""What a model is to the rest of the code: three small Protocols and a frozen description."""
+"""What a model is to the rest of the code: a few small Protocols and a frozen description."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from core.models.clip.patches import PatchRelevance
+    from core.models.sentence import TokenEmbeddings
     from core.records import Caption
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -83,6 +85,14 @@ class TextEncoder(Protocol):
         ...
 
 
+class SentenceEncoder(TextEncoder, Protocol):
+    """Embeds texts by the mean of their tokens' vectors."""
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenEmbeddings]:
+        """Return the vectors whose means :meth:`encode_text` normalises."""
+        ...
+
+
 class ImageEncoder(Protocol):
     """Embeds images."""
 
@@ -95,3 +105,7 @@ class ImageEncoder(Protocol):
 
 class ImageTextEncoder(ImageEncoder, TextEncoder, Protocol):
     """Embeds images and texts in one space, its two towers loaded separately."""
+
+    def explain(self, image: Image, texts: np.ndarray) -> PatchRelevance:
+        """Return how much each patch of an image speaks for each embedded text."""
+        ...

@@ -40,6 +40,11 @@ def normalised(scores: np.ndarray, kind: str) -> np.ndarray:
     return scores
 
 
+def standardised(scores: np.ndarray, spread: Spread) -> np.ndarray:
+    """Return scores as their distances from the mean of all pictures, in deviations."""
+    return (scores - spread.mean) / (spread.deviation or 1.0)
+
+
 def fuse(
     fusion: Fusion,
     rankings: Mapping[Lens, Sequence[Hit]],
@@ -78,8 +83,7 @@ def fuse(
         said = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
         if fusion.kind == "zscore" and spreads:
             said = [
-                (own - spreads[lens].mean) / (spreads[lens].deviation or 1.0)
-                for lens, own in zip(LENSES, said, strict=True)
+                standardised(own, spreads[lens]) for lens, own in zip(LENSES, said, strict=True)
             ]
         fused = fusion.fuse(*said)
     by_id = dict(zip(ids, fused.tolist(), strict=True))

@@ -153,7 +153,7 @@ class SearchService:
             ModelError: The lens's encoder cannot be loaded.
         """
         k, nprobe = self._check(k, lens, index, nprobe)
-        return self._by_text(self._normalise(query), k, lens, index, nprobe)
+        return self._by_text(self.normalise(query), k, lens, index, nprobe)
 
     def by_image(
         self,
@@ -234,7 +234,7 @@ class SearchService:
             QueryError: The request cannot be answered, by any lens.
         """
         k, _ = self._check(k, "captions", index, None)
-        text = self._normalise(query)
+        text = self.normalise(query)
         deep: dict[Lens, SearchResult] = {}
         failures: dict[Lens, str] = {}
         for lens in LENSES:
@@ -321,7 +321,12 @@ class SearchService:
             for hit, caption in zip(hits, nearest, strict=True)
         ]
 
-    def _normalise(self, query: str) -> str:
+    def normalise(self, query: str) -> str:
+        """Return a query as it is searched; see :func:`core.search.query.normalise_query`.
+
+        Raises:
+            QueryError: It is empty or too long.
+        """
         return normalise_query(query, self.max_query_chars)
 
     def _check(self, k: int, lens: str, index: str, nprobe: int | None) -> tuple[int, int | None]:

@@ -21,6 +21,7 @@ from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
+from core.ui.why import add_why_endpoint
 
 TITLE = "TwoLens"
 """Of the page, and the name of its MCP server."""
@@ -151,6 +152,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
 
         shelf.when_replaced = redraw
         add_endpoints(shelf)
+        add_why_endpoint(shelf)
         if desk is not None:
             add_upload_endpoints(desk)
     return page

@@ -1,4 +1,4 @@
-"""The commands ``bench app | build | load | index | evaluation | image-tower``."""
+"""The commands ``bench app | build | load | index | evaluation | image-tower | explanations``."""
 
 from __future__ import annotations
 
@@ -127,6 +127,20 @@ def image_tower_command(
 
     settings, name = _chosen(profile)
     _tell(image_tower(source, name, settings, say), json_file)
+
+
+@app.command("explanations")
+def explanations_command(
+    source: Annotated[str, typer.Argument(help="Photos with captions.")],
+    photos: Annotated[int, typer.Option(min=2, help="Photos, spread over the source.")] = 100,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Check by deletion and insertion where CLIP is said to look, against chance."""
+    from precompute.bench.explanations import explanations
+
+    settings, name = _chosen(profile)
+    _tell(explanations(source, photos, name, say, settings.device), json_file)
 
 
 def _chosen(profile: ProfileChoice | None) -> tuple[Settings, ProfileName]:

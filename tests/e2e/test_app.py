@@ -199,6 +199,31 @@ def test_both_lenses_find_the_right_kind_of_picture(coco_app, coco_gallery, quer
         assert any(word in text for text in shown), (lens, answer[lens])
 
 
+def test_why_adds_up_to_the_scores_that_were_shown(coco_app):
+    client = Client(coco_app, verbose=False)
+    query = "people riding horses on the beach"
+    answer = client.predict(query, 5, api_name="/compare")
+    for hit in answer["fused"]:
+        why = client.predict(query, hit["id"], api_name="/why")
+        said = why["captions"]
+        words = sum(word["share"] for word in said["query_words"]) + said["query_rest"]
+        assert words == pytest.approx(said["score"], abs=1e-4)
+        shares = sum(caption["share"] for caption in said["captions"])
+        assert shares == pytest.approx(said["score"], abs=1e-4)
+        assert sum(why["fused"].values()) == pytest.approx(hit["score"], abs=1e-3)
+        for lens in ("captions", "clip"):
+            scores = {found["id"]: found["score"] for found in answer[lens]}
+            if hit["id"] in scores:
+                assert why[lens]["score"] == pytest.approx(scores[hit["id"]], abs=1e-4)
+    assert [word["text"] for word in why["clip"]["words"]] == [
+        *(query, "people", "riding", "horses", "beach")
+    ]
+    for word in why["clip"]["words"]:
+        assert max(max(row) for row in word["patches"]) == 1
+    assert why["clip"]["area"] == [0, 0, 1, 1]
+    assert why["failures"] == {}
+
+
 def test_the_page_searches_real_photos(coco_app, chromium):
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     visit = Visit(context.new_page(), coco_app)

@@ -20,7 +20,7 @@ from tests.core.planted import brute_force
 from tests.planted_app import WordsEncoder, image_id
 
 REPOSITORY = Path(core.__file__).resolve().parents[1]
-NAMES = ["/compare", "/search_captions", "/search_clip", "/similar", "/galleries"]
+NAMES = ["/compare", "/search_captions", "/search_clip", "/similar", "/galleries", "/why"]
 
 
 @pytest.fixture(scope="module")

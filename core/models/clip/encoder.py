@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.models.clip.patches import PatchMap, PatchRelevance, area_seen
 from core.models.clip.towers import (
     ClipFiles,
     ImageTower,
@@ -51,6 +52,7 @@ class ClipEncoder:
         self._files = Once(self._find_files)
         self._image_tower = Once(self._load_image_tower)
         self._text_tower = Once(self._load_text_tower)
+        self._patch_map = Once(self._load_patch_map)
         self._tokenizing = threading.Lock()
 
     @property
@@ -112,8 +114,32 @@ class ClipEncoder:
 
     def unload_idle(self, seconds: float) -> bool:
         """Forget towers that were not used for so long; return whether there were any."""
-        towers: tuple[Once[Any], ...] = (self._image_tower, self._text_tower)
+        towers: tuple[Once[Any], ...] = (self._image_tower, self._text_tower, self._patch_map)
         return any([tower.drop_if_idle(seconds) for tower in towers])
+
+    def explain(self, image: Image, texts: np.ndarray) -> PatchRelevance:
+        """Return how much each patch of an image speaks for each text.
+
+        The first call loads the image tower if it was not, and its last block in float32.
+
+        Args:
+            image: RGB, of any size.
+            texts: From :meth:`encode_text`, float32 (n, dim).
+
+        Raises:
+            ModelNotFoundError: The weights cannot be loaded.
+            ModelError: The tower is of a kind that cannot be explained.
+        """
+        pixels = self.image_tower.preprocess(image).to(self._torch_device)
+        found = self._patch_map.get().relevance(pixels, texts)
+        settings = self._files.get().config.get("preprocess_cfg") or {}
+        return PatchRelevance(found, area_seen(settings.get("resize_mode"), image.size))
+
+    def _load_patch_map(self) -> PatchMap:
+        in_float = load_image_tower(self._files.get()).module
+        blocks = getattr(getattr(in_float, "transformer", None), "resblocks", None)
+        last = (blocks[-1] if blocks is not None else in_float).to(self._torch_device)
+        return PatchMap(self.image_tower.module, last, self.spec.name)
 
     @property
     def _dim(self) -> int:

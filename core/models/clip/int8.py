@@ -13,7 +13,7 @@ in 16 bits, and cuts off what is more. With the steps below nothing is.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -81,16 +81,23 @@ def to_8_bits(tower: torch.nn.Module, name: str) -> None:
         tower.conv1.forward = _Patches(tower.conv1)
     blocks[-1].first_token_only = only_class_token and not tower.output_tokens
     tower.transformer.resblocks = torch.nn.ModuleList()
-    tower.transformer.forward = _in_turn(blocks)
+    tower.transformer.forward = _InTurn(blocks)
 
 
-def _in_turn(blocks: Sequence[_Block]) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        for block in blocks:
+class _InTurn:
+    """The blocks of a tower, one after the other.
+
+    Attributes:
+        blocks: In order.
+    """
+
+    def __init__(self, blocks: Sequence[_Block]) -> None:
+        self.blocks = blocks
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
             x = block(x)
         return x
-
-    return forward
 
 
 class _Patches:

@@ -1,0 +1,232 @@
+"""Why a picture was found: what each word of its captions, and each patch of it, says to a query.
+
+The sentence encoder's embedding is the mean of its tokens' vectors, so the cosine of two texts is
+a sum over all pairs of a token of one and a token of the other: nothing is approximated. What a
+token's vector says depends on its whole sentence, so a word's share is what it brought in there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from core.errors import TwoLensError
+from core.records import LENSES, CaptionPooling, Fusion, Lens
+from core.search.fusion import Spread, standardised
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.models.clip.patches import PatchRelevance
+    from core.models.profiles import Models
+    from core.models.sentence import TokenEmbeddings
+
+_MOST_WORDS = 12
+_SMALL_WORDS = frozenset(
+    ("a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "its")
+    + ("of", "on", "or", "that", "the", "their", "this", "to", "with")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a text and what it added to a score.
+
+    Attributes:
+        start: Where it begins in the text, in characters.
+        end: Where it ends.
+        share: What it added to the score; may be negative.
+    """
+
+    start: int
+    end: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionShare:
+    """What one caption of a picture added to the picture's score.
+
+    Attributes:
+        share: In all: its words and ``rest``.
+        words: Of the caption, in order.
+        rest: Of the tokens that mark the caption's ends.
+    """
+
+    share: float
+    words: tuple[Word, ...]
+    rest: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSplit:
+    """A caption-lens score as a sum, once over the query's words and once over the captions'.
+
+    Attributes:
+        score: Cosine in [-1, 1], what the caption lens ranks by.
+        query_words: In order; with ``query_rest`` they add up to the score.
+        query_rest: Of the tokens that mark the query's ends.
+        captions: One for each caption; their shares add up to the score.
+    """
+
+    score: float
+    query_words: tuple[Word, ...]
+    query_rest: float
+    captions: tuple[CaptionShare, ...]
+
+
+def split_score(
+    query: TokenEmbeddings, captions: Sequence[TokenEmbeddings], pooling: CaptionPooling = "mean"
+) -> ScoreSplit:
+    """Split the score of a picture for a query into what each word added.
+
+    Args:
+        query: Of the query.
+        captions: Of each caption of the picture: one or more.
+        pooling: How several captions are indexed: ``mean`` of their embeddings, or the ``best``,
+            and then only the nearest caption has a share.
+    """
+    asked = query.vectors.mean(axis=0, dtype=np.float64)
+    scale = 1 / max(float(np.linalg.norm(asked)), 1e-12)
+    unit = asked * scale
+    means = np.stack([each.vectors.mean(axis=0, dtype=np.float64) for each in captions])
+    units = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    if pooling == "best":
+        weights = np.zeros(len(captions))
+        weights[int((units @ unit).argmax())] = 1.0
+    else:
+        weights = np.full(len(captions), 1 / max(float(np.linalg.norm(units.sum(axis=0))), 1e-12))
+    picture = weights @ units
+    of_query, query_rest = _by_word(query, query.vectors @ picture * scale)
+    shares = []
+    for tokens, mean, weight in zip(captions, means, weights, strict=True):
+        factor = weight / max(float(np.linalg.norm(mean)), 1e-12)
+        words, rest = _by_word(tokens, tokens.vectors @ unit * factor)
+        shares.append(CaptionShare(sum(word.share for word in words) + rest, words, rest))
+    return ScoreSplit(float(unit @ picture), of_query, query_rest, tuple(shares))
+
+
+def _by_word(tokens: TokenEmbeddings, parts: np.ndarray) -> tuple[tuple[Word, ...], float]:
+    """Add up what the tokens' vectors gave, word by word; the mean divides it by their number."""
+    sums = [0.0] * len(tokens.spans)
+    rest = 0.0
+    for word, part in zip(tokens.words, parts / len(tokens.words), strict=True):
+        if word is None:
+            rest += float(part)
+        else:
+            sums[word] += float(part)
+    words = (Word(*span, share) for span, share in zip(tokens.spans, sums, strict=True))
+    return tuple(words), rest
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one picture stands where it does for one query.
+
+    Attributes:
+        captions: The caption lens's score in parts; None if it failed.
+        clip_score: The CLIP lens's score; None if it failed.
+        words: What ``patches`` were asked for: the whole query, then its words, the small ones
+            left out.
+        patches: Where CLIP sees each of ``words``; None if it cannot be shown.
+        fused: What each lens adds to the score of a fusion that adds up scores; None for others.
+        failures: A sentence for the visitor, by the lens that could not be explained.
+    """
+
+    captions: ScoreSplit | None
+    clip_score: float | None
+    words: tuple[str, ...]
+    patches: PatchRelevance | None
+    fused: Mapping[Lens, float] | None
+    failures: Mapping[Lens, str]
+
+
+class Scored(Protocol):
+    """What an explanation needs of a gallery."""
+
+    def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
+        """Return the scores of some pictures for a query."""
+        ...
+
+    def spread(self, lens: Lens, query: np.ndarray) -> Spread:
+        """Return how the scores of all pictures lie for a query."""
+        ...
+
+
+def explain(
+    models: Models,
+    pictures: Scored,
+    query: str,
+    image_id: str,
+    captions: Sequence[str],
+    image: Image,
+    *,
+    pooling: CaptionPooling = "mean",
+    fusion: Fusion,
+) -> Explanation:
+    """Explain one picture's place; if one lens cannot be explained, the other still is.
+
+    Args:
+        models: What the pictures were embedded with.
+        pictures: The gallery.
+        query: Normalised.
+        image_id: Of the picture.
+        captions: All captions of the picture.
+        image: The picture, RGB, of any size.
+        pooling: How the gallery indexes several captions.
+        fusion: How the lenses are joined.
+
+    Raises:
+        UnknownImageError: No such id.
+    """
+    failures: dict[Lens, str] = {}
+    scores: dict[Lens, float] = {}
+    for lens in LENSES:
+        try:
+            embedding = models.embed_query(lens, query)
+            scores[lens] = float(pictures.scores(lens, [image_id], embedding)[0])
+        except TwoLensError as error:
+            failures[lens] = str(error)
+    split = None
+    if "captions" in scores:
+        asked, *said = models.sentence.encode_tokens([query, *captions])
+        split = split_score(asked, said, pooling)
+    words = (query, *_words(query))
+    patches = None
+    if "clip" in scores:
+        try:
+            patches = models.clip.explain(image, models.clip.encode_text(words))
+        except TwoLensError as error:
+            failures["clip"] = str(error)
+    return Explanation(
+        captions=split,
+        clip_score=scores.get("clip"),
+        words=words,
+        patches=patches,
+        fused=_parts(models, pictures, query, scores, fusion),
+        failures=failures,
+    )
+
+
+def _words(query: str) -> list[str]:
+    found = dict.fromkeys(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", query))
+    told = [word for word in found if word.lower() not in _SMALL_WORDS]
+    return told[:_MOST_WORDS] if len(told) > 1 else []
+
+
+def _parts(
+    models: Models, pictures: Scored, query: str, scores: Mapping[Lens, float], fusion: Fusion
+) -> dict[Lens, float] | None:
+    if len(scores) < len(LENSES) or fusion.kind not in ("zscore", "cosine"):
+        return None
+    weights = dict(zip(LENSES, (fusion.weight, 1 - fusion.weight), strict=True))
+    own = {lens: np.array(score) for lens, score in scores.items()}
+    if fusion.kind == "zscore":
+        for lens in LENSES:
+            spread = pictures.spread(lens, models.embed_query(lens, query))
+            own[lens] = standardised(own[lens], spread)
+    return {lens: float(weights[lens] * own[lens]) for lens in LENSES}

@@ -1,0 +1,123 @@
+"""The endpoint ``/why``: what in a picture and in its captions speaks for a query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.config import get_settings
+from core.images.decode import DecodeLimits, decode
+from core.search.explain import CaptionShare, Explanation, Word, explain
+from core.ui.parts.events import for_endpoint
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+
+_DECIMALS = 5
+
+
+def add_why_endpoint(shelf: Shelf) -> None:
+    """Add the endpoint to the current ``gr.Blocks``."""
+
+    @for_endpoint
+    def why(query: str, image_id: str, gallery: str = "") -> dict[str, Any]:
+        """Explain why a picture was found: the words and the parts of it that speak for a query.
+
+        Args:
+            query: What was searched, at most 1,000 characters.
+            image_id: Id of the picture, from any other endpoint.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            query, image_id, captions (score, and its exact split: query_words and, for each
+            caption, words, each with its share; with the rest they add up to the score), clip
+            (score, words, the whole query first, and for each a map of rows of patches from 0 to 1
+            over the area of the picture: left, top, width, height as shares of it), fused (what
+            each lens adds to the joined score), and failures (a sentence for each lens that cannot
+            be explained).
+        """
+        return why_json(shelf.entry(gallery), query, image_id)
+
+    gr.api(
+        why,
+        api_name="why",
+        queue=False,
+        # An explanation runs an image tower; searches do not wait for it.
+        concurrency_id="why",
+        concurrency_limit=2,
+    )
+
+
+def why_json(entry: ShelvedGallery, query: str, image_id: str) -> dict[str, Any]:
+    """Return an explanation as ``/why`` documents it."""
+    service, gallery = entry.service, entry.gallery
+    text = service.normalise(query)
+    record = gallery.record(image_id)
+    limits = DecodeLimits.of(get_settings())
+    picture = decode(gallery.read_thumbnail(record.id), record.file_name, limits).image
+    texts = [caption.text for caption in record.captions]
+    found = explain(
+        service.models,
+        gallery,
+        text,
+        record.id,
+        texts,
+        picture,
+        pooling=gallery.manifest.caption_pooling,
+        fusion=service.models.profile.fusion,
+    )
+    return {
+        "query": text,
+        "image_id": record.id,
+        "captions": _captions(found, text, texts),
+        "clip": _clip(found),
+        "fused": found.fused and {lens: round(part, 4) for lens, part in found.fused.items()},
+        "failures": dict(found.failures),
+    }
+
+
+def _captions(found: Explanation, query: str, texts: list[str]) -> dict[str, Any] | None:
+    split = found.captions
+    if split is None:
+        return None
+    return {
+        "score": round(split.score, _DECIMALS),
+        "query_words": _words(query, split.query_words),
+        "query_rest": round(split.query_rest, _DECIMALS),
+        "captions": [
+            _caption(text, share) for text, share in zip(texts, split.captions, strict=True)
+        ],
+    }
+
+
+def _caption(text: str, share: CaptionShare) -> dict[str, Any]:
+    return {
+        "text": text,
+        "share": round(share.share, _DECIMALS),
+        "words": _words(text, share.words),
+        "rest": round(share.rest, _DECIMALS),
+    }
+
+
+def _words(text: str, words: tuple[Word, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": text[word.start : word.end],
+            "start": word.start,
+            "end": word.end,
+            "share": round(word.share, _DECIMALS),
+        }
+        for word in words
+    ]
+
+
+def _clip(found: Explanation) -> dict[str, Any] | None:
+    if found.clip_score is None:
+        return None
+    words: list[dict[str, Any]] = []
+    area = None
+    if found.patches is not None:
+        area = [round(edge, 4) for edge in found.patches.area]
+        for word, patches in zip(found.words, found.patches.patches, strict=True):
+            scaled = patches / max(float(patches.max()), 1e-12)
+            words.append({"text": word, "patches": scaled.round(2).tolist()})
+    return {"score": round(found.clip_score, _DECIMALS), "area": area, "words": words}
