@@ -115,14 +115,17 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         ModelError: The profile's models are not there.
     """
     from core.ui.parts.shelf import Shelf
-    from precompute.build.sample_gallery import default_gallery
+    from precompute.build.sample_gallery import SampleGallery
 
     models = models or open_models(settings)
     profile = models.profile
     folders: Sequence[Path] = settings.galleries
     if not folders:
         try:
-            folders = [default_gallery(settings.cache_dir, profile)]
+            sample = SampleGallery(settings.cache_dir, profile, settings.sample_photos)
+            sample.build()
+            sample.measure()
+            folders = [sample.folder]
         except SourceError as error:
             # The page itself then says that it has no gallery, and what to run.
             logger.warning("%s", error)

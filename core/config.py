@@ -73,6 +73,9 @@ class Settings(BaseSettings):
         description="Where the default gallery is kept, in the user's cache folder or, where "
         "that cannot be written to, in a temporary one.",
     )
+    sample_photos: int | None = Field(
+        None, ge=1, description="Most photos of the default gallery; all unless set."
+    )
     host: str = Field(default_factory=_default_host, description="Address the app listens on.")
     port: int = Field(7860, ge=0, le=65535, description="Port the app listens on; 0 picks one.")
     max_connections: int = Field(

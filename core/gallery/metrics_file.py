@@ -123,7 +123,8 @@ class CaptionQuality(_Frozen):
     Attributes:
         images: Captions that were scored.
         bleu_4: Corpus BLEU-4 in [0, 100].
-        cider: CIDEr-D, 1.0 being about as close as people are to each other on COCO.
+        cider: CIDEr-D, 1.0 being about as close as people are to each other on COCO; None where
+            the package that works it out is not installed.
         clip_score: Mean of 2.5 max(cosine, 0), by the gallery's own CLIP.
         clip_model: Which CLIP that was: scores of different ones do not compare.
         flagged: Share of captions with a flag other than ``unsure``, in [0, 1].
@@ -132,7 +133,7 @@ class CaptionQuality(_Frozen):
 
     images: int
     bleu_4: float
-    cider: float
+    cider: float | None
     clip_score: float
     clip_model: str
     flagged: float

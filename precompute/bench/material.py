@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,15 +129,13 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
 
 def packaged_photos(folder: Path) -> Path:
     """Copy the photos that ship inside installed packages into a new folder; return it."""
-    from precompute.build.sample_gallery import PHOTOS
+    from precompute.build.sample_gallery import packaged_photos as listed
 
     folder.mkdir()
-    for photo in PHOTOS:
-        spec = find_spec(photo.package)
-        for root in (spec and spec.submodule_search_locations) or ():
-            path = Path(root) / photo.path
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    for photo in listed():
+        path = photo.find()
+        if path is not None:
+            shutil.copyfile(path, folder / photo.file_name)
     return folder
 
 

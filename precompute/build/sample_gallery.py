@@ -1,4 +1,8 @@
-"""The gallery that is served when none is given: photos that ship inside installed packages."""
+"""The gallery that is served when none is given: photos that ship inside installed packages.
+
+``sample_photos.json`` beside this file says which, under what licence, and what people wrote of
+them. The photos stay where they are; only their packages bring them.
+"""
 
 from __future__ import annotations
 
@@ -9,173 +13,246 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
+from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Profile
 from core.records import SAMPLE_NAME
 
 logger = logging.getLogger("twolens")
 
-_CC0 = "CC0"
-_PUBLIC_DOMAIN = "public domain"
+_LIST = Path(__file__).with_name("sample_photos.json")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_STOP_S = 10
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedPhoto:
-    """A photo inside an installed package; logos, textures and diagrams are left out.
+    """A photo inside an installable package; logos, textures and drawings are left out.
 
     Attributes:
+        name: What it is called in the gallery, without its suffix; unique.
         package: Import name of the package.
         path: Where the photo lies in it.
-        licence: As the package states it, or None where it states none.
-        source_url: Where the package says that it comes from, or None.
+        license: Its own, or the package's.
+        source_url: Where it comes from: the photo's own page, or the package's.
+        captions: What five people would say of it.
+        nouns: Words of which a right caption names one: the photo's main thing.
     """
 
+    name: str
     package: str
     path: str
-    licence: str | None = None
-    source_url: str | None = None
+    license: str
+    source_url: str
+    captions: tuple[str, ...]
+    nouns: frozenset[str]
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the gallery."""
+        return self.name + Path(self.path).suffix
+
+    def find(self) -> Path | None:
+        """Return its file; None if the package is not installed, or has it no more."""
+        spec = importlib.util.find_spec(self.package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            path = Path(folder) / self.path
+            if path.is_file():
+                return path
+        return None
 
 
-PHOTOS = (
-    PackagedPhoto("gradio", "media_assets/images/cheetah.jpg"),
-    PackagedPhoto("gradio", "media_assets/images/cheetah1.jpg"),
-    PackagedPhoto("gradio", "media_assets/images/lion.jpg"),
-    PackagedPhoto("gradio", "media_assets/images/tower.jpg"),
-    PackagedPhoto(
-        "sklearn",
-        "datasets/images/china.jpg",
-        "CC BY 2.0",
-        "https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/",
-    ),
-    PackagedPhoto(
-        "sklearn",
-        "datasets/images/flower.jpg",
-        "CC BY 2.0",
-        "https://www.flickr.com/photos/vultilion/6056698931/sizes/z/in/photostream/",
-    ),
-    PackagedPhoto("skimage", "data/astronaut.png", _PUBLIC_DOMAIN, "https://flic.kr/p/r9qvLn"),
-    PackagedPhoto("skimage", "data/camera.png", _CC0),
-    PackagedPhoto("skimage", "data/chelsea.png", _CC0),
-    PackagedPhoto("skimage", "data/coffee.png", _CC0),
-    PackagedPhoto(
-        "skimage",
-        "data/coins.png",
-        "no known copyright restrictions",
-        "https://www.brooklynmuseum.org/opencollection/archives/image/51611",
-    ),
-    PackagedPhoto(
-        "skimage",
-        "data/hubble_deep_field.jpg",
-        _PUBLIC_DOMAIN,
-        "http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/",
-    ),
-    PackagedPhoto("skimage", "data/moon.png"),
-    PackagedPhoto(
-        "skimage",
-        "data/motorcycle_left.png",
-        None,
-        "http://vision.middlebury.edu/stereo/data/scenes2014/",
-    ),
-    PackagedPhoto(
-        "skimage",
-        "data/rocket.jpg",
-        _PUBLIC_DOMAIN,
-        "https://www.flickr.com/photos/spacexphotos/16511594820/in/photostream/",
-    ),
-)
+@cache
+def packaged_photos() -> tuple[PackagedPhoto, ...]:
+    """Return the photos of the list, whether or not their packages are installed."""
+    listed = json.loads(_LIST.read_text(encoding="utf-8"))
+    photos = []
+    for photo in listed["photos"]:
+        package = listed["packages"][photo["package"]]
+        from_package = f"{package['license']} (of the package {package['distribution']})"
+        photos.append(
+            PackagedPhoto(
+                name=photo["name"],
+                package=photo["package"],
+                path=photo["path"],
+                license=photo.get("license", from_package),
+                source_url=photo.get("source_url", package["source_url"]),
+                captions=tuple(photo["captions"]),
+                nouns=frozenset(photo["nouns"].split()),
+            )
+        )
+    return tuple(photos)
 
 
-def default_gallery(cache_dir: Path, profile: Profile) -> Path:
-    """Return the folder of the default gallery, building it if it is not there as needed.
-
-    The build is ``python -m precompute build`` in a process of its own, whose progress goes to
-    the terminal. A gallery in the cache that is damaged, or that other models built, is replaced:
-    it is ours, and nothing in it came from anyone else.
+def stage(photos: Sequence[PackagedPhoto], folder: Path) -> Path:
+    """Copy photos into one folder, with what is known of them in ``metadata.jsonl``.
 
     Args:
-        cache_dir: The user's cache folder for this program.
-        profile: The models that will search it.
-
-    Raises:
-        SourceError: No installed package holds a photo, or the build failed.
+        photos: Those whose package is not installed are left out.
+        folder: Replaced if it is there.
     """
-    photos = list(installed_photos())
-    if not photos:
-        raise SourceError(
-            "No gallery was given and no installed package holds photos for a default one. "
-            "Build one with: python -m precompute build PHOTOS --out galleries/mine, then run: "
-            "python app.py --gallery galleries/mine"
-        )
-    out = cache_dir / "galleries" / f"{profile.name}-{digest_of(photos)}" / SAMPLE_NAME
-    reason = why_unusable(out, profile)
-    if reason is None:
-        return out
-    logger.info("building the default gallery of %d photos (%s)", len(photos), reason)
-    staged = stage_photos(photos, cache_dir / "photos" / SAMPLE_NAME)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "precompute", "build", str(staged), "--out", str(out)]
-    command += ["--profile", profile.name, *(["--overwrite"] if out.exists() else [])]
-    own = [spec for known in PROFILES.values() for spec in (known.captioner, known.clip)]
-    for option, spec in (("--captioner", profile.captioner), ("--clip", profile.clip)):
-        if spec not in own:
-            command += [option, f"{spec.source}@{spec.revision}" if spec.revision else spec.source]
-    built = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], check=False)
-    if built.returncode != 0:
-        raise SourceError(
-            "The default gallery could not be built; the lines above say why. To serve another "
-            "one, run: python app.py --gallery DIR"
-        )
-    return out
-
-
-def installed_photos() -> Iterator[tuple[PackagedPhoto, Path]]:
-    """Yield the photos of packages that are installed, and where they lie."""
-    for photo in PHOTOS:
-        spec = importlib.util.find_spec(photo.package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            path = Path(folder) / photo.path
-            if path.is_file():
-                yield photo, path
-                break
-
-
-def digest_of(photos: list[tuple[PackagedPhoto, Path]]) -> str:
-    """Return 8 hex digits that change with the photos, so that another set is another gallery."""
-    names = "\n".join(f"{photo}:{path.stat().st_size}" for photo, path in photos)
-    return hashlib.sha256(names.encode()).hexdigest()[:8]
-
-
-def why_unusable(folder: Path, profile: Profile) -> str | None:
-    """Return why a gallery in the cache cannot be served, or None if it can."""
-    if not folder.exists():
-        return "first start"
-    try:
-        if not Gallery.open(folder, profile).manifest.captioned_by(profile.captioner):
-            return "the captioner has changed"
-    except ManifestMismatchError:
-        return "the models have changed"
-    except GalleryError as error:
-        return str(error)
-    return None
-
-
-def stage_photos(photos: list[tuple[PackagedPhoto, Path]], folder: Path) -> Path:
-    """Copy the photos into one folder, with what is known about them in ``metadata.jsonl``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lines = []
-    for photo, path in photos:
-        shutil.copyfile(path, folder / path.name)
+    for photo in photos:
+        path = photo.find()
+        if path is None:
+            continue
+        shutil.copy2(path, folder / photo.file_name)  # a build can go on where the file is the same
         about = {
-            "file_name": path.name,
-            "license": photo.licence,
+            "file_name": photo.file_name,
+            "license": photo.license,
             "source_url": photo.source_url,
+            "captions": photo.captions,
         }
         lines.append(json.dumps(about))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+class SampleGallery:
+    """The default gallery in the user's cache, and the processes that build and measure it.
+
+    A gallery in the cache that is damaged, or that other models built, is replaced: it is ours, and
+    nothing in it came from anyone else.
+
+    Args:
+        cache_dir: The user's cache folder for this program.
+        profile: The models that will search it.
+        limit: Most photos; None takes all.
+
+    Raises:
+        SourceError: No installed package holds a photo.
+    """
+
+    def __init__(self, cache_dir: Path, profile: Profile, limit: int | None = None) -> None:
+        """Find the photos; build nothing."""
+        self.photos = [photo for photo in packaged_photos() if photo.find() is not None][:limit]
+        if not self.photos:
+            raise SourceError(
+                "No gallery was given and no installed package holds photos for a default one. "
+                "Build one with: python -m precompute build PHOTOS --out galleries/mine, then run: "
+                "python app.py --gallery galleries/mine"
+            )
+        self.profile = profile
+        name = f"{profile.name}-{_digest(self.photos)}"
+        self.folder = cache_dir / "galleries" / name / SAMPLE_NAME
+        self._staged = cache_dir / "photos" / name / SAMPLE_NAME
+        self._running: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    @property
+    def unusable(self) -> str | None:
+        """Why the gallery in the cache cannot be served, or None if it can."""
+        if not self.folder.exists():
+            return "first start"
+        try:
+            if not Gallery.open(self.folder, self.profile).manifest.captioned_by(
+                self.profile.captioner
+            ):
+                return "the captioner has changed"
+        except ManifestMismatchError:
+            return "the models have changed"
+        except GalleryError as error:
+            return str(error)
+        return None
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was evaluated."""
+        return (self.folder / METRICS_FILE).is_file()
+
+    def build(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
+        """Build it by ``python -m precompute build``, whose words go to the terminal.
+
+        Args:
+            on_progress: Called with the number of photos described, now and then.
+
+        Raises:
+            SourceError: It could not be built, or was stopped.
+        """
+        reason = self.unusable
+        if reason is None:
+            return
+        logger.info("building the default gallery of %d photos (%s)", len(self.photos), reason)
+        stage(self.photos, self._staged)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        arguments = ["build", str(self._staged), "--out", str(self.folder)]
+        arguments += ["--profile", self.profile.name]
+        arguments += ["--overwrite"] if self.folder.exists() else []
+        status = self._run([*arguments, *self._models("captioner", "clip")], on_progress)
+        if status != 0:
+            raise SourceError(
+                "The default gallery could not be built; the terminal says why. To serve another "
+                "one, run: python app.py --gallery DIR"
+            )
+        shutil.rmtree(self._staged.parent, ignore_errors=True)
+
+    def measure(self) -> None:
+        """Evaluate it on what people wrote of its photos; a failure is said, and no more."""
+        if self.measured:
+            return
+        arguments = ["evaluate", str(self.folder), "--profile", self.profile.name]
+        if self._run([*arguments, *self._models("clip")]) != 0 and not self._stopped:
+            logger.warning("the default gallery could not be measured; the lines above say why")
+
+    def stop(self) -> None:
+        """End the process that builds or measures; what it finished is kept for the next start."""
+        with self._lock:
+            self._stopped = True
+            running = self._running
+        if running is None:
+            return
+        running.terminate()
+        try:
+            running.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            running.kill()
+
+    def _run(
+        self, arguments: Sequence[str], on_progress: Callable[[int], None] = lambda done: None
+    ) -> int:
+        command = [sys.executable, "-m", "precompute", *arguments]
+        with self._lock:
+            if self._stopped:
+                return -1
+            self._running = subprocess.Popen(command, cwd=_REPOSITORY)
+        while True:
+            try:
+                return self._running.wait(0.5)
+            except subprocess.TimeoutExpired:
+                on_progress(self._described())
+
+    def _described(self) -> int:
+        from precompute.build.workspace import Workspace
+
+        return min(Workspace(self.folder.resolve()).thumbnails, len(self.photos))
+
+    def _models(self, *kinds: str) -> list[str]:
+        """Return the options for models that are not a profile's own."""
+        own = [spec for known in PROFILES.values() for spec in (known.captioner, known.clip)]
+        options = []
+        for kind in kinds:
+            spec = self.profile.captioner if kind == "captioner" else self.profile.clip
+            if spec not in own:
+                at = f"@{spec.revision}" if spec.revision else ""
+                options += [f"--{kind}", spec.source + at]
+        return options
+
+
+def _digest(photos: Sequence[PackagedPhoto]) -> str:
+    facts = "\n".join(f"{photo}:{size}" for photo in photos if (size := _size(photo)))
+    return hashlib.sha256(facts.encode()).hexdigest()[:8]
+
+
+def _size(photo: PackagedPhoto) -> int:
+    path = photo.find()
+    return path.stat().st_size if path is not None else 0

@@ -278,6 +278,11 @@ class Workspace:
         parts += [np.load(self._array(number, lens)) for number in range(count)]
         return np.concatenate(parts)
 
+    @property
+    def thumbnails(self) -> int:
+        """Number of pictures that were described so far; any process may ask."""
+        return sum(1 for _ in (self.gallery / THUMBNAILS_FOLDER).glob("*/*"))
+
     def write_thumbnail(self, image_id: str, content: bytes) -> None:
         """Keep a thumbnail, forced to disk."""
         path = thumbnail_path(self.gallery, image_id)

@@ -172,8 +172,9 @@ def table(metrics: Metrics) -> str:
     lines.append(f"fused is {metrics.fusion.method}. {metrics.fusion.verdict}")
     if metrics.captions is not None:
         quality = metrics.captions
+        cider = "not worked out" if quality.cider is None else f"{quality.cider:.2f}"
         lines.append(
-            f"captions: BLEU-4 {quality.bleu_4:.1f}, CIDEr {quality.cider:.2f}, CLIPScore "
+            f"captions: BLEU-4 {quality.bleu_4:.1f}, CIDEr {cider}, CLIPScore "
             f"{quality.clip_score:.3f} ({quality.clip_model}), {quality.flagged:.1%} flagged, "
             f"{quality.distinct:.1%} distinct"
         )

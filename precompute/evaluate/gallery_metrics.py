@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from core.config import ProfileName
-from core.errors import SourceError
+from core.errors import MissingDependencyError, SourceError
 from core.gallery.layout import RECORDS_FILE, index_file
 from core.gallery.manifest import Manifest
 from core.gallery.metrics_file import (
@@ -27,7 +28,7 @@ from core.gallery.metrics_file import (
 from core.gallery.reader import Gallery
 from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
-from core.records import INDEX_KINDS, LENSES, UNSURE
+from core.records import INDEX_KINDS, LENSES, SAMPLE_NAME, UNSURE
 from precompute.evaluate import index_curve, lens_results, metrics
 from precompute.evaluate.fusion_choice import TunedFusions
 from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
@@ -36,10 +37,17 @@ from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
 from precompute.packages import versions_of
 
+logger = logging.getLogger("twolens")
+
 RESAMPLES = 2000
 FLIPS = 10_000
 SYNTHETIC_VECTORS = 20_000
 _CURVE_QUERIES = 500
+_BY_THE_TEAM = "the captions that the TwoLens team wrote of these photos"
+_TEAM_NOTE = (
+    "The team that made TwoLens chose these photos and wrote the captions that are asked for here, "
+    "before any was generated. Photos chosen and described by others are in docs/evaluation.md."
+)
 _LIBRARIES = ("ir-measures", "pytrec-eval-terrier", "bm25s", "sacrebleu", "pycocoevalcap", "numpy")
 
 
@@ -103,7 +111,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     Raises:
         GalleryError: The gallery, or the one to tune on, cannot be used.
         SourceError: It has no references, or qrels do not fit it.
-        MissingDependencyError: A package of ``requirements-dev.txt`` is missing.
+        MissingDependencyError: A package that works out the figures is missing.
     """
     clock = _Clock()
     with clock.stage("open"):
@@ -192,7 +200,10 @@ def _check_references_are_text(folder: Path) -> None:
 
 def _references(gallery: Gallery) -> QuerySet:
     given = gallery.manifest.caption_origin != "generated"
-    return from_references(gallery.records, captions_given=given)
+    queries = from_references(gallery.records, captions_given=given)
+    if gallery.manifest.source.id != SAMPLE_NAME:
+        return queries
+    return replace(queries, origin=_BY_THE_TEAM, notes=(_TEAM_NOTE, *queries.notes))
 
 
 def _queries(gallery: Gallery, plan: Plan) -> QuerySet:
@@ -242,12 +253,20 @@ def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
     return CaptionQuality(
         images=len(records),
         bleu_4=round(metrics.bleu4(captions, references), 2),
-        cider=round(metrics.cider(captions, references), 4),
+        cider=_cider(captions, references),
         clip_score=round(metrics.clip_score(gallery.embeddings("clip")[rows], embedded), 4),
         clip_model=f"{clip.name} ({clip.revision})",
         flagged=sum(bool({*record.caption_flags} - {UNSURE}) for record in records) / len(records),
         distinct=len(set(captions)) / len(captions),
     )
+
+
+def _cider(captions: list[str], references: list[list[str]]) -> float | None:
+    try:
+        return round(metrics.cider(captions, references), 4)
+    except MissingDependencyError as error:
+        logger.warning("CIDEr is left out. %s", error)
+        return None
 
 
 def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:

@@ -172,7 +172,7 @@ def _captions(metrics: Metrics) -> list[str]:
         return []
     row = [
         f"{quality.bleu_4:.1f}",
-        f"{quality.cider:.3f}",
+        "-" if quality.cider is None else f"{quality.cider:.3f}",
         f"{quality.clip_score:.3f}",
         f"{quality.flagged:.1%}",
         f"{quality.distinct:.1%}",

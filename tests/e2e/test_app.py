@@ -243,7 +243,7 @@ def test_the_page_searches_real_photos(coco_app, chromium):
 
 def test_the_default_gallery_is_built_once_and_then_reused(needs_mini, tmp_path):
     _need(PROFILES["mini"].captioner)
-    cache = {"TWOLENS_CACHE_DIR": str(tmp_path)}
+    cache = {"TWOLENS_CACHE_DIR": str(tmp_path), "TWOLENS_SAMPLE_PHOTOS": "6"}
     with running_app(**cache) as address:
         (listed,) = Client(address, verbose=False).predict(api_name="/galleries")
         assert (listed["name"], listed["images"] >= 6) == ("sample-photos", True)

@@ -303,14 +303,21 @@ def _captions(metrics: Metrics) -> str:
     quality = metrics.captions
     if quality is None:
         return ""
+    cider = (
+        ""
+        if quality.cider is None
+        else (
+            f"<dt>CIDEr {quality.cider:.2f}</dt><dd>Likewise, rare words counting more; people are "
+            "at about 0.9 to 1 with each other.</dd>"
+        )
+    )
     return (
         "<section><h2>The captions themselves</h2><p>Compared with what people wrote about the "
         f"same {quality.images:,} pictures.</p><dl>"
         f"<dt>BLEU-4 {quality.bleu_4:.1f}</dt><dd>Of 100: word sequences shared with people.</dd>"
-        f"<dt>CIDEr {quality.cider:.2f}</dt><dd>Likewise, rare words counting more; people are "
-        "at about 0.9 to 1 with each other.</dd>"
-        f"<dt>CLIPScore {quality.clip_score:.2f}</dt><dd>How well captions fit their pictures, as "
-        f"{escape(quality.clip_model)} sees it; it does not compare with another CLIP's.</dd>"
+        f"{cider}<dt>CLIPScore {quality.clip_score:.2f}</dt><dd>How well captions fit their "
+        f"pictures, as {escape(quality.clip_model)} sees it; it does not compare with another "
+        "CLIP's.</dd>"
         f"<dt>{quality.flagged:.1%} doubtful</dt><dd>Empty, repeating or echoing captions.</dd>"
         f"<dt>{quality.distinct:.1%} distinct</dt><dd>Where two pictures share a caption, the "
         "caption lens cannot tell them apart.</dd></dl></section>"

@@ -63,7 +63,7 @@ def test_a_made_gallery_has_as_many_references_as_are_asked(tiny, tmp_path):
 
 def test_photos_of_installed_packages(tmp_path):
     photos = sorted(path.name for path in packaged_photos(tmp_path / "photos").iterdir())
-    assert "cheetah.jpg" in photos
+    assert "running-cheetah.jpg" in photos
 
 
 def test_the_file_is_whole_or_refused_in_a_sentence(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -10,69 +11,109 @@ from core.errors import SourceError
 from core.files import sha256_of
 from core.models.profiles import PROFILES
 from precompute.build import sample_gallery as subject
+from precompute.build.sample_gallery import SampleGallery, packaged_photos, stage
 from tests.planted_app import planted_profile, write_planted_gallery
 
 
-def test_every_named_photo_of_an_installed_package_is_an_image():
-    found = list(subject.installed_photos())
-    assert len(found) >= 6
-    packages = {photo.package for photo, _ in found}
-    assert len(found) == sum(photo.package in packages for photo in subject.PHOTOS)
-    for _, path in found:
+def test_every_listed_photo_is_an_image_of_an_installed_package():
+    photos = packaged_photos()
+    assert len(photos) >= 40
+    assert len({photo.file_name for photo in photos}) == len(photos)
+    for photo in photos:
+        path = photo.find()
+        assert path is not None, photo
         with Image.open(path) as image:
-            assert min(image.size) >= 200, path.name
+            assert min(image.size) >= 200, photo.name
+        assert photo.license and photo.source_url.startswith("http"), photo.name
 
 
-def test_staged_photos_keep_their_bytes_licence_and_source(tmp_path):
-    photos = list(subject.installed_photos())
-    folder = subject.stage_photos(photos, tmp_path / "staged")
+def test_every_photo_is_described_by_five_different_sentences_and_by_nouns():
+    said: dict[str, str] = {}
+    for photo in packaged_photos():
+        assert len(photo.captions) == 5, photo.name
+        for caption in photo.captions:
+            assert re.fullmatch(r"[A-Z][^.]+\.", caption), caption
+            assert 7 <= len(caption.split()) <= 15, caption
+            assert said.setdefault(caption, photo.name) == photo.name
+        text = " ".join(photo.captions).lower()
+        assert any(re.search(rf"\b{noun}\b", text) for noun in photo.nouns), photo.name
+
+
+def test_no_two_photos_are_nearly_the_same():
+    """Compared as difference hashes of 16 x 16; unrelated photos differ in about half of 256."""
+    seen = {}
+    for photo in packaged_photos():
+        with Image.open(photo.find()) as image:
+            small = image.convert("L").resize((17, 16))
+        rows = [small.crop((0, y, 17, y + 1)).tobytes() for y in range(16)]
+        bits = [row[x] < row[x + 1] for row in rows for x in range(16)]
+        for other, theirs in seen.items():
+            differing = sum(a != b for a, b in zip(bits, theirs, strict=True))
+            assert differing > 40, (photo.name, other, differing)
+        seen[photo.name] = bits
+
+
+def test_staged_photos_keep_their_bytes_licence_source_and_captions(tmp_path):
+    photos = packaged_photos()[:5]
+    folder = stage(photos, tmp_path / "staged")
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    assert len(rows) == len({row["file_name"] for row in rows}) == len(photos)
-    for row, (photo, path) in zip(rows, photos, strict=True):
-        assert sha256_of(folder / row["file_name"]) == sha256_of(path)
-        assert (row["license"], row["source_url"]) == (photo.licence, photo.source_url)
-    (china,) = [row for row in rows if row["file_name"] == "china.jpg"]
-    assert china["license"] == "CC BY 2.0"
+    for row, photo in zip(rows, photos, strict=True):
+        assert sha256_of(folder / row["file_name"]) == sha256_of(photo.find())
+        assert (row["license"], row["source_url"]) == (photo.license, photo.source_url)
+        assert row["captions"] == list(photo.captions)
+    licences = {row["file_name"]: row["license"] for row in rows}
+    assert licences["pagoda.jpg"] == "CC BY 2.0"
+    assert licences["lion.jpg"] == "Apache-2.0 (of the package gradio)"
 
 
 def test_staging_again_leaves_nothing_of_the_last_time(tmp_path):
-    photos = list(subject.installed_photos())
-    subject.stage_photos(photos, tmp_path / "staged")
-    folder = subject.stage_photos(photos[:1], tmp_path / "staged")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["metadata.jsonl", photos[0][1].name]
-    )
+    first, *others = packaged_photos()[:3]
+    stage([first, *others], tmp_path / "staged")
+    folder = stage([first], tmp_path / "staged")
+    assert sorted(path.name for path in folder.iterdir()) == ["metadata.jsonl", first.file_name]
+
+
+def _planted(tmp_path):
+    """A sample gallery whose folder in the cache holds a planted one."""
+    profile = dataclasses.replace(planted_profile(tmp_path), name="mini")
+    sample = SampleGallery(tmp_path / "cache", profile, 3)
+    sample.folder.parent.mkdir(parents=True)
+    write_planted_gallery(sample.folder, profile)
+    return sample, profile
 
 
 def test_a_cached_gallery_serves_until_it_is_damaged_or_the_models_change(tmp_path):
-    profile = planted_profile(tmp_path)
-    folder = write_planted_gallery(tmp_path / "cached", profile)
-    assert subject.why_unusable(folder, profile) is None
-    assert subject.why_unusable(tmp_path / "absent", profile) == "first start"
+    sample, profile = _planted(tmp_path)
+    assert sample.unusable is None
+    assert SampleGallery(tmp_path / "absent", profile, 3).unusable == "first start"
     retrained = dataclasses.replace(
         profile, clip=dataclasses.replace(profile.clip, source=profile.sentence.source)
     )
-    assert subject.why_unusable(folder, retrained) == "the models have changed"
-    (folder / "records.parquet").write_bytes(b"")
-    assert "is not the file that was built" in subject.why_unusable(folder, profile)
+    sample.profile = retrained
+    assert sample.unusable == "the models have changed"
+    sample.profile = profile
+    (sample.folder / "records.parquet").write_bytes(b"")
+    assert "is not the file that was built" in sample.unusable
 
 
-def test_a_cached_gallery_is_returned_without_a_build(tmp_path, monkeypatch):
-    profile = dataclasses.replace(planted_profile(tmp_path), name="mini")
-    digest = subject.digest_of(list(subject.installed_photos()))
-    out = tmp_path / "galleries" / f"mini-{digest}" / "sample-photos"
-    write_planted_gallery(out, profile)
+def test_a_cached_gallery_is_not_built_again(tmp_path, monkeypatch):
+    sample, _ = _planted(tmp_path)
     monkeypatch.setattr(subject.sys, "executable", "/bin/false")
-    assert subject.default_gallery(tmp_path, profile) == out
+    sample.build()
+
+
+def test_another_choice_of_photos_is_another_gallery(tmp_path):
+    folders = {SampleGallery(tmp_path, PROFILES["mini"], limit).folder for limit in (None, 3, 4)}
+    assert len(folders) == 3
 
 
 def test_a_build_that_fails_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(subject.sys, "executable", "/bin/false")
     with pytest.raises(SourceError, match="could not be built"):
-        subject.default_gallery(tmp_path, PROFILES["mini"])
+        SampleGallery(tmp_path, PROFILES["mini"], 2).build()
 
 
 def test_no_photos_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(subject, "PHOTOS", ())
+    monkeypatch.setattr(subject, "packaged_photos", lambda: ())
     with pytest.raises(SourceError, match="no installed package holds photos"):
-        subject.default_gallery(tmp_path, PROFILES["mini"])
+        SampleGallery(tmp_path, PROFILES["mini"])
