@@ -127,13 +127,11 @@ class EmbeddingLesson(Lesson):
     def transform(self, job: Job, split: Split) -> Transform:
         """Let the language model read embeddings in the place of images."""
         counts = [len(own) for own in split.captions]
+        folder = (self._earlier or job.folder) / CHECKPOINT
         if self._earlier is None:
-            targets = teach_qformer(job.objective, split, self._recipe)
-            if job.writes:  # the other processes learnt the same, from the same seed
-                targets.write(job.folder / CHECKPOINT)
-        else:
-            targets = Targets.read(self._earlier / CHECKPOINT, sum(counts))
-        return EmbeddingInputs(targets, counts, self._recipe)
+            job.once(lambda: teach_qformer(job.objective, split, self._recipe).write(folder))
+            job.share(_qformer_of(job.objective).values())
+        return EmbeddingInputs(Targets.read(folder, sum(counts)), counts, self._recipe)
 
 
 class EmbeddingInputs:
@@ -201,13 +199,18 @@ def _class_tokens(objective: CaptionObjective, features: np.ndarray) -> np.ndarr
     return torch.cat(parts).cpu().numpy()
 
 
+def _qformer_of(objective: CaptionObjective) -> dict[str, nn.Parameter]:
+    """Return what the first lesson trains, by name."""
+    names = ("qformer.", "query_tokens", "language_projection.")
+    return {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
+
+
 def _fit(
     objective: CaptionObjective, features: np.ndarray, aims: torch.Tensor, recipe: LessonRecipe
 ) -> None:
     """Train the Q-Former to give each image's ``aims`` (n, queries, width), whatever the prompt."""
     seed, instructions = objective.recipe.seed, objective.recipe.instructions
-    names = ("qformer.", "query_tokens", "language_projection.")
-    parts = {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
+    parts = _qformer_of(objective)
     trained = [p for p in objective.model.parameters() if p.requires_grad]
     objective.model.requires_grad_(False)
     for parameter in parts.values():

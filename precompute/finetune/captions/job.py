@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from precompute.finetune.captions.self_critical import SelfCritic
 from precompute.finetune.captions.training import CaptionTraining, Transform
 
 if TYPE_CHECKING:
+    import torch
+
     from precompute.finetune.captions.start import Prepared
     from precompute.sources.pairs import Pairs
 
@@ -109,6 +111,19 @@ class Job:
         """Whether this process writes files; of several one does."""
         return bool(self._prepared.accelerator.is_main_process)
 
+    def once(self, stage: Callable[[], object]) -> None:
+        """Let one process do what all need the outcome of; the others wait until it is done."""
+        if self.writes:
+            stage()
+        self._prepared.accelerator.wait_for_everyone()
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Put into the tensors of every process what is in those of the one that writes."""
+        from accelerate.utils import broadcast
+
+        for tensor in tensors:
+            broadcast(tensor.detach())
+
     def run(self) -> dict[str, Any]:
         """Train, measure and write.
 
@@ -116,20 +131,16 @@ class Job:
             BLEU-4 and CIDEr with the number of images and references, how many captions are
             distinct, and the mean length for each prompt; empty where nothing is measured.
         """
-        accelerator, files = self._prepared.accelerator, self._prepared.files
-        history = self._training.loop.history
+        files, history = self._prepared.files, self._training.loop.history
         measured = self.split(self._measured) if self._measured else None
-        if measured and self._prepared.files.origin and not history:
+        if measured and files.origin and not history:
             untuned = self._figures(measured)
             self._say(json.dumps({"untuned": untuned}))
             history.append({"epoch": 0, "untuned": untuned})
         report: dict[str, Any] = {}
         if self.recipe.epochs:
             self._learn(measured)
-            if self.writes:
-                files.finish()
-            # Others than the main process do not write, and must not read half a file.
-            accelerator.wait_for_everyone()
+            self.once(files.finish)  # nobody reads half a file
             if measured:
                 files.read_back(self.objective)
                 report = self._figures(measured)

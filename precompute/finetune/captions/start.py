@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _LARGE_PARAMETERS = 500_000_000
 """From here on all weights, their moments and their average no longer fit most machines."""
+
+_LONGEST_WAIT = timedelta(days=7)
 
 
 def find_model(given: str) -> ModelSpec:
@@ -127,17 +130,19 @@ def assemble(
 def accelerator_on(device: str) -> tuple[Accelerator, str]:
     """Return the engine of the loop, in bfloat16 where the device has it, and the device."""
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     from core.models.devices import resolve_device
 
     where = resolve_device(device)
+    # One process may encode images for hours while the others wait.
+    patient = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
     if where == "cpu":
-        return Accelerator(cpu=True), where
+        return Accelerator(cpu=True, kwargs_handlers=patient), where
     if ":" in where:
         torch.cuda.set_device(where)
     half = "bf16" if torch.cuda.is_bf16_supported() else "no"
-    accelerator = Accelerator(mixed_precision=half)
+    accelerator = Accelerator(mixed_precision=half, kwargs_handlers=patient)
     return accelerator, where if ":" in where else str(accelerator.device)
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +145,21 @@ def test_few_images_are_enough_and_one_is_not(pairs, tmp_path):
     assert np.isfinite(teach_qformer(objective, split.first(2), RECIPE).predicted).all()
     with pytest.raises(SourceError, match="two images"):
         teach_qformer(objective, split.first(1), RECIPE)
+
+
+def test_of_two_processes_one_teaches_and_both_go_on_with_the_same(tmp_path):
+    (tmp_path / "photos").mkdir()
+    coloured_pairs(tmp_path / "photos")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "tests.precompute.mini.lesson_of_processes", str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[3],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank-{i}.json").read_text()) for i in range(2))
+    assert (first["taught"], second["taught"]) == (True, False)
+    assert first["model"] == second["model"]
+    assert (tmp_path / "out" / "checkpoint" / "targets.safetensors").is_file()
