@@ -112,14 +112,19 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
 
     Raises:
         GalleryError: A gallery cannot be served.
+        HubError: One of the Hub cannot be had, or is not what was published.
         ModelError: The profile's models are not there.
     """
+    from core.gallery.hub_copy import is_on_hub, local_copy
     from core.ui.parts.shelf import Shelf
     from precompute.build.sample_gallery import SampleGallery
 
     models = models or open_models(settings)
     profile = models.profile
-    folders: Sequence[Path] = settings.galleries
+    folders = [
+        local_copy(gallery, settings.cache_dir, profile) if is_on_hub(gallery) else Path(gallery)
+        for gallery in settings.galleries
+    ]
     if not folders:
         try:
             sample = SampleGallery(settings.cache_dir, profile, settings.sample_photos)
@@ -230,10 +235,10 @@ def settings_from(arguments: Sequence[str] | None) -> Settings:
         "--gallery",
         dest="galleries",
         action="append",
-        type=Path,
-        metavar="DIR",
-        help="a gallery folder to serve; may be given more than once (default: one of photos "
-        "that ship inside installed packages)",
+        metavar="DIR_OR_HUB_ID",
+        help="a gallery to serve: a folder, or hf:OWNER/NAME@REVISION for one of the Hugging Face "
+        "Hub; may be given more than once (default: one of photos that ship inside installed "
+        "packages)",
     )
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")

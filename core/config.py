@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,9 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["mini", "full"]
+
+_BETWEEN_GALLERIES = re.compile(rf"(?<!\Ahf)(?<!{os.pathsep}hf){os.pathsep}")
+"""The separator of PATH, where it is not the colon of ``hf:``."""
 
 
 def _user_cache() -> Path:
@@ -65,8 +69,10 @@ class Settings(BaseSettings):
         "OWNER/NAME[@REVISION], of an open_clip model in safetensors.",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    galleries: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="Gallery folders to serve, separated as in PATH."
+    galleries: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Galleries to serve, separated as in PATH: folders, or hf:OWNER/NAME@REVISION "
+        "for one of the Hugging Face Hub.",
     )
     cache_dir: Path = Field(
         default_factory=_user_cache,
@@ -187,10 +193,10 @@ class Settings(BaseSettings):
 
     @field_validator("galleries", mode="before")
     @classmethod
-    def _split_paths(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over raw input
+    def _split_galleries(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over raw input
         if isinstance(value, str):
-            return tuple(Path(part) for part in value.split(os.pathsep) if part)
-        return value
+            return tuple(part for part in _BETWEEN_GALLERIES.split(value) if part)
+        return tuple(os.fspath(part) for part in value)
 
 
 @cache

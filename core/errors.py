@@ -20,7 +20,7 @@
     │   ├── ModelNotFoundError
     │   ├── MissingDependencyError
     │   └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
-    └── HubError                   publishing: the Hub cannot be reached, or refuses
+    └── HubError                   the Hub cannot be reached, refuses, or has something else
 
 ``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
 visitor: it never holds a path of the server beyond what the operator typed. The data behind the
@@ -112,7 +112,20 @@ class IncompleteGalleryError(GalleryError):
 
 
 class CorruptGalleryError(GalleryError):
-    """A file of the gallery is missing or differs from the hash in the manifest."""
+    """A file of the gallery is missing or differs from the hash in the manifest.
+
+    Attributes:
+        what: What is wrong, without the gallery's name, e.g. ``"clip.npy is missing"``.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Name the gallery and what to run."""
+        self.what = what
+        super().__init__(
+            path,
+            f"Gallery {path.name} is damaged: {what}. "
+            f"Build it again with: python -m precompute build SOURCE --out {path} --overwrite",
+        )
 
 
 class ManifestMismatchError(GalleryError):
@@ -175,7 +188,7 @@ class EmbeddingError(ModelError):
 
 
 class HubError(TwoLensError):
-    """The Hugging Face Hub cannot be reached, refuses, or did not get what was published."""
+    """The Hugging Face Hub cannot be reached, refuses, or does not hold what was published."""
 
 
 REFUSALS = (TwoLensError, OSError, MemoryError)

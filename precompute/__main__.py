@@ -14,7 +14,7 @@ from precompute.bench import command as bench
 from precompute.build import command as build
 from precompute.calibrate import match_command, rerank_command, threshold_command
 from precompute.evaluate import command as evaluate
-from precompute.hub import publish
+from precompute.hub import command as publish
 from precompute.terminal import Commands
 from precompute.training_commands import finetune, mini
 
@@ -29,12 +29,12 @@ app = typer.Typer(
 app.add_typer(finetune, name="finetune")
 app.add_typer(mini, name="mini")
 app.add_typer(bench.app, name="bench")
+app.add_typer(publish.app, name="publish")
 app.command(name="build")(build.run)
 app.command(name="evaluate")(evaluate.run)
 app.command(name="match")(match_command.run)
 app.command(name="rerank")(rerank_command.run)
 app.command(name="threshold")(threshold_command.run)
-app.command(name="publish")(publish.run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on this machine, for the real client: the remote edge of ``publish``.
 
-It speaks the part of the Hub's HTTP interface that ``huggingface_hub`` uses to make a repository,
-upload into it (git blobs, and LFS by the "basic" transfer), list it, and download from it.
+It speaks the part of the Hub's HTTP interface that ``huggingface_hub`` uses to make repositories of
+models, datasets and Spaces, upload into them (git blobs, and LFS by the "basic" transfer; it has no
+Xet storage), list them, download from them, and watch a Space start.
 """
 
 from __future__ import annotations
@@ -10,24 +11,35 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_of_a_test"
-_LARGE = (".safetensors",)
+READER = "hf_that_may_only_read"
+_LARGE = (".safetensors", ".parquet", ".npy", ".faiss")
+_KINDS = ("datasets", "spaces")
 
 
 @dataclass
 class Repository:
+    """Commits, oldest first; of a Space also what it runs on and how far it is."""
+
     private: bool
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    hardware: str = "cpu-basic"
+    variables: dict[str, str] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=lambda: ["RUNNING"])
+    logs: list[str] = field(default_factory=list)
+    host: str | None = None
 
     def files(self, revision: str) -> tuple[str, dict[str, bytes]]:
         known = dict(self.commits)
-        commit = self.commits[-1][0] if revision == "main" else revision
+        newest = self.commits[-1][0]
+        commit = newest if revision == "main" else self.tags.get(revision, revision)
         return commit, known[commit]
 
     def commit(self, files: dict[str, bytes]) -> str:
@@ -37,13 +49,26 @@ class Repository:
 
 
 class LocalHub(ThreadingHTTPServer):
-    """Repositories by name, and the contents of large files by their sha256."""
+    """Repositories by name (``datasets/OWNER/NAME``, ``spaces/...``), large files by sha256.
+
+    Attributes:
+        damages_uploads: Whether what is uploaded is stored otherwise.
+        puts_left: Large files that arrive before the connection breaks; None for all.
+        when_put: Called when a large file arrives.
+        when_committed: Called with a repository's key after a commit.
+        is_down: Whether nothing is answered any more.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.damages_uploads = False
+        self.puts_left: int | None = None
+        self.when_put: Callable[[], None] = lambda: None
+        self.when_committed: Callable[[str], None] = lambda _: None
+        self.is_down = False
+        self.asked: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, home: object, token: str = TOKEN) -> dict[str, str]:
@@ -109,67 +134,103 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _signed_in(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+    def _has(self, *tokens: str) -> bool:
+        return self.headers.get("Authorization") in [f"Bearer {token}" for token in tokens]
 
-    def _repository(self, name: str) -> Repository | None:
-        found = self.server.repositories.get(name)
-        if found is None or (found.private and not self._signed_in()):
+    def _path(self) -> str:
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(f"{self.command} {path}")
+        return path
+
+    def _key_and_rest(self, path: str) -> tuple[str, list[str]]:
+        """Split a path into a repository's key and what is asked of it."""
+        parts = path.removeprefix("/api").strip("/").removeprefix("models/").split("/")
+        length = 3 if parts[0] in _KINDS else 2
+        return "/".join(parts[:length]), parts[length:]
+
+    def _repository(self, key: str) -> Repository | None:
+        found = self.server.repositories.get(key)
+        if found is None or (found.private and not self._has(TOKEN, READER)):
             self._answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
             return None
         return found
 
+    def _is_down(self) -> bool:
+        if self.server.is_down:
+            self.close_connection = True
+            self.connection.close()
+        return self.server.is_down
+
     def do_POST(self) -> None:
-        path, body = unquote(urlsplit(self.path).path), self._body()
+        if self._is_down():
+            return
+        path, body = self._path(), self._body()
+        key, rest = self._key_and_rest(path)
         if path == "/api/validate-yaml":
             self._answer(200, {"warnings": [], "errors": []})
-        elif path.endswith("/paths-info/" + path.rpartition("/")[2]):
-            self._paths_info(path, body)
-        elif not self._signed_in():
+        elif rest[:1] == ["paths-info"]:
+            self._paths_info(key, rest[1], body)
+        elif self._has(READER):
+            self._answer(403, {"error": "Forbidden: this token may only read."})
+        elif not self._has(TOKEN):
             self._answer(401, {"error": "Invalid username or password."})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
-        elif path.endswith("/info/lfs/objects/batch"):
-            self._batch(json.loads(body))
-        elif "/preupload/" in path:
-            files = [
-                {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if one["path"].endswith(_LARGE) else "regular",
-                    "shouldIgnore": False,
-                    **self._known(path, one["path"]),
-                }
-                for one in json.loads(body)["files"]
-            ]
-            self._answer(200, {"files": files})
         else:
-            self._commit(path, [json.loads(line) for line in body.splitlines()])
+            self._change(key, rest, body)
 
-    def _name_and_rest(self, path: str) -> tuple[str, list[str]]:
-        parts = path.removeprefix("/api/models").strip("/").split("/")
-        return "/".join(parts[:2]), parts[2:]
+    def _change(self, key: str, rest: list[str], body: bytes) -> None:
+        if rest[-1:] == ["batch"]:
+            self._batch(json.loads(body))
+        elif rest[:1] == ["preupload"]:
+            self._preupload(key, json.loads(body)["files"])
+        elif rest == ["variables"]:
+            asked = json.loads(body)
+            self.server.repositories[key].variables[asked["key"]] = asked["value"]
+            self._variables(key)
+        elif rest == ["hardware"]:
+            self.server.repositories[key].hardware = json.loads(body)["flavor"]
+            self._runtime(key)
+        elif rest[:1] == ["commit"]:
+            self._commit(key, [json.loads(line) for line in body.splitlines()])
+        else:
+            self._answer(404, {"error": f"No such route: {rest}"})
 
-    def _known(self, path: str, file: str) -> dict[str, str]:
-        name, _ = self._name_and_rest(path)
-        files = self.server.repositories[name].files("main")[1]
+    def _preupload(self, key: str, asked: list[dict]) -> None:
+        files = [
+            {
+                "path": one["path"],
+                "uploadMode": "lfs" if one["path"].endswith(_LARGE) else "regular",
+                "shouldIgnore": False,
+                **self._known(key, one["path"]),
+            }
+            for one in asked
+        ]
+        self._answer(200, {"files": files})
+
+    def _known(self, key: str, file: str) -> dict[str, str]:
+        files = self.server.repositories[key].files("main")[1]
         if file not in files:
             return {}
         described = _described(file, files[file])
         return {"oid": described["lfs"]["oid"] if "lfs" in described else described["oid"]}
 
     def _create(self, asked: dict) -> None:
-        name = f"{asked['organization']}/{asked['name']}"
-        if name in self.server.repositories:
-            known = {"error": "You already created this model repo", "url": self._url(name)}
+        name, kind = f"{asked['organization']}/{asked['name']}", asked.get("type", "model")
+        key = name if kind == "model" else f"{kind}s/{name}"
+        url = f"{self.server.url}/{key}"
+        if asked["organization"] != "mine":
+            self._answer(403, {"error": "You don't have the rights to create it there."})
+        elif key in self.server.repositories:
+            known = {"error": f"You already created this {kind} repo", "url": url}
             self._answer(409, known)
-            return
-        made = Repository(private=asked.get("visibility") == "private")
-        made.commit({".gitattributes": b"*.safetensors filter=lfs\n"})
-        self.server.repositories[name] = made
-        self._answer(200, {"url": self._url(name), "id": name})
-
-    def _url(self, name: str) -> str:
-        return f"{self.server.url}/{name}"
+        else:
+            made = Repository(private=asked.get("visibility") == "private")
+            made.hardware = asked.get("hardware") or made.hardware
+            made.variables = {one["key"]: one["value"] for one in asked.get("variables") or []}
+            made.commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+            self.server.repositories[key] = made
+            self._answer(200, {"url": url, "id": name})
 
     def _batch(self, asked: dict) -> None:
         objects = []
@@ -180,16 +241,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"transfer": "basic", "objects": objects})
 
     def do_PUT(self) -> None:
-        oid, content = self.path.rpartition("/")[2], self._body()
-        if hashlib.sha256(content).hexdigest() != oid:
+        oid, content = self._path().rpartition("/")[2], self._body()
+        self.server.when_put()
+        if self.server.puts_left == 0:
+            self._answer(400, {"error": "the connection broke"})
+        elif hashlib.sha256(content).hexdigest() != oid:
             self._answer(422, {"error": "another content"})
-            return
-        self.server.large[oid] = content[:-1] if self.server.damages_uploads else content
-        self._answer(200, {})
+        else:
+            if self.server.puts_left is not None:
+                self.server.puts_left -= 1
+            self.server.large[oid] = content[:-1] if self.server.damages_uploads else content
+            self._answer(200, {})
 
-    def _commit(self, path: str, lines: list[dict]) -> None:
-        name, _ = self._name_and_rest(path)
-        repository = self.server.repositories[name]
+    def _commit(self, key: str, lines: list[dict]) -> None:
+        repository = self.server.repositories[key]
         files = dict(repository.files("main")[1])
         for line in lines:
             value = line["value"]
@@ -200,35 +265,66 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         made = repository.commit(files)
-        url = f"{self.server.url}/{name}/commit/{made}"
+        self.server.when_committed(key)
+        url = f"{self.server.url}/{key}/commit/{made}"
         self._answer(200, {"commitUrl": url, "commitOid": made, "pullRequestUrl": None})
 
-    def _paths_info(self, path: str, body: bytes) -> None:
-        name, rest = self._name_and_rest(path)
-        repository = self._repository(name)
+    def _paths_info(self, key: str, revision: str, body: bytes) -> None:
+        repository = self._repository(key)
         if repository is not None:
-            files = repository.files(rest[1])[1]
+            files = repository.files(revision)[1]
             asked = parse_qs(body.decode())["paths"]
             self._answer(200, [_described(one, files[one]) for one in asked if one in files])
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        name, rest = self._name_and_rest(path)
-        repository = self._repository(name)
+        if self._is_down():
+            return
+        key, rest = self._key_and_rest(self._path())
+        repository = self._repository(key)
         if repository is None:
             return
-        kind, revision = rest[0] if rest else "revision", rest[1] if len(rest) > 1 else "main"
-        commit, files = repository.files(revision)
+        kind = rest[0] if rest else "revision"
+        if kind == "runtime":
+            self._runtime(key)
+        elif kind == "variables":
+            self._variables(key)
+        elif kind == "logs":
+            events = [f"data: {json.dumps({'data': line})}\n\n" for line in repository.logs]
+            self._answer(200, "".join(events).encode(), Content_Type="text/event-stream")
+        elif kind in ("tree", "resolve", "revision"):
+            self._content(key, repository, kind, rest[1:])
+        else:
+            self._answer(404, {"error": f"No such route: {kind}"})
+
+    do_HEAD = do_GET
+
+    def _content(self, key: str, repository: Repository, kind: str, rest: list[str]) -> None:
+        try:
+            commit, files = repository.files(rest[0] if rest else "main")
+        except KeyError:
+            self._answer(404, {"error": "No such revision"}, X_Error_Code="RevisionNotFound")
+            return
         if kind == "tree":
             self._answer(200, [_described(*one) for one in sorted(files.items())])
         elif kind == "resolve":
-            self._file("/".join(rest[2:]), commit, files)
+            self._file("/".join(rest[1:]), commit, files)
         else:
+            name = "/".join(key.split("/")[-2:])
             siblings = [{"rfilename": one} for one in sorted(files)]
             about = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
-            self._answer(200, {**about, "tags": [], "siblings": siblings})
+            self._answer(200, {**about, "tags": [], "siblings": siblings, "host": repository.host})
 
-    do_HEAD = do_GET
+    def _runtime(self, key: str) -> None:
+        repository = self.server.repositories[key]
+        stage = repository.stages[0]
+        if len(repository.stages) > 1:
+            repository.stages.pop(0)
+        hardware = {"current": repository.hardware, "requested": repository.hardware}
+        self._answer(200, {"stage": stage, "hardware": hardware})
+
+    def _variables(self, key: str) -> None:
+        variables = self.server.repositories[key].variables
+        self._answer(200, {key: {"key": key, "value": value} for key, value in variables.items()})
 
     def _file(self, name: str, commit: str, files: dict[str, bytes]) -> None:
         if name not in files:

@@ -2,6 +2,8 @@
 
 __all__ = [
     "caption_rows",
+    "folder",
+    "hub_copy",
     "layout",
     "manifest",
     "metrics_charts",

@@ -174,8 +174,4 @@ class _OpenFile:
 
 def damaged(folder: Path, what: str) -> CorruptGalleryError:
     """Return the error for a gallery that is damaged, with what to run."""
-    return CorruptGalleryError(
-        folder,
-        f"Gallery {folder.name} is damaged: {what}. "
-        f"Build it again with: python -m precompute build SOURCE --out {folder} --overwrite",
-    )
+    return CorruptGalleryError(folder, what)

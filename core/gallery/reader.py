@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,23 +101,7 @@ class Gallery(PictureSet):
         content = read_manifest(held)
         manifest = Manifest.parse(folder, content)
         manifest.check_models(folder, profile)
-        for name, sha256 in manifest.files.items():
-            if name not in _READ_WHOLE:
-                held.verify(name, sha256)
-        records = _read_records(folder, held.read_verified(RECORDS_FILE, manifest.files))
-        if len(records) != manifest.counts.images:
-            raise damaged(
-                folder,
-                f"{RECORDS_FILE} has {len(records)} rows, "
-                f"the manifest says {manifest.counts.images}",
-            )
-        count, digest = held.thumbnails_digest(record.id for record in records)
-        if digest != manifest.thumbnails_sha256:
-            raise damaged(
-                folder,
-                f"the thumbnails are not the ones that were built "
-                f"({count} there, {manifest.counts.images} built)",
-            )
+        records = verified_records(held, manifest, unread=_READ_WHOLE)
         captions = len(CaptionRows.of(records))
         indexed = captions if manifest.caption_pooling == "best" else len(records)
         embeddings: dict[Lens, np.ndarray] = {}
@@ -220,6 +204,42 @@ class Gallery(PictureSet):
         if kind == "flat":
             return Index.build(vectors, self._ids, kind, owners)
         return Index.restore(self._clusters[lens], vectors, self._ids, owners)
+
+
+def verified_records(
+    held: GalleryFolder, manifest: Manifest, unread: Container[str] = ()
+) -> tuple[ImageRecord, ...]:
+    """Check that a gallery's files are those that were built, whichever models built it.
+
+    Args:
+        held: Its folder.
+        manifest: As parsed from there.
+        unread: Files that the caller checks itself.
+
+    Returns:
+        The pictures, in row order.
+
+    Raises:
+        CorruptGalleryError: A file is missing, or not the one that was built.
+        GalleryError: A file cannot be read.
+    """
+    for name, sha256 in manifest.files.items():
+        if name not in unread:
+            held.verify(name, sha256)
+    records = _read_records(held.path, held.read_verified(RECORDS_FILE, manifest.files))
+    if len(records) != manifest.counts.images:
+        raise damaged(
+            held.path,
+            f"{RECORDS_FILE} has {len(records)} rows, the manifest says {manifest.counts.images}",
+        )
+    count, digest = held.thumbnails_digest(record.id for record in records)
+    if digest != manifest.thumbnails_sha256:
+        raise damaged(
+            held.path,
+            f"the thumbnails are not the ones that were built "
+            f"({count} there, {manifest.counts.images} built)",
+        )
+    return records
 
 
 def _read_records(folder: Path, content: np.ndarray) -> tuple[ImageRecord, ...]:

@@ -1,3 +1,3 @@
-"""Publishing to the Hugging Face Hub."""
+"""Publishing models, galleries and the app to the Hugging Face Hub."""
 
-__all__ = ["publish"]
+__all__ = ["command"]

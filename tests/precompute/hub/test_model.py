@@ -20,7 +20,7 @@ from core.gallery.layout import RECORDS_FILE
 from core.gallery.manifest import Manifest
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.choose import captioner_spec
-from precompute.hub.publish import publication
+from precompute.hub.model import publication
 from tests.local_hub import LocalHub, local_hub
 from tests.precompute.conftest import noise_photo
 from tests.tiny_clip import build_tiny_clip
@@ -91,8 +91,10 @@ def put_into_8_bits(folder: Path) -> None:
 def test_a_captioner_and_a_clip_model_come_back_from_the_hub(run, hub, captioner, tmp_path):
     put_into_8_bits(captioner)
     build_tiny_clip(tmp_path / "clip")
-    model, commit = published(run("publish", captioner, "mine/tuned"))
-    clip, clip_commit = published(run("publish", tmp_path / "clip", "mine/clip", "--public"))
+    model, commit = published(run("publish", "model", captioner, "mine/tuned"))
+    clip, clip_commit = published(
+        run("publish", "model", tmp_path / "clip", "mine/clip", "--public")
+    )
     assert hub.repositories[model].private
     assert not hub.repositories[clip].private
     here = {path.name: path.read_bytes() for path in captioner.iterdir() if path.is_file()}
@@ -124,13 +126,13 @@ def test_a_captioner_and_a_clip_model_come_back_from_the_hub(run, hub, captioner
 
 
 def test_publishing_again_changes_what_has_changed(run, hub, captioner):
-    name, first = published(run("publish", captioner, "mine/tuned"))
-    assert published(run("publish", captioner, "mine/tuned")) == (name, first)
+    name, first = published(run("publish", "model", captioner, "mine/tuned"))
+    assert published(run("publish", "model", captioner, "mine/tuned")) == (name, first)
     (captioner / "twolens.json").unlink()
     (captioner / "metrics.json").write_text("{}")
     held(hub, name).update({"pictures/cat.png": b"a cat", "data/cats.json": b"[]"})
     held(hub, name)["model-00001-of-00002.safetensors"] = b"of before"
-    _, second = published(run("publish", captioner, "mine/tuned"))
+    _, second = published(run("publish", "model", captioner, "mine/tuned"))
     assert second != first
     arrived = held(hub, name)
     assert "twolens.json" not in arrived
@@ -146,21 +148,21 @@ def test_what_the_hub_says_no_to_is_one_sentence(run, hub, captioner):
         "could not be published": {"HF_ENDPOINT": "http://127.0.0.1:9"},
     }
     for sentence, environment in cases.items():
-        done = run("publish", captioner, "mine/tuned", **environment)
+        done = run("publish", "model", captioner, "mine/tuned", **environment)
         assert done.returncode == 2, done.stderr
         assert sentence in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert "is no name of a repository" in run("publish", captioner, "a b/c").stderr
+    assert "is no name of a repository" in run("publish", "model", captioner, "a b/c").stderr
     assert not hub.repositories
     hub.damages_uploads = True
-    done = run("publish", captioner, "mine/tuned")
+    done = run("publish", "model", captioner, "mine/tuned")
     assert done.returncode == 2, done.stdout
     assert "1 files did not arrive in mine/tuned as they are here, model.safetensors" in done.stderr
 
 
 def test_a_dry_run_asks_nobody(run, hub, captioner):
     (captioner / "README.md").unlink()
-    done = run("publish", captioner, "mine/tuned", "--dry-run", HF_HUB_OFFLINE="1")
+    done = run("publish", "model", captioner, "mine/tuned", "--dry-run", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert "model.safetensors" in done.stdout
     assert "old.bin" not in done.stdout

@@ -1,24 +1,14 @@
-"""The command ``publish``: a captioner, an adapter or a CLIP model to the Hugging Face Hub."""
+"""Publishing a captioner, an adapter or a CLIP model."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from core.errors import HubError, ModelError, SourceError
 from core.models.locate import MODEL_FILES
-from core.quiet import quiet_libraries
-
-if TYPE_CHECKING:
-    from huggingface_hub import RepoFile
-
-_CARD = "README.md"
+from precompute.hub.upload import CARD, is_same, reaching_the_hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +61,8 @@ def publication(folder: Path) -> Publication:
             f"config.json, {ADAPTER_CONFIG} or {CONFIG_NAME}."
         )
     _check_weights(folder.name, [path for name, path in files.items() if _is_weights(name)])
-    if (folder / _CARD).is_file():
-        files[_CARD] = folder / _CARD
+    if (folder / CARD).is_file():
+        files[CARD] = folder / CARD
     return Publication(files, option, read)
 
 
@@ -140,7 +130,7 @@ def publish(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 
     hub = HfApi()
-    with _reaching_the_hub(repository):
+    with reaching_the_hub(repository):
         hub.create_repo(repository, private=private, exist_ok=True)
         there = set(hub.list_repo_files(repository)) - set(what.files)
         stale = sorted(name for name in there if _is_read(name, what.read))
@@ -156,7 +146,7 @@ def publish(
     same = {
         file.path
         for file in arrived
-        if isinstance(file, RepoFile) and _is_same(file, what.files[file.path])
+        if isinstance(file, RepoFile) and is_same(file, what.files[file.path])
     }
     changed = sorted(set(what.files) - same)
     if changed:
@@ -165,76 +155,3 @@ def publish(
             "among them. Publish again."
         )
     return str(commit)
-
-
-def _is_same(there: RepoFile, here: Path) -> bool:
-    """Compare hashes: git's of a small file, sha256 of a large one."""
-    from core.files import sha256_of
-
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 == sha256_of(here))
-    content = here.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return bool(there.blob_id == blob.hexdigest())
-
-
-@contextmanager
-def _reaching_the_hub(repository: str) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        raise HubError(
-            "Publishing needs the Hugging Face Hub, and HF_HUB_OFFLINE is set."
-        ) from error
-    except (errors.LocalTokenNotFoundError, errors.RepositoryNotFoundError) as error:
-        raise HubError(_signed_out(repository)) from error
-    except errors.HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in (401, 403):
-            raise HubError(_signed_out(repository)) from error
-        raise HubError(f"The Hub refuses {repository}: {error.server_message or error}.") from error
-    except errors.HFValidationError as error:
-        raise HubError(f"{repository!r} is no name of a repository: give OWNER/NAME.") from error
-    except (OSError, RuntimeError, errors.HTTPError) as error:
-        raise HubError(f"{repository} could not be published ({error}). Do it again.") from error
-
-
-def _signed_out(repository: str) -> str:
-    return (
-        f"You may not write to {repository}. Sign in by hf auth login with a token that may write, "
-        "or set HF_TOKEN."
-    )
-
-
-def run(
-    folder: Annotated[
-        Path, typer.Argument(help="Of a captioner, an adapter or an open_clip model.")
-    ],
-    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
-    public: Annotated[
-        bool, typer.Option("--public", help="For everybody to see, if the repository is new.")
-    ] = False,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, and list what would be published.")
-    ] = False,
-) -> None:
-    """Put a model onto the Hugging Face Hub, and print its id with the commit.
-
-    By that id others load a captioner with --captioner, and a CLIP model with --clip.
-    """
-    quiet_libraries(downloads=False)
-    what = publication(folder)
-    size = sum(path.stat().st_size for path in what.files.values())
-    amount = f"{len(what.files)} files, {size / 1e6:.1f} MB"
-    if _CARD not in what.files:
-        typer.echo(f"{folder} has no {_CARD}: nobody will know its data and licence.", err=True)
-    if dry_run:
-        for name, path in sorted(what.files.items()):
-            typer.echo(f"{path.stat().st_size:>13,}  {name}")
-        typer.echo(f"{amount}, would be published as {repository}.")
-        return
-    pinned = f"{repository}@{publish(what, repository, private=not public, message=message)}"
-    typer.echo(f"{amount}, published as {pinned}.")
-    typer.echo(f"Use it: python app.py {what.option} {pinned}")

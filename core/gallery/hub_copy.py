@@ -1,0 +1,281 @@
+"""Galleries of the Hugging Face Hub: a verified copy of one commit, in a folder of this machine."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import CorruptGalleryError, GalleryError, HubError, ManifestMismatchError
+from core.gallery.folder import GalleryFolder
+from core.gallery.layout import MANIFEST_FILE, thumbnail_path
+from core.gallery.manifest import Manifest, read_manifest
+from core.gallery.metrics_file import METRICS_FILE
+from core.gallery.reader import verified_records
+
+if TYPE_CHECKING:
+    from core.models.profiles import Profile
+
+logger = logging.getLogger("twolens")
+
+HUB_PREFIX = "hf:"
+VIEWER_FOLDER = "data"
+"""Of a published gallery: parquet files of records and thumbnails, which the Hub's viewer shows."""
+VIEWER_COLUMNS = ("id", "image")
+"""Of those files: a picture's id, and its thumbnail as ``datasets`` stores an image."""
+
+_REFERENCE = re.compile(
+    r"\Ahf:(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<name>[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?\Z",
+    re.ASCII,
+)
+_COMMIT = re.compile(r"\A[0-9a-f]{40}\Z")
+_TIMEOUT_S = 15
+_ROWS_AT_ONCE = 256
+_MOST_THUMBNAIL_BYTES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class HubGallery:
+    """Which gallery of the Hub is meant.
+
+    Attributes:
+        owner: User or organisation.
+        name: Of the dataset repository.
+        revision: Commit, branch or tag; None is the newest commit.
+    """
+
+    owner: str
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, reference: str) -> HubGallery:
+        """Read ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``.
+
+        Raises:
+            HubError: It is neither.
+        """
+        found = _REFERENCE.match(reference)
+        if not found or ".." in reference:
+            raise HubError(
+                f"{reference!r} names no gallery of the Hub: give hf:OWNER/NAME@REVISION."
+            )
+        return cls(found["owner"], found["name"], found["revision"])
+
+    @property
+    def repository(self) -> str:
+        """``OWNER/NAME``."""
+        return f"{self.owner}/{self.name}"
+
+    def at(self, commit: str) -> str:
+        """Return the reference that means one commit for good."""
+        return f"{HUB_PREFIX}{self.repository}@{commit}"
+
+
+def is_on_hub(gallery: str) -> bool:
+    """Tell a gallery of the Hub from a folder."""
+    return gallery.startswith(HUB_PREFIX)
+
+
+def local_copy(reference: str, cache_dir: Path, profile: Profile) -> Path:
+    """Return the folder with a gallery of the Hub, fetched and verified unless it is there.
+
+    Only files that its manifest names, its figures and the thumbnails are fetched. What was
+    interrupted goes on. A copy that was damaged meanwhile is fetched again.
+
+    Args:
+        reference: ``hf:OWNER/NAME@REVISION``. What is not a full commit hash is looked up, and
+            the log says which commit it is; where the Hub cannot be reached, the commit that it
+            was last time is used, and the log says that too.
+        cache_dir: The user's cache folder for this program.
+        profile: The models that will search it.
+
+    Raises:
+        HubError: No such gallery, the Hub cannot be reached and there is no copy, or what is
+            there is not what its manifest says, or was built by other models.
+    """
+    from filelock import FileLock
+
+    wanted = HubGallery.parse(reference)
+    home = cache_dir / "hub" / f"{wanted.owner}--{wanted.name}"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        commit = commit_of(wanted, home)
+        pinned, folder = wanted.at(commit), home / commit / wanted.name
+        if folder.is_dir():
+            try:
+                _check(folder, pinned, profile)
+                return folder
+            except _DamagedError as error:
+                logger.warning("%s It is fetched again.", error)
+                shutil.rmtree(folder)
+        partial = home / f".{commit}.partial"
+        logger.info("fetching %s", pinned)
+        _fetch(wanted, commit, partial, profile)
+        folder.parent.mkdir(exist_ok=True)
+        partial.rename(folder)
+    return folder
+
+
+def commit_of(wanted: HubGallery, home: Path | None = None) -> str:
+    """Return the commit that a gallery's revision is, 40 hex digits.
+
+    Args:
+        wanted: Which gallery.
+        home: Where the commit of last time is remembered; None forgets it.
+
+    Raises:
+        HubError: There is no such repository or revision, or the Hub cannot be reached and
+            nothing is remembered.
+    """
+    if wanted.revision and _COMMIT.match(wanted.revision):
+        return wanted.revision
+    from huggingface_hub import HfApi, errors
+
+    named = wanted.revision or "main"
+    remembered = home / "commits" / named.replace("/", "--") if home else None
+    try:
+        found = HfApi().dataset_info(
+            wanted.repository, revision=wanted.revision, timeout=_TIMEOUT_S
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise _absent(wanted) from error
+    except (OSError, errors.HTTPError) as error:
+        if remembered is None or not remembered.is_file():
+            raise _unreachable(f"{HUB_PREFIX}{wanted.repository}", error) from error
+        commit = remembered.read_text(encoding="ascii").strip()
+        if not _COMMIT.match(commit):
+            raise _unreachable(f"{HUB_PREFIX}{wanted.repository}", error) from error
+        logger.warning(
+            "The Hugging Face Hub cannot be reached (%s); %s is served from the copy of commit %s, "
+            "which may not be the newest.",
+            _reason(error),
+            wanted.repository,
+            commit,
+        )
+        return commit
+    commit = str(found.sha)
+    if remembered is not None:
+        remembered.parent.mkdir(exist_ok=True)
+        remembered.write_text(commit, encoding="ascii")
+        logger.info(
+            "%s of %s is commit %s; to pin it: --gallery %s",
+            *(named, wanted.repository, commit, wanted.at(commit)),
+        )
+    return commit
+
+
+class _DamagedError(HubError):
+    """A file is not the one that the manifest describes."""
+
+
+def _fetch(wanted: HubGallery, commit: str, into: Path, profile: Profile) -> None:
+    from huggingface_hub import errors, snapshot_download
+
+    pinned = wanted.at(commit)
+
+    def snapshot(*patterns: str) -> None:
+        snapshot_download(
+            wanted.repository,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=into,
+            allow_patterns=list(patterns),
+        )
+
+    try:
+        snapshot(MANIFEST_FILE)
+        names = _manifest(into, pinned, profile).files
+        snapshot(*map(glob.escape, (*names, METRICS_FILE)), f"{VIEWER_FOLDER}/*.parquet")
+        _unpack_thumbnails(into, pinned)
+        _check(into, pinned, profile)
+    except _DamagedError:
+        shutil.rmtree(into)  # what is put right there must not meet what was wrong here
+        raise
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise _absent(wanted) from error
+    except (OSError, ValueError, errors.HTTPError) as error:
+        raise _unreachable(pinned, error) from error
+    shutil.rmtree(into / ".cache", ignore_errors=True)
+    shutil.rmtree(into / VIEWER_FOLDER, ignore_errors=True)
+
+
+def _manifest(folder: Path, pinned: str, profile: Profile) -> Manifest:
+    try:
+        manifest = Manifest.parse(folder, read_manifest(GalleryFolder(folder)))
+        manifest.check_models(folder, profile)
+    except ManifestMismatchError as error:
+        raise HubError(
+            f"{pinned} was built by other models: {error.field} is {error.found!r}, but "
+            f"{error.expected!r} answers here. Start with the profile and the --clip that built it."
+        ) from error
+    except CorruptGalleryError as error:
+        raise _DamagedError(_said(pinned, error.what)) from error
+    except GalleryError as error:
+        raise HubError(f"{pinned} is no gallery: it has no {MANIFEST_FILE}.") from error
+    return manifest
+
+
+def _check(folder: Path, pinned: str, profile: Profile) -> None:
+    manifest = _manifest(folder, pinned, profile)
+    try:
+        verified_records(GalleryFolder(folder), manifest)
+    except CorruptGalleryError as error:
+        raise _DamagedError(_said(pinned, error.what)) from error
+
+
+def _unpack_thumbnails(folder: Path, pinned: str) -> None:
+    """Write the thumbnails of the viewer's files to where a gallery has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for path in sorted((folder / VIEWER_FOLDER).glob("*.parquet")):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(VIEWER_COLUMNS)):
+                    for row in batch.to_pylist():
+                        _write_thumbnail(folder, row["id"], row["image"])
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(_said(pinned, f"its pictures cannot be read ({error})")) from error
+
+
+def _write_thumbnail(folder: Path, image_id: str, image: dict[str, bytes]) -> None:
+    content = image["bytes"]
+    if not re.fullmatch("[0-9a-f]{16}", image_id) or len(content) > _MOST_THUMBNAIL_BYTES:
+        raise ValueError("an id or a size is not a thumbnail's")
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        raise ValueError("a thumbnail is not webp")
+    path = thumbnail_path(folder, image_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _said(pinned: str, what: str) -> str:
+    return f"{pinned} is not the gallery that was published: {what}."
+
+
+def _absent(wanted: HubGallery) -> HubError:
+    at = f" at {wanted.revision}" if wanted.revision else ""
+    return HubError(
+        f"There is no dataset {wanted.repository}{at} on the Hugging Face Hub that may be read "
+        "here; a private one needs a token (HF_TOKEN)."
+    )
+
+
+def _unreachable(what: str, error: Exception) -> HubError:
+    return HubError(
+        f"{what} cannot be fetched from the Hugging Face Hub ({_reason(error)}), and there is no "
+        "copy on this machine. Try again, or serve a folder."
+    )
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -1,0 +1,97 @@
+"""The commands ``publish model | gallery | space``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.quiet import quiet_libraries
+
+app = typer.Typer(no_args_is_help=True, help="Put models, galleries and the app onto the Hub.")
+
+Repository = Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")]
+Private = Annotated[
+    bool, typer.Option("--private", help="For you alone to see, if the repository is new.")
+]
+Message = Annotated[str | None, typer.Option(help="Of the commit.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, and list what would be published.")]
+
+
+@app.command()
+def model(
+    folder: Annotated[
+        Path, typer.Argument(help="Of a captioner, an adapter or an open_clip model.")
+    ],
+    repository: Repository,
+    public: Annotated[
+        bool, typer.Option("--public", help="For everybody to see, if the repository is new.")
+    ] = False,
+    message: Message = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Put a model onto the Hugging Face Hub, and print its id with the commit.
+
+    By that id others load a captioner with --captioner, and a CLIP model with --clip.
+    """
+    from precompute.hub.model import publication, publish
+    from precompute.hub.upload import CARD
+
+    quiet_libraries(downloads=False)
+    what = publication(folder)
+    amount = _amount(list(what.files.values()))
+    if CARD not in what.files:
+        typer.echo(f"{folder} has no {CARD}: nobody will know its data and licence.", err=True)
+    if dry_run:
+        _show_files(what.files)
+        typer.echo(f"{amount}, would be published as {repository}.")
+        return
+    pinned = f"{repository}@{publish(what, repository, private=not public, message=message)}"
+    typer.echo(f"{amount}, published as {pinned}.")
+    typer.echo(f"Use it: python app.py {what.option} {pinned}")
+
+
+@app.command()
+def gallery(
+    folder: Annotated[Path, typer.Argument(help="Of a gallery.")],
+    repository: Repository,
+    private: Private = False,
+    message: Message = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Put a gallery onto the Hugging Face Hub as a dataset, and print what serves it.
+
+    The dataset has the records and thumbnails as parquet files for the Hub's viewer, embeddings,
+    indexes, manifest and figures as they are, and a card.
+    """
+    from tempfile import TemporaryDirectory
+
+    from core.gallery.hub_copy import HUB_PREFIX
+    from core.gallery.layout import MANIFEST_FILE
+    from precompute.hub.gallery import stage_gallery
+    from precompute.hub.upload import Destination, upload_tree
+
+    quiet_libraries(downloads=False)
+    with TemporaryDirectory(prefix="twolens-publish-") as temporary:
+        staged = Path(temporary)
+        stage_gallery(folder, staged, repository)
+        files = {p.relative_to(staged).as_posix(): p for p in staged.rglob("*") if p.is_file()}
+        amount = _amount(list(files.values()))
+        if dry_run:
+            _show_files(files)
+            typer.echo(f"{amount}, would be published as the dataset {repository}.")
+            return
+        to = Destination(repository, "dataset", MANIFEST_FILE, "gallery", private)
+        commit = upload_tree(staged, to, message or f"Publish {folder.name} by TwoLens")
+    typer.echo(f"{amount}, published as the dataset {repository} at {commit}.")
+    typer.echo(f"Serve it: python app.py --gallery {HUB_PREFIX}{repository}@{commit}")
+
+
+def _amount(files: list[Path]) -> str:
+    return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
+
+
+def _show_files(files: dict[str, Path]) -> None:
+    for name, path in sorted(files.items()):
+        typer.echo(f"{path.stat().st_size:>13,}  {name}")
