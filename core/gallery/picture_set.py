@@ -113,6 +113,16 @@ class PictureSet(ABC):
         found: np.ndarray = self.embeddings(lens)[rows] @ query
         return found
 
+    def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
+        """Return the scores of all pictures: float32 (n,), in row order.
+
+        Args:
+            lens: Whose.
+            query: float32 (dim,), unit norm, by the lens's encoder.
+        """
+        found: np.ndarray = self.embeddings(lens) @ query
+        return found
+
     def spread(self, lens: Lens, query: np.ndarray) -> Spread:
         """Return how the scores of all pictures lie for a query, without computing them.
 

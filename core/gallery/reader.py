@@ -168,6 +168,12 @@ class Gallery(PictureSet):
         rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
         return self._best_scores(query)[rows]
 
+    def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
+        """Return the scores of all pictures, by the best caption where all are indexed."""
+        if not self._best_caption_counts(lens):
+            return super().all_scores(lens, query)
+        return self._best_scores(query)
+
     def spread(self, lens: Lens, query: np.ndarray) -> Spread:
         """Return how the scores of all pictures lie for a query."""
         if not self._best_caption_counts(lens):

@@ -1,4 +1,4 @@
-"""The endpoint ``/why``: what in a picture and in its captions speaks for a query."""
+"""Why a picture stands where it does: ``/why``, and with another caption: ``/try_caption``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import gradio as gr
 
 from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
+from core.search.edited import Place, with_caption
 from core.search.explain import CaptionShare, Explanation, Word, explain
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -16,7 +17,7 @@ _DECIMALS = 5
 
 
 def add_why_endpoint(shelf: Shelf) -> None:
-    """Add the endpoint to the current ``gr.Blocks``."""
+    """Add the endpoints to the current ``gr.Blocks``."""
 
     @for_endpoint
     def why(query: str, image_id: str, gallery: str = "") -> dict[str, Any]:
@@ -37,6 +38,31 @@ def add_why_endpoint(shelf: Shelf) -> None:
         """
         return why_json(shelf.entry(gallery), query, image_id)
 
+    @for_endpoint
+    def try_caption(query: str, image_id: str, caption: str, gallery: str = "") -> dict[str, Any]:
+        """Tell where a picture would stand for a query if its caption were another one.
+
+        Nothing is stored: the gallery stays as it is.
+
+        Args:
+            query: What was searched, at most 1,000 characters.
+            image_id: Id of the picture, from any other endpoint.
+            caption: The caption to try, at most 1,000 characters.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+
+        Returns:
+            query, image_id, caption, pictures (how many there are), and captions and fused, each
+            with before and after: score and rank (fused is null where lenses are joined by rank).
+        """
+        return caption_json(shelf.entry(gallery), query, image_id, caption)
+
+    gr.api(
+        try_caption,
+        api_name="try_caption",
+        queue=False,
+        concurrency_id="search",
+        concurrency_limit=None,
+    )
     gr.api(
         why,
         api_name="why",
@@ -72,6 +98,29 @@ def why_json(entry: ShelvedGallery, query: str, image_id: str) -> dict[str, Any]
         "clip": _clip(found),
         "fused": found.fused and {lens: round(part, 4) for lens, part in found.fused.items()},
         "failures": dict(found.failures),
+    }
+
+
+def caption_json(entry: ShelvedGallery, query: str, image_id: str, caption: str) -> dict[str, Any]:
+    """Return the places as ``/try_caption`` documents them."""
+    service = entry.service
+    text, tried = service.normalise(query), service.normalise(caption)
+    fusion = service.models.profile.fusion
+    found = with_caption(service.models, entry.gallery, text, image_id, tried, fusion)
+    return {
+        "query": text,
+        "image_id": image_id,
+        "caption": tried,
+        "pictures": found.pictures,
+        "captions": _places(found.captions),
+        "fused": found.fused and _places(found.fused),
+    }
+
+
+def _places(places: tuple[Place, Place]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"score": round(place.score, _DECIMALS), "rank": place.rank}
+        for name, place in zip(("before", "after"), places, strict=True)
     }
 
 

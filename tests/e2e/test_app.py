@@ -215,6 +215,11 @@ def test_why_adds_up_to_the_scores_that_were_shown(coco_app):
             scores = {found["id"]: found["score"] for found in answer[lens]}
             if hit["id"] in scores:
                 assert why[lens]["score"] == pytest.approx(scores[hit["id"]], abs=1e-4)
+        moved = client.predict(query, hit["id"], query, api_name="/try_caption")
+        assert moved["fused"]["before"]["rank"] == hit["rank"]
+        assert moved["fused"]["before"]["score"] == pytest.approx(hit["score"], abs=1e-3)
+        assert moved["captions"]["after"] == {"score": pytest.approx(1, abs=1e-4), "rank": 1}
+        assert moved["fused"]["after"]["rank"] <= hit["rank"]
     assert [word["text"] for word in why["clip"]["words"]] == [
         *(query, "people", "riding", "horses", "beach")
     ]

@@ -20,7 +20,10 @@ from tests.core.planted import brute_force
 from tests.planted_app import WordsEncoder, image_id
 
 REPOSITORY = Path(core.__file__).resolve().parents[1]
-NAMES = ["/compare", "/search_captions", "/search_clip", "/similar", "/galleries", "/why"]
+NAMES = [
+    *("/compare", "/search_captions", "/search_clip", "/similar", "/galleries"),
+    *("/why", "/try_caption"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,25 @@ def test_only_the_named_endpoints_are_public_and_all_are_described(client, addre
     described = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
     for name in NAMES:
         assert len(described[name]["description"]) > 20, name
+
+
+def test_another_caption_moves_the_picture_in_both_rankings(client, shelf):
+    gallery = shelf.entry().gallery
+    encoder = WordsEncoder(shelf.profile.sentence)
+    query, caption = "dog beach", "a dog on the beach"
+    (asked,) = encoder.encode_text([query])
+    scores = gallery.embeddings("captions") @ asked
+    row = int(scores.argmin())
+    found = client.predict(query, gallery.records[row].id, caption, api_name="/try_caption")
+    before, after = found["captions"]["before"], found["captions"]["after"]
+    assert before["score"] == pytest.approx(scores[row], abs=1e-4)
+    assert before["rank"] == 1 + (scores > scores[row]).sum()
+    scores[row] = encoder.encode_text([caption])[0] @ asked
+    assert after["score"] == pytest.approx(scores[row], abs=1e-4)
+    assert after["rank"] == 1 + (scores > scores[row]).sum() < before["rank"]
+    assert found["pictures"] == len(gallery)
+    again = client.predict(query, gallery.records[row].id, caption, api_name="/try_caption")
+    assert again == found  # nothing was stored
 
 
 def test_compare_is_what_the_readme_says(client, ranked):

@@ -1,0 +1,94 @@
+"""Where a picture would stand if its caption were another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from core.records import Fusion, Lens
+from core.search.fusion import normalised
+
+if TYPE_CHECKING:
+    from core.models.profiles import Models
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a ranking of all pictures.
+
+    Attributes:
+        score: Higher is better.
+        rank: From 1; of equal scores all have the best rank.
+    """
+
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """What another caption changes.
+
+    Attributes:
+        captions: Place in the caption lens, as it is and with the other caption.
+        fused: Place in the sum of both lenses, likewise; None for a fusion by rank.
+        pictures: How many there are.
+    """
+
+    captions: tuple[Place, Place]
+    fused: tuple[Place, Place] | None
+    pictures: int
+
+
+class AllScored(Protocol):
+    """What an edit needs of a gallery."""
+
+    def row(self, image_id: str) -> int:
+        """Return the row of a picture."""
+        ...
+
+    def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
+        """Return the scores of all pictures for a query: float32 (n,)."""
+        ...
+
+
+def with_caption(
+    models: Models, pictures: AllScored, query: str, image_id: str, caption: str, fusion: Fusion
+) -> Edited:
+    """Rank a picture as if it had one caption, this one.
+
+    Args:
+        models: What the pictures were embedded with.
+        pictures: The gallery.
+        query: Normalised.
+        image_id: Of the picture.
+        caption: The caption to try.
+        fusion: How the lenses are joined.
+
+    Raises:
+        UnknownImageError: No such id.
+        ModelError: An encoder cannot be loaded.
+    """
+    row = pictures.row(image_id)
+    asked = models.embed_query("captions", query)
+    captions = pictures.all_scores("captions", asked)
+    changed = captions.copy()
+    changed[row] = models.sentence.encode_text([caption])[0] @ asked
+    places = _place(captions, row), _place(changed, row)
+    fused = None
+    if fusion.kind in ("zscore", "cosine"):
+        clip = pictures.all_scores("clip", models.embed_query("clip", query))
+        sums = [_fused(fusion, own, clip) for own in (captions, changed)]
+        fused = _place(sums[0], row), _place(sums[1], row)
+    return Edited(places, fused, len(captions))
+
+
+def _fused(fusion: Fusion, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    both = np.stack([captions, clip]).astype(np.float64)
+    return fusion.fuse(*normalised(both, fusion.kind))
+
+
+def _place(scores: np.ndarray, row: int) -> Place:
+    return Place(float(scores[row]), 1 + int((scores > scores[row]).sum()))

@@ -1,0 +1,158 @@
+/* Why this picture? In the detail view, asked for by the visitor: the words of its caption that
+   speak for the query, and the parts of the picture where CLIP sees it. */
+(() => {
+  "use strict";
+  if (window.twolensWhy) return;
+  window.twolensWhy = true;
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text) node.textContent = text;
+    return node;
+  };
+
+  const SORRY = "It cannot be said now why this picture was found.";
+
+  const asked = async (picture) => {
+    const answer = await fetch("gradio_api/run/why", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ data: [picture.query, picture.id, picture.gallery] }),
+    });
+    const content = await answer.json().catch(() => ({}));
+    if (!answer.ok || !content.data) throw new Error(content.error || content.detail || SORRY);
+    return content.data[0];
+  };
+
+  /* A text whose words are underlined the more, the more they add to the score. */
+  const underlined = (text, words, most) => {
+    const line = make("p", "tl-why-words");
+    let at = 0;
+    // Places are counted in characters, where JavaScript counts in halves of some of them.
+    const characters = [...text];
+    for (const word of words) {
+      line.append(characters.slice(at, word.start).join(""));
+      const share = Math.max(0, word.share / most);
+      const mark = make("span", "", characters.slice(word.start, word.end).join(""));
+      mark.style.setProperty("--share", share.toFixed(2));
+      mark.title = `${word.share < 0 ? "−" : "+"}${Math.abs(word.share).toFixed(3)}`;
+      line.append(mark);
+      at = word.end;
+    }
+    line.append(characters.slice(at).join(""));
+    return line;
+  };
+
+  const captionPart = (found) => {
+    const box = make("div", "tl-why-part captions");
+    const said = found.captions;
+    box.append(make("strong", "", `Caption lens: ${said.score.toFixed(2)}`));
+    const captions = said.captions.filter((caption) => caption.text && caption.share > 0);
+    captions.sort((a, b) => b.share - a.share);
+    const shown = captions.slice(0, 3);
+    const most = Math.max(1e-6, ...shown.flatMap((each) => each.words.map((word) => word.share)));
+    for (const caption of shown) box.append(underlined(caption.text, caption.words, most));
+    const many = shown.length > 1 ? "these captions" : "the caption";
+    box.append(
+      make("p", "tl-why-note", `The thicker a word's line, the more it adds to the score of ${many}.`),
+    );
+    return box;
+  };
+
+  const drawMap = (canvas, image, area, patches) => {
+    const pen = canvas.getContext("2d");
+    const [rows, columns] = [patches.length, patches[0].length];
+    const shade = document.createElement("canvas");
+    [shade.width, shade.height] = [columns, rows];
+    const dots = shade.getContext("2d").createImageData(columns, rows);
+    patches.flat().forEach((value, place) => {
+      dots.data[4 * place + 3] = 205 * (1 - value);
+    });
+    shade.getContext("2d").putImageData(dots, 0, 0);
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    const [left, top, width, height] = area;
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(
+      shade,
+      left * canvas.width,
+      top * canvas.height,
+      width * canvas.width,
+      height * canvas.height,
+    );
+  };
+
+  const clipPart = (found, picture) => {
+    const box = make("div", "tl-why-part clip");
+    box.append(make("strong", "", `CLIP lens: ${found.clip.score.toFixed(2)}`));
+    const { words, area } = found.clip;
+    if (!words.length) return box;
+    const canvas = make("canvas", "tl-why-map");
+    canvas.setAttribute("role", "img");
+    const image = new Image();
+    const choices = make("div", "tl-why-choices");
+    const show = (word) => {
+      for (const choice of choices.children) {
+        choice.setAttribute("aria-pressed", String(choice.textContent === word.text));
+      }
+      canvas.setAttribute("aria-label", `Where CLIP sees “${word.text}”`);
+      if (image.complete && image.naturalWidth) drawMap(canvas, image, area, word.patches);
+    };
+    for (const word of words) {
+      const choice = make("button", "", word.text);
+      choice.type = "button";
+      for (const kind of ["click", "mouseenter", "focus"]) {
+        choice.addEventListener(kind, () => show(word));
+      }
+      choices.append(choice);
+    }
+    image.addEventListener("load", () => {
+      [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+      show(words[0]);
+    });
+    image.src = picture.thumbnail || picture.src;
+    box.append(canvas, choices);
+    box.append(make("p", "tl-why-note", "The brighter a part, the more it speaks for these words."));
+    return box;
+  };
+
+  const answerInto = async (box, picture) => {
+    const body = make("div", "tl-why-body", "Looking …");
+    body.setAttribute("aria-live", "polite");
+    box.append(body);
+    try {
+      const found = await asked(picture);
+      const parts = [];
+      if (found.captions) parts.push(captionPart(found));
+      if (found.clip) parts.push(clipPart(found, picture));
+      for (const sentence of Object.values(found.failures)) {
+        parts.push(make("p", "tl-flag", sentence));
+      }
+      if (found.fused) {
+        const { captions, clip } = found.fused;
+        const say = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+        parts.push(
+          make("p", "tl-why-note", `Best of both: captions ${say(captions)}, CLIP ${say(clip)}.`),
+        );
+      }
+      body.replaceChildren(...parts);
+    } catch (error) {
+      body.replaceChildren(make("p", "tl-flag", error.message || SORRY));
+    }
+  };
+
+  document.addEventListener("twolens:enlarged", (event) => {
+    const { picture, facts, before } = event.detail;
+    if (!picture.query || !picture.gallery) return;
+    const box = make("details", "tl-why");
+    box.append(make("summary", "", "Why this picture?"));
+    let begun = false;
+    box.addEventListener("toggle", () => {
+      if (!box.open || begun) return;
+      begun = true;
+      answerInto(box, picture);
+    });
+    facts.insertBefore(box, before || null);
+  });
+})();
