@@ -16,6 +16,7 @@ from core.errors import SourceError
 from precompute.sources.caption_columns import holds_captions, no_captions
 from precompute.sources.folder_listing import FolderListing
 from precompute.sources.metadata_tables import FileNames, Row, read_table
+from precompute.sources.side_files import find_side_files
 from precompute.sources.types import (
     METADATA_FILES,
     Columns,
@@ -35,7 +36,8 @@ _OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
 class FolderSource:
     """Every file below a folder, in the order of their relative names.
 
-    Hidden files and folders are left out, and so are the metadata files and what systems leave. All
+    Hidden files and folders are left out, and so are the metadata files, what systems leave, and
+    files that tell of a photo beside them, whose captions are read where there is no table. All
     others are read, so that what cannot be used is reported with its reason.
 
     Args:
@@ -62,12 +64,26 @@ class FolderSource:
         self.remarks: list[str] = []
         self._rows: dict[str, list[Row]] = defaultdict(list)
         tables = self._tables(folder, files)
+        side = find_side_files(self._root, files)
+        files = [name for name in files if name not in side.names]
         self.kind = "imagefolder" if tables else "folder"
         self._column_names: dict[str, None] = {}
         if tables:
             names_of_files = FileNames(files, self._root)
             for table in tables:
                 self._add(table, folder, names_of_files, options)
+            if side.first:
+                self.remarks.append(
+                    f"{side.first} and its like are not read as captions: {tables[0].name} is."
+                )
+        elif side.first:
+            self._rows.update(side.rows)
+            told = side.rows.values()
+            self._column_names |= dict.fromkeys(key for rows in told for row in rows for key in row)
+            self.remarks.append(
+                f"Photos with a caption in a file beside them, such as {side.first}: "
+                f"{len(side.rows):,}."
+            )
         elif other := [name for name in sorted(files) if _TABLE.search(name)]:
             self.remarks.append(
                 f"{other[0]} is not read as captions: name a table of them {METADATA_FILES[1]}."

@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from core.errors import SourceError
+from precompute.sources.side_files import PHOTO_SUFFIXES
 from precompute.sources.system_files import is_system_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_PHOTOS = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
-        *(".tif", ".tiff", ".avif", ".heic", ".heif", ".dng"),
-    }
-)
 
 _LFS = b"version https://git-lfs"
 
@@ -58,7 +52,7 @@ def table_files(folder: Path, image_columns: Iterable[str]) -> TableFiles | None
         folders[:] = [name for name in folders if _is_meant(name)]
         for name in filter(_is_meant, files):
             suffix = os.path.splitext(name)[1].lower()
-            photos = photos or suffix in _PHOTOS
+            photos = photos or suffix in PHOTO_SUFFIXES
             if suffix == ".parquet":
                 parquet.append(Path(place, name))
             elif suffix == ".tar":

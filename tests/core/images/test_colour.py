@@ -14,10 +14,12 @@ from core.images.decode import decode
 from tests.core.encoded_pictures import LIMITS, encoded
 from tests.core.images.profiles import (
     ADOBE_RGB,
+    INKS,
     TRUE,
     adobe_rgb,
     display_p3,
     grey_profile,
+    press,
     prophoto,
     stored_in,
     three_colours,
@@ -93,6 +95,21 @@ def test_a_profile_of_another_kind_of_picture_is_ignored_with_a_note():
     plain = decode(encoded(cmyk, "JPEG", quality=95), "x", LIMITS)
     assert decoded.notes == (BROKEN,)
     assert decoded.image.tobytes() == plain.image.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_press_s_inks_go_through_their_profile(kind):
+    printed = Image.new("CMYK", (160, 40))
+    for place, amounts in enumerate(np.eye(3, 4, dtype=int) * 255):
+        printed.paste(tuple(map(int, amounts)), (40 * place, 0, 40 * place + 40, 40))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    decoded = decode(encoded(printed, kind, icc_profile=press(), **options), "x", LIMITS)
+    assert decoded.notes == ()
+    for place, colour in enumerate((*INKS, (255, 255, 255))):
+        found = decoded.image.getpixel((40 * place + 20, 20))
+        assert np.abs(np.array(found, dtype=int) - colour).max() <= 4, (place, found)
+    plain = decode(encoded(printed, kind, **options), "x", LIMITS).image.getpixel((20, 20))
+    assert np.abs(np.array(plain, dtype=int) - INKS[0]).max() > 30
 
 
 def chunk(name: bytes, value: bytes) -> bytes:
