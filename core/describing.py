@@ -76,8 +76,8 @@ class Describer:
         rule = read_unsure_rule(self.captioner.spec, self.clip.spec)
         if rule is None:
             return captions
-        counts = [len(said) for said in captions]
-        flat = [caption for said in captions for caption in said]
+        counts = [len(own) for own in captions]
+        flat = [caption for own in captions for caption in own]
         judged = iter(with_doubts(flat, clip_embeddings.repeat(counts, axis=0), self.clip, rule))
         return tuple(tuple(islice(judged, count)) for count in counts)
 
@@ -91,12 +91,12 @@ class Describer:
             return tuple((caption,) for caption in single), self.sentence.encode_text(texts)
         found = self.captioner.caption_several(images, self.captions_per_image)
         captioned(self.captioner.spec.name, sum(map(len, found)))
-        embedded = self.sentence.encode_text([one.text for said in found for one in said])
+        embedded = self.sentence.encode_text([one.text for group in found for one in group])
         chosen, parts = [], []
-        for said in found:
-            own, embedded = embedded[: len(said)], embedded[len(said) :]
+        for group in found:
+            own, embedded = embedded[: len(group)], embedded[len(group) :]
             kept = distinct(own, self.captions_per_image)
-            chosen.append(tuple(said[place] for place in kept))
+            chosen.append(tuple(group[place] for place in kept))
             parts.append(own[kept])
         return tuple(chosen), np.concatenate([embedded, *parts])
 

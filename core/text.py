@@ -21,9 +21,9 @@ def composed(text: str) -> str:
         return text
     kept, run = [], 0
     for character in text:
-        letters = unicodedata.normalize("NFD", character)
-        bare = letters.rstrip("".join(filter(unicodedata.combining, letters)))
-        run = len(letters) - len(bare) + (0 if bare else run)
+        decomposed = unicodedata.normalize("NFD", character)
+        bare = decomposed.rstrip("".join(filter(unicodedata.combining, decomposed)))
+        run = len(decomposed) - len(bare) + (0 if bare else run)
         if bare or run <= _LONGEST_RUN:
             kept.append(character)
     return unicodedata.normalize("NFC", "".join(kept))

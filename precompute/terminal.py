@@ -58,7 +58,7 @@ def say_list(title: str, lines: Sequence[str], where: str) -> None:
 
     Args:
         title: What they are.
-        lines: None is said of no line.
+        lines: Nothing is printed if there are none.
         where: Name of the file that has all.
     """
     if not lines:

@@ -46,7 +46,7 @@ finetune = typer.Typer(
     no_args_is_help=True,
 )
 mini = typer.Typer(
-    cls=_Mini, help="Make the shipped captioner again (captioner).", no_args_is_help=True
+    cls=_Mini, help="Train the shipped captioner again (captioner).", no_args_is_help=True
 )
 
 

@@ -134,7 +134,7 @@ def test_what_the_app_cannot_read_or_write_is_one_sentence(gallery, loop):
         ("evaluate", "{}"),
         ("match", "{}"),
         ("rerank", "{}", "--data", "{}"),
-        ("threshold", "{}", "--like", "{}"),
+        ("threshold", "{}", "--data", "{}"),
         ("publish", "{}", "owner/name", "--dry-run"),
         ("finetune", "captions", "--data", "{}", "--out", "{}.model"),
     ],

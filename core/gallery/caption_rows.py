@@ -99,7 +99,7 @@ class CaptionRows:
 
 
 def distinct(embeddings: np.ndarray, at_most: int) -> list[int]:
-    """Return which captions of one image to keep: the first, and each unlike all kept before it.
+    """Return which captions of one image to keep: the first, and those unlike it and each other.
 
     Args:
         embeddings: float32 (captions, dim), rows of unit norm, the best caption first.

@@ -1,4 +1,4 @@
-"""Which file of a gallery is called what, said once."""
+"""Names of the files of a gallery, in one place."""
 
 from __future__ import annotations
 

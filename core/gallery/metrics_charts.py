@@ -63,18 +63,18 @@ def recall_chart(metrics: Metrics, metric: MetricName) -> str:
         metric: One of ``CHART_METRICS``.
     """
     rows: list[str] = []
-    said: list[str] = []
+    label: list[str] = []
     for lens in _CHART_LENSES:
         figures = metrics.lenses.get(lens)
         if figures is None:
             continue
         value, (low, high) = figures.value(metric) or 0.0, figures.ci95[metric]
         rows.append(_bar(lens, _BAR_ROW * len(rows) + 4, value, low, high))
-        said.append(
+        label.append(
             f"{LENS_NAMES[lens]} {percent(value)} percent, {percent(low)} to {percent(high)}"
         )
     width, height = _BAR_LEFT + _BAR_WIDTH + 50, _BAR_ROW * len(rows)
-    return _svg("bars", width, height, f"{metric}: {'; '.join(said)}.", "".join(rows), size=14)
+    return _svg("bars", width, height, f"{metric}: {'; '.join(label)}.", "".join(rows), size=14)
 
 
 def _bar(lens: LensName, top: int, value: float, low: float, high: float) -> str:
@@ -139,7 +139,7 @@ def score_chart(lens: LensName, found: Histogram) -> str:
 
     right = sum(a * b for a, b in zip(found.right, _middles(found.edges), strict=True))
     wrong = sum(a * b for a, b in zip(found.wrong, _middles(found.edges), strict=True))
-    said = (
+    label = (
         f"{LENS_NAMES[lens]}: right pictures score {right:.2f} on average, "
         f"the best wrong ones {wrong:.2f}."
     )
@@ -153,7 +153,7 @@ def score_chart(lens: LensName, found: Histogram) -> str:
         + _key(f'<path class="right" {solid} d="M0 1V-7h16V1"/>', "the right picture", _LEFT)
         + _key(f'<path class="wrong" {dashed} d="M0-3h18"/>', "the best wrong one", 200)
     )
-    return _svg(lens, _WIDTH, _HEIGHT, said, drawn)
+    return _svg(lens, _WIDTH, _HEIGHT, label, drawn)
 
 
 def index_chart(name: str, curve: IndexCurve) -> str:
@@ -191,7 +191,7 @@ def index_chart(name: str, curve: IndexCurve) -> str:
         f"{value:.0%}</text>"
         for value in _recall_ticks(lowest)
     )
-    said = "; ".join(
+    label = "; ".join(
         f"{'flat' if p.kind == 'flat' else f'IVF nprobe {p.nprobe}'}: {p.recall:.0%} in "
         f"{p.p50_ms:.3g} ms"
         for p in curve.points
@@ -209,13 +209,13 @@ def index_chart(name: str, curve: IndexCurve) -> str:
         + _key(f'<path {diamond} d="M2-4l7-7l7 7l-7 7z"/>', "flat", _LEFT)
         + _key(f'<g transform="translate(9-4)"><circle {ring}/></g>', "IVF by rising nprobe", 140)
     )
-    return _svg(escape(name), _WIDTH, _HEIGHT, said, drawn)
+    return _svg(escape(name), _WIDTH, _HEIGHT, label, drawn)
 
 
-def _svg(name: str, width: int, height: int, said: str, drawn: str, *, size: int = 12) -> str:
+def _svg(name: str, width: int, height: int, label: str, drawn: str, *, size: int = 12) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart {name}" role="img" '
-        f'aria-label="{escape(said)}" viewBox="0 0 {width} {height}" font-size="{size}" '
+        f'aria-label="{escape(label)}" viewBox="0 0 {width} {height}" font-size="{size}" '
         f'font-family="sans-serif" color="{_COLOURS.get(name, _SOFT)}">'
         f'<rect class="paper" width="100%" height="100%" fill="#fff"/>{drawn}</svg>'
     )

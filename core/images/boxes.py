@@ -39,9 +39,9 @@ def image_properties(content: bytes) -> ImageProperties:
 def _walk(content: bytes, path: tuple[bytes, ...]) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of what lies in the first box of each name on the path."""
     start, end = 0, len(content)
-    for wanted in path:
+    for step in path:
         for name, inner, stop in _boxes(content, start, end):
-            if name == wanted:
+            if name == step:
                 # "meta" has a version and flags before the boxes in it.
                 start, end = inner + (4 if name == b"meta" else 0), stop
                 break

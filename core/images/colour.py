@@ -145,9 +145,9 @@ def _space(profile: bytes) -> str:
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform, None if it would change nothing."""
-    wanted = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}[mode]
+    expected = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}[mode]
     opened = _opened(profile)
-    if _space(profile) != wanted:
+    if _space(profile) != expected:
         raise ProfileError
     try:
         transform = ImageCms.buildTransform(

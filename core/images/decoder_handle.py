@@ -74,13 +74,13 @@ class DecoderProcess:
 
     def send(self, *messages: bytes) -> None:
         """Send messages; raise ProcessDiedError if nobody is there."""
-        with self._death_told():
+        with self._death_reported():
             for message in messages:
                 self._connection.send_bytes(message)
 
     def receive(self) -> bytes:
         """Wait for one message; raise ProcessDiedError if none will come."""
-        with self._death_told():
+        with self._death_reported():
             return self._connection.recv_bytes()
 
     def has_answer(self, seconds: float) -> bool:
@@ -88,7 +88,7 @@ class DecoderProcess:
         return self._connection.poll(seconds)
 
     @contextmanager
-    def _death_told(self) -> Iterator[None]:
+    def _death_reported(self) -> Iterator[None]:
         try:
             yield
         except (EOFError, OSError) as error:

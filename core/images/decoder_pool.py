@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SMALL_PICTURE_BYTES = 200_000_000
 """Memory that a process may use for any picture; a JPEG of 16 megapixels needs no more."""
-_LOOK_EVERY_S = 0.1
+_POLL_S = 0.1
 # The system counts the seconds that a process works; one that does nothing is ended by the clock.
 _CLOCK_PER_SECOND = 10
 _PICTURES_A_PROCESS = 1000
@@ -161,7 +161,7 @@ class DecoderPool:
         self, process: DecoderProcess, seconds: int, stop: threading.Event | None
     ) -> None:
         latest = time.monotonic() + _CLOCK_PER_SECOND * seconds
-        while not process.has_answer(_LOOK_EVERY_S):
+        while not process.has_answer(_POLL_S):
             if self._closed or (stop is not None and stop.is_set()):
                 raise DecodingStoppedError
             if time.monotonic() > latest:
@@ -178,7 +178,7 @@ class DecoderPool:
                     return process
                 if stop is not None and stop.is_set():
                     break
-                self._changed.wait(None if stop is None else _LOOK_EVERY_S)
+                self._changed.wait(None if stop is None else _POLL_S)
             raise DecodingStoppedError
 
     def _give_back(self, process: DecoderProcess) -> None:

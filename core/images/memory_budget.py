@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from core.errors import DecodingStoppedError
 from core.images.recognise import RefusedError
 
-_LOOK_EVERY_S = 0.1
+_POLL_S = 0.1
 
 
 class MemoryBudget:
@@ -43,7 +43,7 @@ class MemoryBudget:
                 while self._waiting[0] is not place or self._free < size:
                     if stop is not None and stop.is_set():
                         raise DecodingStoppedError
-                    self._changed.wait(None if stop is None else _LOOK_EVERY_S)
+                    self._changed.wait(None if stop is None else _POLL_S)
                 self._free -= size
             finally:
                 self._waiting.remove(place)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from core.errors import ModelError, ModelNotFoundError
 from core.models.captioner.adapters import ADAPTER_CONFIG, adapter_folder, base_of
-from core.models.clip.towers import find_clip_files, image_precision, lender_of
+from core.models.clip.towers import find_clip_files, image_precision, tower_owner
 from core.models.locate import HUB_ID, files_of, local_folder, located
 from core.models.profiles import PROFILES, Profile
 from core.models.spec import ModelSpec, Precision
@@ -89,4 +89,4 @@ def clip_spec(given: str) -> ModelSpec:
     dim = files.model_cfg.get("embed_dim")
     if not isinstance(dim, int):
         raise ModelError(f"The configuration of {spec.name} has no embed_dim.")
-    return replace(spec, dim=dim, precision=image_precision(files), base=lender_of(files))
+    return replace(spec, dim=dim, precision=image_precision(files), base=tower_owner(files))

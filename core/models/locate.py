@@ -32,7 +32,7 @@ nothing of its training."""
 _NOT_READ = "metrics.json"
 """Matches a pattern all the same, and says how good a model is, not what it does."""
 
-_LENT_WEIGHTS = "model*.safetensors"
+_TOWER_WEIGHTS = "model*.safetensors"
 """Of a captioner, what may belong to its image tower."""
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -174,8 +174,8 @@ def revision_of(spec: ModelSpec) -> str:
     """
     if spec.base is not None:
         own = revision_of(replace(spec, base=None))
-        lender = local_folder(spec.base) if spec.dim is not None else None
-        return f"{own}+{_digest(lender, _LENT_WEIGHTS) if lender else revision_of(spec.base)}"
+        owner = local_folder(spec.base) if spec.dim is not None else None
+        return f"{own}+{_digest(owner, _TOWER_WEIGHTS) if owner else revision_of(spec.base)}"
     folder = local_folder(spec)
     if folder is None:
         return spec.revision or "main"

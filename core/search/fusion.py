@@ -72,20 +72,20 @@ def fuse(
             sources.setdefault(hit.id, {})[lens] = hit
     ids = list(sources)
     if fusion.kind == "rrf" or len(rankings) < len(LENSES):
-        said = [
+        lists = [
             np.array([sources[i][lens].rank if lens in sources[i] else np.inf for i in ids])
             for lens in LENSES
         ]
-        fused = (fusion if fusion.kind == "rrf" else Fusion("rrf")).fuse(*said)
+        fused = (fusion if fusion.kind == "rrf" else Fusion("rrf")).fuse(*lists)
     else:
         if scores is None or fusion.kind == "minmax" or (fusion.kind == "zscore" and not spreads):
             raise ValueError(f"{fusion} cannot be computed from what was given")
-        said = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
+        lists = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
         if fusion.kind == "zscore" and spreads:
-            said = [
-                standardised(own, spreads[lens]) for lens, own in zip(LENSES, said, strict=True)
+            lists = [
+                standardised(own, spreads[lens]) for lens, own in zip(LENSES, lists, strict=True)
             ]
-        fused = fusion.fuse(*said)
+        fused = fusion.fuse(*lists)
     by_id = dict(zip(ids, fused.tolist(), strict=True))
 
     def key(image_id: str) -> tuple[float, int, str]:

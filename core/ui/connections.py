@@ -22,7 +22,7 @@ logger = logging.getLogger("twolens")
 
 _SPARE = 64
 _FILES = 8192
-_SAID_EVERY_S = 60.0
+_WARN_EVERY_S = 60.0
 
 
 def bound_connections(config: Config, most: int, head_s: float) -> None:
@@ -47,10 +47,10 @@ def bound_connections(config: Config, most: int, head_s: float) -> None:
 def _files() -> int:
     """Raise how many files the process may open to what it needs, and return that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(soft, wanted)
+    target = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    return max(soft, target)
 
 
 class _Door:
@@ -59,12 +59,12 @@ class _Door:
     def __init__(self, most: int, head_s: float) -> None:
         self.most = most
         self.head_s = head_s
-        self._said_at = float("-inf")
+        self._warned_at = float("-inf")
 
     def say_full(self, now: float) -> None:
         """Log that connections are turned away, at most once a minute."""
-        if now - self._said_at >= _SAID_EVERY_S:
-            self._said_at = now
+        if now - self._warned_at >= _WARN_EVERY_S:
+            self._warned_at = now
             logger.warning("more than %d connections at once: the rest are closed", self.most)
 
 

@@ -35,7 +35,7 @@ def app(searched: Searched, count: int, settings: Settings, say: Say) -> dict[st
         searched: The gallery that is served.
         count: Different queries that are timed.
         settings: Device of the encoders alone.
-        say: Told what goes on.
+        say: Receives messages on progress.
 
     Raises:
         AppError: The app did not start or answer.

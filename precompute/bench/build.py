@@ -25,7 +25,7 @@ def build_speed(
         limit: Most pictures.
         name: Of the profile.
         settings: Device, and limits of decoding.
-        say: Told what goes on.
+        say: Receives messages on progress.
 
     Raises:
         SourceError: The source cannot be read.

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from core.config import ProfileName, Settings
 
 app = typer.Typer(
-    help="Measure speed and memory, each figure beside its target and the least that it could be.",
+    help="Measure speed and memory, each figure beside its target and its lower bound.",
     no_args_is_help=True,
 )
 
 _Photos = Annotated[
     str | None,
-    typer.Argument(help="Photos; those of installed packages if not given."),
+    typer.Argument(help="Folder of photos; by default those in installed packages."),
 ]
 _Captioned = Annotated[
     str | None,
-    typer.Argument(help="Photos with captions, to make the gallery of; random if not given."),
+    typer.Argument(help="Photos with captions to build the gallery from; by default random."),
 ]
 _GalleryOption = Annotated[
-    Path | None, typer.Option(help="Gallery to search; one is made if not given.")
+    Path | None, typer.Option(help="Gallery to search; by default one is built.")
 ]
-_Images = Annotated[int, typer.Option(min=40, help="Pictures of the gallery that is made.")]
-_Queries = Annotated[int, typer.Option(min=10, help="Different queries.")]
+_Images = Annotated[int, typer.Option(min=40, help="Size of the gallery that is built.")]
+_Queries = Annotated[int, typer.Option(min=10, help="Number of distinct queries.")]
 
 
 class LensChoice(str, Enum):
@@ -61,11 +61,11 @@ def app_command(
 @app.command("build")
 def build_command(
     source: _Photos = None,
-    images: Annotated[int, typer.Option(min=1, help="Most pictures.")] = 48,
+    images: Annotated[int, typer.Option(min=1, help="Use at most this many photos.")] = 48,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a build, beside its models alone."""
+    """Measure a build, and its models alone."""
     from precompute.bench.build import build_speed
 
     settings, name = _chosen(profile)
@@ -80,7 +80,7 @@ def load_command(
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure visitors who search while others have their photos described."""
+    """Measure searches while photos of other visitors are captioned."""
     from precompute.bench.load import load
     from precompute.bench.material import Searched
 
@@ -90,14 +90,16 @@ def load_command(
 
 @app.command("index")
 def index_command(
-    gallery: Annotated[Path, typer.Argument(help="Gallery whose embeddings are enlarged.")],
-    lens: Annotated[LensChoice, typer.Option(help="Which embeddings.")] = LensChoice.clip,
-    vectors: Annotated[int, typer.Option(min=1000, help="Vectors that are made.")] = 100_000,
+    gallery: Annotated[Path, typer.Argument(help="Gallery whose embeddings are multiplied.")],
+    lens: Annotated[
+        LensChoice, typer.Option(help="Lens whose embeddings are used.")
+    ] = LensChoice.clip,
+    vectors: Annotated[int, typer.Option(min=1000, help="Number of vectors.")] = 100_000,
     queries: _Queries = 200,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure flat against IVF at a size that the gallery does not have."""
+    """Measure flat against IVF at a size larger than the gallery."""
     from precompute.bench.index import index
 
     _, name = _chosen(profile)

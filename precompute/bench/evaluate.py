@@ -38,7 +38,7 @@ def evaluation(images: int, count: int, name: ProfileName, say: Say) -> dict[str
         images: Pictures of the gallery.
         count: Queries.
         name: Of the profile.
-        say: Told what goes on.
+        say: Receives messages on progress.
 
     Raises:
         GalleryError: The gallery cannot be made, or the evaluation failed.

@@ -37,7 +37,7 @@ def image_tower(
         source: Photos; None takes those that ship inside installed packages.
         name: Of the profile.
         settings: Limits of decoding.
-        say: Told what goes on.
+        say: Receives messages on progress.
         repeated: Batches that are timed in each precision.
 
     Raises:

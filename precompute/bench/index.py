@@ -26,7 +26,7 @@ def index(
         vectors: How many to make.
         count: Queries: embeddings of the gallery's own.
         name: Of the profile that built it.
-        say: Told what goes on.
+        say: Receives messages on progress.
 
     Raises:
         GalleryError: The gallery cannot be served.

@@ -51,7 +51,7 @@ def run(
         bool,
         typer.Option(
             "--list-presets",
-            help="Say what presets there are, and end.",
+            help="List the presets and exit.",
             is_eager=True,
             callback=_list_presets,
         ),
@@ -66,7 +66,7 @@ def run(
         str | None, typer.Option(help="Commit, branch or tag of a Hub dataset.")
     ] = None,
     image_column: Annotated[
-        str | None, typer.Option(help="Column of the images; found by itself.")
+        str | None, typer.Option(help="Column of the images; not needed if there is one.")
     ] = None,
     caption_column: Annotated[
         str | None,
@@ -80,7 +80,9 @@ def run(
         str | None,
         typer.Option(help="Use this column's captions instead of generating them; named likewise."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most rows or files read.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read at most this many rows or files.")
+    ] = None,
     profile: ProfileOption = None,
     captioner: Annotated[
         str | None,
@@ -97,14 +99,14 @@ def run(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a model sees at once.")] = 8,
-    shard_size: Annotated[int, typer.Option(min=1, help="Rows after which progress is kept.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one batch.")] = 8,
+    shard_size: Annotated[int, typer.Option(min=1, help="Rows between two checkpoints.")] = 64,
     device: Annotated[
         str | None,
         typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto."),
     ] = None,
     captions_per_image: Annotated[
-        int, typer.Option(min=1, help="Most captions generated for a picture.")
+        int, typer.Option(min=1, help="Generate up to this many captions for a picture.")
     ] = 1,
     caption_pooling: Annotated[
         PoolingChoice,
@@ -120,9 +122,9 @@ def run(
 ) -> None:
     """Build a gallery: captions, embeddings and indexes of a source's pictures.
 
-    A build that was stopped, by whatever, goes on where it was: give the same command again.
+    An interrupted build resumes when the same command is given again.
     """
-    with one_sentence("Stopped. The same command goes on from the last finished shard."):
+    with one_sentence("Stopped. The same command resumes from the last finished shard."):
         from core.config import get_settings
         from core.errors import SourceError
         from core.models.choose import with_captioner, with_clip

@@ -82,7 +82,7 @@ def build(
         raise GalleryError(
             options.out,
             f"{options.out} cannot be written ({error.strerror or error}). Finished shards are "
-            "kept: the same command goes on from there.",
+            "kept: the same command resumes from there.",
         ) from error
 
 

@@ -52,7 +52,7 @@ def run(
     models = Models(chosen, device=device)
     opened = Gallery.open(gallery, chosen)
     elsewhere = load_pairs(others, split).spread(limit) if others else None
-    texts = [said[0] for said in elsewhere.captions] if elsewhere else []
+    texts = [own[0] for own in elsewhere.captions] if elsewhere else []
     choices = choose_thresholds(opened, models, texts, share)
     for choice in choices:
         typer.echo(summary(choice))

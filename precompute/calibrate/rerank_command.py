@@ -12,27 +12,30 @@ from core.quiet import quiet_libraries
 def run(
     model: Annotated[str, typer.Argument(help="Folder of the captioner, or asset:NAME.")],
     data: Annotated[
-        str, typer.Option(help="Imagefolder or dataset id: photos with captions, to learn from.")
+        str, typer.Option(help="Imagefolder or dataset id: photos with captions to train on.")
     ],
     validation: Annotated[
-        str | None, typer.Option(help="Others, to measure how well the probe finds them.")
+        str | None, typer.Option(help="Held-out photos with captions, to measure retrieval on.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="Photos to learn from.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Train on so many photos.")] = None,
     candidates: Annotated[
-        int, typer.Option(min=2, max=64, help="Captions that the captioner chooses among.")
+        int, typer.Option(min=2, max=64, help="Candidate captions of each photo.")
     ] = 32,
     weight: Annotated[
         float,
-        typer.Option(min=0, help="How much the probe counts; more finds better and reads worse."),
+        typer.Option(
+            min=0,
+            help="Weight of the probe against likelihood; more retrieves better and reads worse.",
+        ),
     ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
-    """Fit the probe by which a captioner chooses among its own captions, and write it beside it.
+    """Fit the linear probe that reranks a captioner's candidates, and write it beside the model.
 
-    A captioner's likeliest caption says what is usual. From what its image tower says of a
-    photo a linear map can tell better where the photo's captions lie.
+    Beam search prefers common captions. The probe predicts the sentence embedding of a photo's
+    captions from the image tower's class token, and prefers candidates near it.
     """
     from core.models.captioner.instructblip import InstructBlipCaptioner
     from core.models.captioner.loading import decoding_of
@@ -50,16 +53,16 @@ def run(
     folder = writable_folder(spec)
     photos = load_pairs(data, split, limit=limit).readable()
     others = load_pairs(validation, validation_split).readable() if validation else None
-    # What is wrong with the captioner is said before minutes of work.
+    # What is wrong with the captioner is reported before minutes of work.
     decoding = decoding_of(spec)
     captioner = InstructBlipCaptioner(spec, device=device)
     captioner.load()
     sentence = MiniLmEncoder(PROFILES["mini"].sentence, device=device)
-    embeddings = sentence.encode_text([text for said in photos.captions for text in said])
+    embeddings = sentence.encode_text([text for own in photos.captions for text in own])
     probe = fit_probe(class_tokens(captioner, photos), embeddings, [*map(len, photos.captions)])
     if others is not None:
         predicted = probe(class_tokens(captioner, others))
-        queries = sentence.encode_text([text for said in others.captions for text in said])
+        queries = sentence.encode_text([text for own in others.captions for text in own])
         found = recall(others.name, predicted, queries, owners_of(others))
         typer.echo(f"What the probe predicts, searched by captions: {found}")
     write_choice(folder, decoding, candidates, weight)

@@ -37,11 +37,11 @@ class UnsureChoice:
     Attributes:
         rule: For ``twolens.json``.
         like: Photos like those that the captioner was trained on.
-        unlike: Pictures unlike them.
+        out_of_distribution: Pictures of other kinds.
         called: Share of the captions of ``like`` that are called unsure.
-        caught: Share of those of ``unlike``.
+        caught: Share of those of ``out_of_distribution``.
         caught_by_kind: The same for each kind of them.
-        auc_fit: Area under the ROC curve of the fit, which tells ``like`` from ``unlike``.
+        auc_fit: Area under the ROC curve of the fit, which tells the two apart.
         auc_confidence: The same of the mean token probability.
         closeness_unsure: Of the captions of ``like`` that are called unsure, the mean similarity
             to the nearest reference (cosine of sentence embeddings); None without any.
@@ -50,7 +50,7 @@ class UnsureChoice:
 
     rule: UnsureRule
     like: int
-    unlike: int
+    out_of_distribution: int
     called: float
     caught: float
     caught_by_kind: dict[str, float]
@@ -61,21 +61,21 @@ class UnsureChoice:
 
 
 def choose_rule(
-    models: Models, photos: Pairs, unlike: Sequence[tuple[str, Image.Image]], share: float
+    models: Models, photos: Pairs, others: Sequence[tuple[str, Image.Image]], share: float
 ) -> UnsureChoice:
     """Caption all pictures and choose the fit under which a share of the photos' captions lies.
 
-    Nothing of the unlike pictures enters the choice: what is caught of them is a measurement.
+    The other pictures do not enter the choice: the share of them that is caught is measured.
 
     Args:
         models: The captioner; the CLIP model and the sentence encoder that judge it.
         photos: Like those that the captioner was trained on, with reference captions.
-        unlike: Kind and RGB picture.
+        others: Out-of-distribution pictures: kind and RGB picture.
         share: Of the photos' captions to call unsure, in (0, 1).
     """
     from sklearn.metrics import roc_auc_score
 
-    images = [*(photos.image(row) for row in range(len(photos))), *(one for _, one in unlike)]
+    images = [*(photos.image(row) for row in range(len(photos))), *(one for _, one in others)]
     texts: list[str] = []
     sure: list[float] = []
     parts = []
@@ -87,16 +87,16 @@ def choose_rule(
         parts.append(models.clip.encode_image(batch))
     usual = tuple(dict.fromkeys(texts[: len(photos)]))[:_USUAL]
     fit = fits(models.clip, texts, np.concatenate(parts), usual)
-    own, others = fit[: len(photos)], fit[len(photos) :]
+    own, rest = fit[: len(photos)], fit[len(photos) :]
     below = round(float(np.quantile(own, share)), 4)
-    called, caught = own < below, others < below
-    kinds = np.array([kind for kind, _ in unlike])
+    called, caught = own < below, rest < below
+    kinds = np.array([kind for kind, _ in others])
     is_like = np.arange(len(fit)) < len(photos)
     close = _closeness(texts[: len(photos)], photos, models)
     return UnsureChoice(
         rule=UnsureRule(below, usual, revision_of(models.profile.clip)),
         like=len(own),
-        unlike=len(others),
+        out_of_distribution=len(rest),
         called=float(called.mean()),
         caught=float(caught.mean()),
         caught_by_kind={
@@ -109,7 +109,9 @@ def choose_rule(
     )
 
 
-def unlike_pictures(folder: Path | None, limits: DecodeLimits) -> list[tuple[str, Image.Image]]:
+def out_of_distribution_pictures(
+    folder: Path | None, limits: DecodeLimits
+) -> list[tuple[str, Image.Image]]:
     """Return made pictures and scikit-image's samples, or those of a folder in their place.
 
     Raises:
@@ -159,7 +161,7 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
         "chosen_on": f"{photos}, {choice.like} photos",
         "called_unsure": round(choice.called, 3),
         "unlike_caught": round(choice.caught, 3),
-        "unlike_pictures": choice.unlike,
+        "unlike_pictures": choice.out_of_distribution,
         "auc": round(choice.auc_fit, 3),
     }
     write_settings(folder, unsure=rule)
@@ -192,7 +194,8 @@ def summary(choice: UnsureChoice) -> str:
     lines = [
         f"Unsure is a caption whose fit is below {choice.rule.below:.3f}.",
         f"{choice.like} photos: {choice.called:.1%} of the captions are called unsure.",
-        f"{choice.unlike} pictures unlike them: {choice.caught:.1%} ({kinds}).",
+        f"{choice.out_of_distribution} out-of-distribution pictures: "
+        f"{choice.caught:.1%} ({kinds}).",
         f"ROC AUC: fit {choice.auc_fit:.3f}, mean token probability {choice.auc_confidence:.3f}.",
     ]
     if choice.closeness_unsure is not None and choice.closeness_others is not None:
@@ -206,7 +209,7 @@ def summary(choice: UnsureChoice) -> str:
 def _closeness(texts: Sequence[str], photos: Pairs, models: Models) -> np.ndarray:
     """Return each caption's similarity to the nearest of its picture's references."""
     counts = [len(references) for references in photos.captions]
-    references = models.sentence.encode_text([one for said in photos.captions for one in said])
+    references = models.sentence.encode_text([one for texts in photos.captions for one in texts])
     own = models.sentence.encode_text(texts).repeat(counts, axis=0)
     starts = np.cumsum([0, *counts[:-1]])
     return np.maximum.reduceat((references * own).sum(axis=1), starts)

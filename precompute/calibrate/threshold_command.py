@@ -1,4 +1,4 @@
-"""The command ``threshold``: photos and pictures unlike them in, a rule in ``twolens.json`` out."""
+"""The command ``threshold``: photos and other pictures in, a rule in ``twolens.json`` out."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from core.quiet import quiet_libraries
 
 def run(
     model: Annotated[str, typer.Argument(help="Folder of the captioner, or asset:NAME.")],
-    like: Annotated[
-        str, typer.Option(help="Imagefolder or dataset id: photos it was made for, not trained on.")
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Imagefolder or dataset id: photos such as it was made for, not trained on."
+        ),
     ],
-    unlike: Annotated[
+    out_of_distribution: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Pictures unlike them; screenshots, pages, drawings, charts, noise and colours "
-            "are made if not given, and scikit-image's samples added.",
+            help="Folder of other kinds of pictures; without it screenshots, pages, drawings, "
+            "charts, noise and colours are made, and scikit-image's samples added.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --like.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
     limit: Annotated[int, typer.Option(min=20, help="Photos, evenly spread.")] = 200,
     share: Annotated[
-        float, typer.Option(min=0.001, max=0.5, help="Share of the photos' captions called unsure.")
+        float,
+        typer.Option(min=0.001, max=0.5, help="Share of the photos' captions to mark unsure."),
     ] = 0.1,
     clip: Annotated[
-        str | None, typer.Option(help="CLIP model that judges; the mini profile's if not given.")
+        str | None,
+        typer.Option(help="CLIP model that scores the captions; the mini profile's if not given."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and write nothing.")] = False,
 ) -> None:
-    """Choose when the captions of a captioner are called unsure, and write that beside it.
+    """Choose the threshold below which a caption is marked unsure, and write it beside the model.
 
-    A tenth of the photos' captions is called unsure, those that fit their photos least. Pictures
-    unlike the photos do not enter the choice; the share of theirs that is caught is reported.
+    The tenth of the photos' captions that fit their photos least is marked unsure. The share of
+    out-of-distribution pictures that this catches is reported; it does not enter the choice.
     """
     from core.config import get_settings
     from core.images.decode import DecodeLimits
@@ -47,8 +52,8 @@ def run(
     from core.models.profiles import PROFILES, Models
     from precompute.calibrate.threshold import (
         choose_rule,
+        out_of_distribution_pictures,
         summary,
-        unlike_pictures,
         writable_folder,
         write_rule,
     )
@@ -57,8 +62,8 @@ def run(
     quiet_libraries(downloads=False)
     profile = with_clip(replace(PROFILES["mini"], captioner=captioner_spec(model)), clip)
     folder = writable_folder(profile.captioner)
-    photos = load_pairs(like, split).spread(limit).readable()
-    pictures = unlike_pictures(unlike, DecodeLimits.of(get_settings()))
+    photos = load_pairs(data, split).spread(limit).readable()
+    pictures = out_of_distribution_pictures(out_of_distribution, DecodeLimits.of(get_settings()))
     choice = choose_rule(Models(profile, device=device), photos, pictures, share)
     typer.echo(summary(choice))
     if not dry_run:

@@ -111,7 +111,7 @@ def solved_by_one(
     queries: Sequence[Query],
     records: Sequence[ImageRecord],
     outcome: Outcome,
-    said: Callable[[int, int], str],
+    caption_of: Callable[[int, int], str],
     *,
     each: int = 12,
 ) -> tuple[SolvedByOne, ...]:
@@ -121,7 +121,7 @@ def solved_by_one(
         queries: What was asked.
         records: The pictures, in row order.
         outcome: What the lenses did.
-        said: Returns the caption of a picture that is nearest to a query, by their rows.
+        caption_of: Returns the caption of a picture that is nearest to a query, by their rows.
         each: At most this many for each lens, chosen by how far down the other has them.
     """
     examples: list[SolvedByOne] = []
@@ -143,11 +143,11 @@ def solved_by_one(
                         "winner": winner,
                         "query": query.text,
                         "image_id": records[image].id,
-                        "caption": said(row, image),
+                        "caption": caption_of(row, image),
                         "captions_rank": int(outcome.ranks["captions"][row]),
                         "clip_rank": int(outcome.ranks["clip"][row]),
                         "shown_instead": records[instead].id,
-                        "shown_caption": said(row, instead),
+                        "shown_caption": caption_of(row, instead),
                     }
                 )
             )

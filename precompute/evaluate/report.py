@@ -269,15 +269,15 @@ def _published(metrics: Metrics) -> str:
         if same is None or each.benchmark == same.name
     ]
     if same is None:
-        said = (
+        note = (
             "Not the pictures measured above: these are the standard benchmarks, for the scale of "
             "things only. `python -m precompute build NAME` reads them: "
             + "; ".join(f"{each.name} is {each.dataset}" for each in BENCHMARKS.values())
             + "."
         )
     else:
-        said = f"On the same pictures and queries as above ({same.title})."
-    return f"{_table(['benchmark', 'model', 'R@1 / R@5 / R@10', 'source'], rows)}\n\n{said}"
+        note = f"On the same pictures and queries as above ({same.title})."
+    return f"{_table(['benchmark', 'model', 'R@1 / R@5 / R@10', 'source'], rows)}\n\n{note}"
 
 
 def _provenance(metrics: Metrics) -> str:

@@ -23,7 +23,7 @@ FIRST = CaptionRecipe(
 """From nothing: the Q-Former learns, then the T5."""
 
 SECOND = replace(FIRST, epochs=3, feature_dropout=0.0, dropout=0.15, start_share=0.3)
-"""Goes on with the T5 of the first, with dropout; it finds a little less and reads better."""
+"""Continues with the T5 of the first, with dropout; it finds a little less and reads better."""
 
 _MIN_COUNT = 4
 """Words used less often are left out of the vocabulary."""
@@ -46,9 +46,9 @@ def run(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
-    """Make a small captioner: a first stage behind an image tower, a second one from the --first.
+    """Train the small captioner: first stage behind an image tower, second stage with --first.
 
-    Killed at any moment, the same command goes on. It is written in 8 bits.
+    An interrupted run resumes with the same command. The weights are written in 8 bits.
     """
     recipe = SECOND if first else FIRST
     recipe = replace(
@@ -64,7 +64,7 @@ def run(
     from precompute.finetune.captions.job import Job
     from precompute.finetune.captions.start import accelerator_on, assemble, find_model, prepare
     from precompute.mini.captioner_model import SMALL_DECODING, SmallSizes, new_model, new_tokenizer
-    from precompute.mini.lesson import EmbeddingLesson, LessonRecipe
+    from precompute.mini.pretraining import EmbeddingPretraining, PretrainingRecipe
     from precompute.sources.pairs import load_pairs
 
     spec = find_model(str(first) if first else tower)
@@ -74,11 +74,11 @@ def run(
         prepared = prepare(spec, recipe, out, device, eight_bit=True)
     else:
         accelerator, where = accelerator_on(device)
-        lender, images = read_instructblip(spec, "cpu", "fp32")
+        source, images = read_instructblip(spec, "cpu", "fp32")
         tokenizer = new_tokenizer((t for own in pairs.captions for t in own), min_count=_MIN_COUNT)
         torch.manual_seed(seed)
         model, processor = new_model(
-            tokenizer, lender.vision_model, images.image_processor, SmallSizes()
+            tokenizer, source.vision_model, images.image_processor, SmallSizes()
         )
         prepared = assemble(
             model.to(where),
@@ -89,7 +89,7 @@ def run(
             accelerator,
             eight_bit=True,
         )
-    lesson = EmbeddingLesson(LessonRecipe(), first)
-    report = Job(prepared, pairs, measured, lesson=lesson, say=typer.echo).run()
+    task = EmbeddingPretraining(PretrainingRecipe(), first)
+    report = Job(prepared, pairs, measured, task=task, say=typer.echo).run()
     if prepared.accelerator.is_main_process:
         typer.echo(json.dumps(report))

@@ -90,32 +90,32 @@ def find_captions(names: Sequence[str]) -> CaptionColumn | None:
     return None
 
 
-def named_captions(wanted: str, names: Sequence[str], source: str) -> CaptionColumn:
+def named_captions(name: str, names: Sequence[str], source: str) -> CaptionColumn:
     """Return the captions that a user named: a column, ``column.key``, or a numbered series.
 
     Raises:
         SourceError: There are none of that name.
     """
-    column, _, keys = wanted.partition(".")
-    if wanted not in names:
-        if series := _series(wanted.lower(), names):
-            return CaptionColumn(wanted, series)
+    column, _, keys = name.partition(".")
+    if name not in names:
+        if series := _series(name.lower(), names):
+            return CaptionColumn(name, series)
         if keys and column in names:
-            return CaptionColumn(wanted, (column,), tuple(keys.split(".")))
-        check_column(wanted, names, source)
-    return CaptionColumn(wanted, (wanted,))
+            return CaptionColumn(name, (column,), tuple(keys.split(".")))
+        check_column(name, names, source)
+    return CaptionColumn(name, (name,))
 
 
-def check_column(wanted: str, names: Sequence[str], source: str) -> None:
-    """Raise SourceError, naming the columns there are, unless ``wanted`` is one of them."""
-    if wanted in names:
+def check_column(name: str, names: Sequence[str], source: str) -> None:
+    """Raise SourceError, naming the columns there are, unless ``name`` is one of them."""
+    if name in names:
         return
     if not names:
         raise SourceError(
-            f"{source} has no column {wanted!r}: it is a plain folder, without a "
+            f"{source} has no column {name!r}: it is a plain folder, without a "
             "metadata.jsonl or metadata.csv."
         )
-    raise SourceError(f"{source} has no column {wanted!r}; it has: {shown_columns(names)}.")
+    raise SourceError(f"{source} has no column {name!r}; it has: {shown_columns(names)}.")
 
 
 def shown_columns(names: Sequence[str]) -> str:

@@ -126,10 +126,10 @@ class FileNames:
         name = _name(value)
         # A picture may have many rows.
         if (folder, name) not in self._found:
-            self._found[folder, name] = self._look(folder, name)
+            self._found[folder, name] = self._search(folder, name)
         return self._found[folder, name]
 
-    def _look(self, folder: str, name: str) -> tuple[str, str]:
+    def _search(self, folder: str, name: str) -> tuple[str, str]:
         if name.startswith(self._top):
             folder, name = "", name.removeprefix(self._top)
         exact = posixpath.normpath(posixpath.join(folder, name))
@@ -248,8 +248,8 @@ def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
 
 def _delimiter(text: str, suffix: str) -> tuple[str, str]:
     """Return what separates the cells, and the text without a line that says so."""
-    if said := re.match(r"sep=(.)\r?\n", text):
-        return said[1], text[said.end() :]
+    if declared := re.match(r"sep=(.)\r?\n", text):
+        return declared[1], text[declared.end() :]
     header = text.partition("\n")[0]
     usual = "\t" if suffix == ".tsv" else ","
     if usual in header:

@@ -123,18 +123,18 @@ def _splits(folder: Path, paths: Iterable[Path]) -> dict[str, list[str]]:
     """Return the files of each split, as ``datasets`` tells them by their names."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
-    wanted = {str(path) for path in paths}
+    chosen = {str(path) for path in paths}
     try:
         patterns = get_data_patterns(str(folder))
         by_split = DataFilesDict.from_patterns(patterns, base_path=str(folder))
     except (EmptyDatasetError, FileNotFoundError):
         by_split = {}
     splits = {
-        str(split): [glob.escape(str(file)) for file in files if str(file) in wanted]
+        str(split): [glob.escape(str(file)) for file in files if str(file) in chosen]
         for split, files in by_split.items()
     }
     splits = {split: files for split, files in splits.items() if files}
-    return splits or {"train": [glob.escape(path) for path in sorted(wanted)]}
+    return splits or {"train": [glob.escape(path) for path in sorted(chosen)]}
 
 
 def _pick_split(

@@ -226,19 +226,19 @@ def _one_of_each(
 ) -> tuple[list[Photo], list[tuple[str, ...]]]:
     """Return images of which no two have the same bytes, each with the captions of all of them.
 
-    As each other's negatives they would teach that a picture is unlike itself.
+    As each other's negatives they would teach that a picture differs from itself.
     """
     sizes = Counter(photo.size for photo in photos)
     place: dict[str, int] = {}
     kept: list[Photo] = []
-    said: list[tuple[str, ...]] = []
+    merged_captions: list[tuple[str, ...]] = []
     for photo, texts in zip(photos, captions, strict=True):
         if isinstance(photo.place, Path) and sizes[photo.size] > 1:
             photo = photo._replace(sha256=sha256_of(photo.place))
         first = place.setdefault(photo.sha256, len(kept)) if photo.sha256 else len(kept)
         if first < len(kept):
-            said[first] = merged(said[first], texts)
+            merged_captions[first] = merged(merged_captions[first], texts)
             continue
         kept.append(photo)
-        said.append(texts)
-    return kept, said
+        merged_captions.append(texts)
+    return kept, merged_captions

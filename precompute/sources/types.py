@@ -214,8 +214,8 @@ def find_columns(
         SourceError: A column that was asked for does not exist.
     """
     given, references = (
-        named_captions(wanted, names, options.source) if wanted is not None else None
-        for wanted in (options.captions_from, options.caption_column)
+        named_captions(named, names, options.source) if named is not None else None
+        for named in (options.captions_from, options.caption_column)
     )
     if references is None:
         found = {name: holds_captions(name) for name in names if name != image}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from core.ui.parts.shelf import Shelf
-from tests.e2e import stranger
+from tests.e2e import raw_requests
 from tests.planted_app import planted_shelf, serving
 from tests.tiny_uploads import colour_uploads
 
@@ -47,10 +47,10 @@ def guarded(tmp_path_factory) -> Iterator[SimpleNamespace]:
     folder = tmp_path_factory.mktemp("guarded")
     uploads = colour_uploads(
         folder,
-        max_upload_bytes=stranger.UPLOAD_BYTES,
-        max_image_bytes=stranger.UPLOAD_BYTES,
-        max_connections=stranger.CONNECTIONS,
-        request_timeout_s=stranger.SECONDS,
+        max_upload_bytes=raw_requests.UPLOAD_BYTES,
+        max_image_bytes=raw_requests.UPLOAD_BYTES,
+        max_connections=raw_requests.CONNECTIONS,
+        request_timeout_s=raw_requests.SECONDS,
     )
     before = os.environ.get("GRADIO_TEMP_DIR")
     from core.ui.launch import launch
@@ -68,7 +68,7 @@ def guarded(tmp_path_factory) -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def quiet(capfd, caplog) -> Iterator[None]:
-    """Nothing that a stranger sends leaves a traceback in the log."""
+    """Nothing that anybody sends leaves a traceback in the log."""
     yield
     written = capfd.readouterr()
     assert "Traceback" not in written.err + written.out + caplog.text

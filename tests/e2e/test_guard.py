@@ -1,4 +1,4 @@
-"""What a stranger may ask for, against a real server: routes, bodies, sessions."""
+"""What anybody may ask for, against a real server: routes, bodies, sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from core.ui.sessions import Sessions
-from tests.e2e.stranger import (
+from tests.e2e.raw_requests import (
     HTTP,
     RUN,
     SECONDS,

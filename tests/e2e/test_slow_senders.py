@@ -16,7 +16,7 @@ import pytest
 from gradio.route_utils import BUILD_PATH_LIB
 
 from core.ui.connections import bound_connections
-from tests.e2e.stranger import (
+from tests.e2e.raw_requests import (
     CONNECTIONS,
     FORM,
     HTTP,

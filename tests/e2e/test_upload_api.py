@@ -187,13 +187,13 @@ class TestTwoVisitors:
         assert ann.run("upload_stop")["pictures"][0]["caption"] == "colour 000"
 
     def test_an_upload_id_that_a_browser_sends_is_not_looked_at(self, ann, bob, uploads):
-        stranger = Visitor(ann.address)
+        other = Visitor(ann.address)
         for session in uploads.sessions():
             for secret in (session.id, session.view_token):
-                stranger.tab = secret
+                other.tab = secret
                 with pytest.raises(Refused, match="no upload here"):
-                    stranger.run("upload_compare", "colour 000", 5)
-                assert stranger.run("upload_forget") == {"forgotten": False}
+                    other.run("upload_compare", "colour 000", 5)
+                assert other.run("upload_forget") == {"forgotten": False}
         assert len(uploads) == 2
 
     def test_no_secret_of_the_server_reaches_a_browser(self, ann, uploads):

@@ -117,7 +117,7 @@ app()
     running.send_signal(stop)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 128 + stop, said
-    assert "Stopped. The same command goes on" in said
+    assert "Stopped. The same command resumes" in said
     assert "Traceback" not in said
     if stop != signal.SIGTERM:
         return

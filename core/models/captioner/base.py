@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.models.captioner.generation import Written, better, judged, search_arguments, unlike
+from core.models.captioner.generation import (
+    Written,
+    better,
+    distinct_captions,
+    judged,
+    search_arguments,
+)
 from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
 from core.models.captioner.sampling import sampling_arguments
 from core.models.captioner.settings import Decoding
@@ -70,7 +76,7 @@ class EncodedImages:
         return EncodedImages(self.pixels[rows], self.tokens[rows])
 
     def class_tokens(self) -> np.ndarray:
-        """Return what the tower says of each image as a whole, float32 (n, width)."""
+        """Return the tower's embedding of each image as a whole, float32 (n, width)."""
         tokens: np.ndarray = self.tokens[:, 0].float().cpu().numpy()
         return tokens
 
@@ -158,7 +164,7 @@ class GeneratingCaptioner(ABC):
             described = self._describe(loaded, encoded, known)
             further = self._further(loaded, encoded, batch, count - 1)
             for one, more in zip(described, further, strict=True):
-                captions = unlike((one.caption, *one.others, *more))
+                captions = distinct_captions((one.caption, *one.others, *more))
                 if one.predicted is not None:
                     embeddings = self._embedded(captions, known)
                     order = select_captions(embeddings, one.predicted, first=0)
@@ -204,24 +210,24 @@ class GeneratingCaptioner(ABC):
         clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
         embeddings = self._embedded([one.caption for own in clear for one in own], known)
         described = []
-        for own, aim in zip(clear, predicted, strict=True):
+        for own, target in zip(clear, predicted, strict=True):
             rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
-            chosen = best_caption(rows, [one.surprise for one in own], aim, decoding.rerank_weight)
+            chosen = best_caption(rows, [one.nll for one in own], target, decoding.rerank_weight)
             others = tuple(
                 one.caption
                 for place, one in enumerate(own)
                 if place != chosen and not one.caption.flags
             )
-            described.append(_Described(own[chosen].caption, others, aim))
+            described.append(_Described(own[chosen].caption, others, target))
         return described
 
     def _further(
-        self, loaded: Loaded, encoded: EncodedImages, images: Sequence[Image], wanted: int
+        self, loaded: Loaded, encoded: EncodedImages, images: Sequence[Image], count: int
     ) -> list[list[Caption]]:
         """Return the candidates of each image, the surest first."""
         further = loaded.decoding.further
         prompts = further.prompts or (loaded.decoding.prompt,)
-        each = math.ceil(wanted * further.candidates / len(prompts))
+        each = math.ceil(count * further.candidates / len(prompts))
         beams = max(loaded.decoding.num_beams, each)
         candidates: list[list[Caption]] = [[] for _ in images]
         for prompt in prompts:

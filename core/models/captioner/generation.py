@@ -18,11 +18,11 @@ class Written:
 
     Attributes:
         caption: With its flags and confidence.
-        surprise: Minus the mean logarithm of its tokens' probabilities.
+        nll: Mean negative log-likelihood of its tokens.
     """
 
     caption: Caption
-    surprise: float
+    nll: float
 
 
 def search_arguments(decoding: Decoding) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def judged(
     text_model: Any,  # noqa: ANN401 - any language model
     decoding: Decoding,
 ) -> list[Written]:
-    """Turn generated tokens into captions with their flags, confidence and surprise.
+    """Turn generated tokens into captions with their flags, confidence and likelihood.
 
     Args:
         processor: The checkpoint's.
@@ -60,7 +60,7 @@ def judged(
     with torch.inference_mode():
         scores = text_model.compute_transition_scores(
             output.sequences,
-            # What the model said; the scores hold the search's penalties, or the draws.
+            # The logits are the model's; the scores hold the search's penalties, or the draws.
             output.logits,
             beams,
             normalize_logits=True,
@@ -73,17 +73,17 @@ def judged(
     lengths = generated.sum(dim=1).clamp(min=1)
     scores = scores.float()
     confidences = scores.exp().masked_fill(~generated, 0.0).sum(dim=1) / lengths
-    surprises = -scores.masked_fill(~generated, 0.0).sum(dim=1) / lengths
+    nlls = -scores.masked_fill(~generated, 0.0).sum(dim=1) / lengths
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     written = []
-    for text, sure, surprise in zip(texts, confidences.tolist(), surprises.tolist(), strict=True):
+    for text, sure, nll in zip(texts, confidences.tolist(), nlls.tolist(), strict=True):
         cleaned = clean_caption(text)
         flags = caption_flags(cleaned, decoding.prompt)
-        written.append(Written(Caption("" if "empty" in flags else cleaned, flags, sure), surprise))
+        written.append(Written(Caption("" if "empty" in flags else cleaned, flags, sure), nll))
     return written
 
 
-def unlike(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+def distinct_captions(captions: Sequence[Caption]) -> tuple[Caption, ...]:
     """Keep the first caption, and each that is neither doubtful nor has an earlier one's words."""
     kept = {words_of(captions[0].text): captions[0]}
     for caption in captions[1:]:

@@ -102,17 +102,17 @@ def write_probe(folder: Path, probe: RerankProbe, sentence: ModelSpec) -> None:
 
 
 def best_caption(
-    embeddings: np.ndarray, surprises: Sequence[float], predicted: np.ndarray, weight: float
+    embeddings: np.ndarray, nlls: Sequence[float], predicted: np.ndarray, weight: float
 ) -> int:
     """Return which of a picture's captions is likely, and near to what was predicted of it.
 
     Args:
         embeddings: float32 (captions, dim), rows of unit norm.
-        surprises: Of each caption: minus the mean logarithm of its tokens' probabilities.
+        nlls: Mean negative log-likelihood of the tokens of each caption.
         predicted: float32 (dim,), unit norm.
-        weight: What a cosine of 1 is worth, in units of surprise.
+        weight: What a cosine of 1 is worth, in units of log-likelihood.
     """
-    return int(np.argmax(weight * (embeddings @ predicted) - np.asarray(surprises)))
+    return int(np.argmax(weight * (embeddings @ predicted) - np.asarray(nlls)))
 
 
 def select_captions(embeddings: np.ndarray, predicted: np.ndarray, first: int) -> list[int]:

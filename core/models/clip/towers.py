@@ -109,7 +109,7 @@ def load_image_tower(files: ClipFiles) -> ImageTower:
         ModelNotFoundError: The weights are missing or do not fit the configuration.
     """
     tower = new_image_tower(files)
-    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="", lent=lent_tower(files))
+    _fill(tower.module, files, prefix="visual.", supplied_elsewhere="", shared=shared_tower(files))
     return tower
 
 
@@ -238,7 +238,7 @@ def _hub_files(spec: ModelSpec) -> tuple[Path, Path]:
     return config, weights
 
 
-def lender_of(files: ClipFiles) -> ModelSpec | None:
+def tower_owner(files: ClipFiles) -> ModelSpec | None:
     """Return the InstructBLIP checkpoint whose image tower a model uses, if it uses one."""
     source = files.config.get("image_tower")
     if not isinstance(source, str):
@@ -261,19 +261,19 @@ def image_precision(files: ClipFiles) -> Precision:
     )
 
 
-def lent_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
-    """Return the image tower that a captioner lends a model, by open_clip's names, or nothing.
+def shared_tower(files: ClipFiles) -> dict[str, torch.Tensor]:
+    """Return the image tower that is a captioner's too, by open_clip's names, or nothing.
 
     Raises:
         ModelNotFoundError: The captioner's checkpoint is missing or holds no such tower.
     """
     from safetensors import SafetensorError
 
-    from core.models.clip.lent_tower import VISION_PREFIX, as_open_clip
+    from core.models.clip.shared_tower import VISION_PREFIX, as_open_clip
     from core.models.tensors import read_tensors
 
-    lender = lender_of(files)
-    folder = local_folder(lender) if lender else None
+    owner = tower_owner(files)
+    folder = local_folder(owner) if owner else None
     if folder is None:
         return {}
     try:
@@ -290,7 +290,7 @@ def _fill(
     *,
     prefix: str,
     supplied_elsewhere: str,
-    lent: Mapping[str, torch.Tensor] | None = None,
+    shared: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Copy a tower's tensors from the file into it; every one must be there and fit.
 
@@ -304,15 +304,15 @@ def _fill(
         with safe_open(files.weights, framework="pt") as file:
             names = list(file.keys())
             if prefix == "text." and not any(name.startswith(prefix) for name in names):
-                wanted = {
+                stored_names = {
                     name: name
                     for name in names
                     if not name.startswith("visual.") and name not in _OUTSIDE_TOWERS
                 }
             else:
-                wanted = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
-            tensors = {key: file.get_tensor(name) for key, name in wanted.items()}
-        tensors = {**(lent or {}), **tensors}
+                stored_names = {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
+            tensors = {key: file.get_tensor(name) for key, name in stored_names.items()}
+        tensors = {**(shared or {}), **tensors}
         known = module.state_dict()
         # Old checkpoints carry this index buffer, which transformers no longer registers.
         tensors.pop("transformer.embeddings.position_ids", None)

@@ -1,4 +1,4 @@
-"""The figures of the evaluation tab: charts with what is said beside them."""
+"""The figures of the evaluation tab: charts and the text beside them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 logger = logging.getLogger("twolens")
 
-_SAID_CHARS = 300
+_SENTENCE_CHARS = 300
 
 SEARCH_EVENT: dict[str, Any] = {
     "queue": False,
@@ -70,7 +70,7 @@ class PageBlocks(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
             _note_status(400)
-            raise gr.Error(str(error.message)[:_SAID_CHARS], print_exception=False) from error
+            raise gr.Error(str(error.message)[:_SENTENCE_CHARS], print_exception=False) from error
         except Exception as error:
             _note_status(400)
             logger.debug("a caller's values do not fit", exc_info=error)
@@ -114,7 +114,7 @@ def sentence_for(error: Exception, where: str) -> str:
     if isinstance(error, TwoLensError):
         return str(error)
     if isinstance(error, gr.Error):  # ZeroGPU's: no GPU is free, or the visitor's quota is used up
-        return str(error.message)[:_SAID_CHARS]
+        return str(error.message)[:_SENTENCE_CHARS]
     note = current_request.get()
     request_id = note.id if note is not None else secrets.token_hex(4)
     logger.error("request %s failed in %s", request_id, where, exc_info=error)

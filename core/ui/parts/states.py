@@ -60,8 +60,8 @@ def details(facts: Sequence[tuple[str, str, str]]) -> str:
         facts: For each a name, a value and what it means; plain text.
     """
     rows = "".join(
-        f"<dt>{escape(name)}</dt><dd><b>{escape(value)}</b> {escape(meaning)}</dd>"
-        for name, value, meaning in facts
+        f"<dt>{escape(name)}</dt><dd><b>{escape(value)}</b> {escape(note)}</dd>"
+        for name, value, note in facts
     )
     return f'<details class="tl-details"><summary>Details</summary><dl>{rows}</dl></details>'
 

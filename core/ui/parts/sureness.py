@@ -36,16 +36,16 @@ def with_sureness(caption: Caption) -> str:
 
 
 def sureness(caption: Caption) -> str:
-    """Return HTML for under a caption: its level, with the reason on hover or to be heard."""
+    """Return HTML for under a caption: its level, with the reason on hover or to be hidden."""
     level = level_of(caption)
     if not level:
         return ""
     if level == "unsure":
-        said = (
+        label = (
             f'<span class="tl-unsure" title="Unsure: {DOUBT}.">unsure'
             f'<span class="tl-sr">: {DOUBT}</span></span>'
         )
     else:
-        heard = '<span class="tl-sr"> of its words</span>'
-        said = f'<span title="{CONFIDENCE_HELP}">{level}{heard}</span>'
-    return f'<span class="tl-sure">{said}</span>'
+        hidden = '<span class="tl-sr"> of its words</span>'
+        label = f'<span title="{CONFIDENCE_HELP}">{level}{hidden}</span>'
+    return f'<span class="tl-sure">{label}</span>'

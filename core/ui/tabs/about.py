@@ -145,12 +145,12 @@ def lenses_explained(profile: Profile) -> str:
 
 def _shared(profile: Profile) -> str:
     """Say what the two lenses have in common, so that their agreement is not overrated."""
-    lent = profile.clip.base is not None and profile.clip.base.name == profile.captioner.name
+    shared = profile.clip.base is not None and profile.clip.base.name == profile.captioner.name
     towers = (
         f" They are not independent: {escape(profile.captioner.name)} and "
         f"{escape(profile.clip.name)} see pictures through one image tower, and both lenses read "
         f"your words with {escape(profile.sentence.name)}. They can be wrong together."
-        if lent
+        if shared
         else ""
     )
     return (

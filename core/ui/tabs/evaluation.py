@@ -122,14 +122,14 @@ def _verdict(metrics: Metrics) -> str:
     other: Lens = "clip" if better == "captions" else "captions"
     if sure:
         headline = f"The {_IN_A_SENTENCE[better]}, on these pictures"
-        said = (
+        sentence = (
             f"The right picture is among the first five for {_of_100(metrics.lenses[better])} "
             f"queries in 100, against {_of_100(metrics.lenses[other])} with the "
             f"{_IN_A_SENTENCE[other]}{evidence}."
         )
     else:
         headline = "Neither, on these pictures"
-        said = (
+        sentence = (
             f"The right picture is among the first five for {_of_100(captions)} queries in 100 "
             f"with the caption lens and {_of_100(clip)} with CLIP; a difference this small may be "
             f"luck{evidence}."
@@ -143,7 +143,7 @@ def _verdict(metrics: Metrics) -> str:
     split = f", split {escape(metrics.provenance.split)}" if metrics.provenance.split else ""
     return (
         f'<section class="tl-m-verdict"><p class="tl-m-question">Which is better?</p>'
-        f"<h2>{headline}</h2><p>{said} {together}</p>"
+        f"<h2>{headline}</h2><p>{sentence} {together}</p>"
         f'<p class="tl-note">{metrics.images:,} pictures of {escape(metrics.provenance.source)}'
         f"{split}; {metrics.queries:,} queries, {escape(metrics.provenance.query_origin)}."
         "</p></section>"

@@ -184,12 +184,12 @@ def answer(
     return stage(body, one_lens_skeleton(), summary=summary)
 
 
-def _index_line(exact: SearchResult, ivf: SearchResult, asked: int, looked_into: str) -> str:
-    wanted = {hit.id for hit in exact.hits[:asked]}
-    kept = len(wanted & {hit.id for hit in ivf.hits[:asked]})
+def _index_line(exact: SearchResult, ivf: SearchResult, asked: int, searched: str) -> str:
+    exact_ids = {hit.id for hit in exact.hits[:asked]}
+    kept = len(exact_ids & {hit.id for hit in ivf.hits[:asked]})
     flat_took, took = milliseconds(exact.search_ms), milliseconds(ivf.search_ms)
     return (
         f'<p class="tl-agree">{explained(f"IVF {took}", IVF_HELP)}<span>flat {flat_took}</span>'
-        f"<span>looked into {looked_into} clusters</span>"
-        f"{explained(f'IVF kept {kept} of {len(wanted)}', KEPT_HELP)}</p>"
+        f"<span>searched {searched} clusters</span>"
+        f"{explained(f'IVF kept {kept} of {len(exact_ids)}', KEPT_HELP)}</p>"
     )

@@ -65,8 +65,8 @@ class UploadHandlers:
         session = self._desk.find(request.session_hash)
         try:
             if session is None or not session.waiting:
-                said = "Add photos first; then they can be described."
-                yield trouble_view(said, session), *unchanged
+                sentence = "Add photos first; then they can be described."
+                yield trouble_view(sentence, session), *unchanged
                 return
             self._searched.discard(session)
             for found, progress in self._desk.describe(request.session_hash):
@@ -148,8 +148,8 @@ class UploadHandlers:
     def on_forget(self, request: gr.Request) -> tuple:
         """Delete everything: state, results, table, downloads, line, query."""
         gone = self._desk.forget(request.session_hash)
-        said = FORGOTTEN if gone else "There is nothing to forget."
-        return nothing_view(said), no_photos(), captions_table(None), "", "", ""
+        sentence = FORGOTTEN if gone else "There is nothing to forget."
+        return nothing_view(sentence), no_photos(), captions_table(None), "", "", ""
 
     def on_unload(self, request: gr.Request) -> None:
         """The tab was closed or reloaded."""
@@ -175,7 +175,7 @@ class UploadHandlers:
 def no_photos() -> str:
     """Return the results area of a visitor without described photos."""
     return stage(
-        '<section class="tl-notice"><p>Results from your own photos will stand here.</p></section>',
+        '<section class="tl-notice"><p>Results of your photos will appear here.</p></section>',
         "",
     )
 

@@ -16,7 +16,7 @@ from core.ui.guard import PROGRESS_PATH
 
 _MOST = 512
 _ID_CHARS = 64
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _WAIT_S = 3.0
 _SIGN_OF_LIFE_S = 15.0
 
@@ -56,7 +56,7 @@ class UploadProgress:
         while upload_id not in self._arrived:
             if time.monotonic() > until:
                 return PlainTextResponse("There is no such upload.", status_code=404)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         return StreamingResponse(self._messages(upload_id), media_type="text/event-stream")
 
     async def _messages(self, upload_id: str) -> AsyncIterator[str]:
@@ -69,7 +69,7 @@ class UploadProgress:
             if time.monotonic() - last > _SIGN_OF_LIFE_S:
                 yield _event({"msg": "heartbeat"})
                 last = time.monotonic()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         yield _event({"msg": "done"})
 
 

@@ -27,7 +27,7 @@ def introduction(uploads: Uploads) -> str:
     return (
         '<div class="tl-upload-intro"><p><strong>Search your own photos.</strong> Drop a folder or '
         f"files: {escape(uploads.captioner.spec.name)} writes a caption for each photo, both "
-        "lenses index it, and you can search while that goes on.</p>"
+        "lenses index it, and you can search meanwhile.</p>"
         "<p>Only you can see them. They leave this server when you press "
         f"<em>Forget everything</em>, or {minutes} minute{'s' if minutes > 1 else ''} after you "
         "close or reload this page.</p>"
@@ -40,8 +40,8 @@ def introduction(uploads: Uploads) -> str:
 
 def nothing_view(sentence: str = "") -> str:
     """Return the state of a visitor without photos, with a sentence on what just happened."""
-    said = f'<p class="tl-said" role="status">{escape(sentence)}</p>' if sentence else ""
-    return f'<div class="tl-upload-state">{said}</div>'
+    line = f'<p class="tl-said" role="status">{escape(sentence)}</p>' if sentence else ""
+    return f'<div class="tl-upload-state">{line}</div>'
 
 
 def trouble_view(sentence: str, session: UploadSession | None = None) -> str:
@@ -59,8 +59,10 @@ def ready_view(uploads: Uploads, session: UploadSession) -> str:
     count = len(session.waiting)
     described = len(session.snapshot)
     if not count:
-        said = f"{_photos(described)} can be searched." if described else "No photo is here yet."
-        return _state(session, said)
+        sentence = (
+            f"{_photos(described)} can be searched." if described else "No photo is here yet."
+        )
+        return _state(session, sentence)
     name = uploads.captioner.spec.name
     if isinstance(uploads.captioner, RentedCaptioner):
         batch = uploads.batch_size
@@ -97,13 +99,15 @@ def running_view(session: UploadSession, progress: Progress) -> str:
 def finished_view(session: UploadSession, progress: Progress) -> str:
     """Return what a run did, and what is left if it was stopped."""
     speed = f" at {progress.images_per_s:.1f} a second" if progress.described else ""
-    said = f"{_photos(progress.described)} described{speed}."
+    sentence = f"{_photos(progress.described)} described{speed}."
     waiting = len(session.waiting)
     if waiting:
-        said = f"Stopped. {said} {_photos(waiting)} still {'wait' if waiting > 1 else 'waits'}."
+        sentence = (
+            f"Stopped. {sentence} {_photos(waiting)} still {'wait' if waiting > 1 else 'waits'}."
+        )
     elif not len(session.snapshot):
-        said = "None of these files is a photo that can be used."
-    return _state(session, said)
+        sentence = "None of these files is a photo that can be used."
+    return _state(session, sentence)
 
 
 def given_up_view(session: UploadSession) -> str:
@@ -155,7 +159,7 @@ def notices_view(notices: Notices, *, listed: bool = True) -> str:
 def captions_table(session: UploadSession | None) -> str:
     """Return the described photos, each with its caption in a field and a button to remove it."""
     if session is None or not len(session.snapshot):
-        return '<p class="tl-note">The captions will stand here, to be read and corrected.</p>'
+        return '<p class="tl-note">Captions will appear here, where you can correct them.</p>'
     rows = []
     for record in session.snapshot.records:
         name, caption = escape(record.file_name), escape(record.caption)
@@ -198,9 +202,9 @@ def downloads_view(session: UploadSession | None) -> str:
     )
 
 
-def _state(session: UploadSession, said: str) -> str:
+def _state(session: UploadSession, sentence: str) -> str:
     return (
-        f'<div class="tl-upload-state"><p class="tl-said" role="status">{escape(said)}</p>'
+        f'<div class="tl-upload-state"><p class="tl-said" role="status">{escape(sentence)}</p>'
         f"{notices_view(session.notices)}</div>"
     )
 

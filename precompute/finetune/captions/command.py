@@ -23,9 +23,16 @@ def run(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Found by itself if unique.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Found by its usual names.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images.")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of the images; not needed if there is one.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the captions; not needed if its name is a usual one."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images, the first.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -51,22 +58,22 @@ def run(
         typer.Option(
             min=0,
             max=0.95,
-            help="Keep this share of the weights that the training started from: it learns less of "
-            "the new, and forgets less of the old.",
+            help="Interpolate with the initial weights, which get this share: learns less of the "
+            "new data and forgets less of the old.",
         ),
     ] = None,
     reward_cider: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Learn from captions of the model's own, by so much a point of CIDEr-D."
-        ),
+        typer.Option(min=0, help="Self-critical training: weight of CIDEr-D in the reward."),
     ] = None,
     reward_retrieval: Annotated[
         float | None,
-        typer.Option(min=0, help="Likewise for how surely a caption picks its own image."),
+        typer.Option(
+            min=0, help="Self-critical training: weight of retrieving a caption's own image."
+        ),
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="End after so many epochs without a better score.")
+        int | None, typer.Option(min=1, help="Stop after so many epochs without a better score.")
     ] = None,
     eight_bit: Annotated[
         bool, typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size.")
@@ -76,7 +83,7 @@ def run(
 ) -> None:
     """Fine-tune an InstructBLIP captioner on images with captions.
 
-    Killed at any moment, the same command goes on where progress was last kept. On several GPUs:
+    An interrupted run resumes with the same command, from the last checkpoint. On several GPUs:
     accelerate launch -m precompute finetune captions ...
     """
     reward = None

@@ -43,7 +43,7 @@ class Split:
         return Split(self.features[:count], self.captions[:count])
 
 
-class Lesson:
+class TrainingTask:
     """What a captioner learns from, beside images and their captions: nothing, by default."""
 
     identity: Mapping[str, Any] = {}
@@ -65,7 +65,7 @@ class Job:
         prepared: What is trained, and where it is written. A checkpoint is measured first.
         pairs: Images with captions to train on.
         measured: Where to measure; None keeps the last epoch.
-        lesson: Another way to learn.
+        task: Another way to learn.
         say: Receives a line for the operator now and then.
 
     Raises:
@@ -78,7 +78,7 @@ class Job:
         pairs: Pairs,
         measured: Pairs | None,
         *,
-        lesson: Lesson | None = None,
+        task: TrainingTask | None = None,
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Take up what an earlier run left."""
@@ -90,7 +90,7 @@ class Job:
         self._prepared = prepared
         self._pairs = pairs
         self._measured = measured
-        self._lesson = lesson or Lesson()
+        self._task = task or TrainingTask()
         self._say = say if prepared.accelerator.is_main_process else lambda _: None
         self._training = CaptionTraining(
             prepared.objective,
@@ -101,7 +101,7 @@ class Job:
                 "recipe": asdict(self.recipe),
                 "data": pairs.fingerprint,
                 "model": prepared.files.origin,
-                **self._lesson.identity,
+                **self._task.identity,
             },
             self.folder / "log",
         )
@@ -163,7 +163,7 @@ class Job:
         return SelfCritic(self.objective, reward, split.captions) if reward else None
 
     def _learn(self, measured: Split | None) -> None:
-        split = self._lesson.split(self, self._pairs)
+        split = self._task.split(self, self._pairs)
         tokenizer = self.objective.processor.tokenizer
         tokens = tokenise_captions(tokenizer, split.captions, self.recipe.max_tokens)
         probe = measured.first(self.recipe.probe) if measured else None
@@ -188,7 +188,7 @@ class Job:
         self._training.fit(
             split.features,
             tokens,
-            transform=self._lesson.transform(self, split),
+            transform=self._task.transform(self, split),
             measure=measure if probe else None,
             keep=keep,
             say=lambda line: self._say(json.dumps(line)),
@@ -231,7 +231,7 @@ class Job:
         measured = self._measured
         content = {
             "recipe": asdict(self.recipe),
-            **self._lesson.identity,
+            **self._task.identity,
             "started_from": self._prepared.files.origin,
             "data": {"name": self._pairs.name, "images": len(self._pairs)},
             "validation": {"name": measured.name, **report} if measured else None,

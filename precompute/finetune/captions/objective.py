@@ -77,7 +77,7 @@ class CaptionObjective(torch.nn.Module):
         return model.language_projection(answered)
 
     def read(self, image_tokens: torch.Tensor, instruction: Instruction) -> torch.Tensor:
-        """Return what the language model goes on from, (images, queries + prompt tokens, width).
+        """Return what the language model continues, (images, queries + prompt tokens, width).
 
         It has passed through the encoder of a language model that has one.
         """
@@ -114,8 +114,8 @@ class CaptionObjective(torch.nn.Module):
                     logits, labels.flatten(), label_smoothing=smoothing, reduction="sum"
                 )
             else:
-                surprise = cross_entropy(logits, labels.flatten(), reduction="none")
-                total = total + worth.to(self.device) @ surprise.view_as(labels).sum(dim=1)
+                losses = cross_entropy(logits, labels.flatten(), reduction="none")
+                total = total + worth.to(self.device) @ losses.view_as(labels).sum(dim=1)
         return total / (batch.labels != -100).sum().to(self.device)
 
     def _logits(self, encoded: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -129,8 +129,8 @@ class CaptionObjective(torch.nn.Module):
             start = self.model.config.text_config.decoder_start_token_id
             words = torch.cat([torch.full_like(words[:, :1], start), words[:, :-1]], dim=1)
             return language_model(encoder_outputs=(encoded,), decoder_input_ids=words).logits
-        spoken = self.model.get_input_embeddings()(words[:, :-1])
-        sequence = torch.cat([encoded, spoken.to(encoded.dtype)], dim=1)
+        embedded = self.model.get_input_embeddings()(words[:, :-1])
+        sequence = torch.cat([encoded, embedded.to(encoded.dtype)], dim=1)
         return language_model(inputs_embeds=sequence).logits[:, encoded.shape[1] - 1 :]
 
     def captions(

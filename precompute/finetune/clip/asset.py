@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.files import write_atomically
-from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, lent_tower
+from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, shared_tower
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def write_clip_asset(
     Every tensor has the precision that it has in the file the model started from, so what was
     locked is bit by bit the same; what that file does not hold is in half precision. A text
     transformer that comes with an installed package is left out, unless it was trained, and so is
-    what the image tower has in common with the captioner that lends it.
+    what the image tower has in common with the captioner that shares it.
 
     Args:
         folder: Gets ``open_clip_config.json`` and ``model.safetensors``.
@@ -89,8 +89,10 @@ def write_clip_asset(
     packaged = (text_cfg.get("hf_model_name") or "").startswith("package:")
     left_out = "transformer." if packaged and model.text.body_is_locked else None
     with model.image.exported() as image, model.text.exported() as text:
-        lent = lent_tower(start)
-        own = {n: t for n, t in image.items() if n not in lent or not torch.equal(t.cpu(), lent[n])}
+        shared = shared_tower(start)
+        own = {
+            n: t for n, t in image.items() if n not in shared or not torch.equal(t.cpu(), shared[n])
+        }
         if len(own) == len(image):
             config.pop("image_tower", None)
         tensors = {f"visual.{name}": tensor for name, tensor in own.items()}

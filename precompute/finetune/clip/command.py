@@ -27,9 +27,16 @@ def run(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Found by itself if unique.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Found by its usual names.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images.")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of the images; not needed if there is one.")
+    ] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the captions; not needed if its name is a usual one."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images, the first.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -51,31 +58,31 @@ def run(
         str | None,
         typer.Option(help="Last groups of layers of the image tower to train: a number, or all."),
     ] = None,
-    unlock_text: Annotated[str | None, typer.Option(help="Likewise, of the text tower.")] = None,
+    unlock_text: Annotated[str | None, typer.Option(help="The same for the text tower.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images contrasted with each other.")
+        int | None, typer.Option(min=2, help="Images contrasted with each other at once.")
     ] = None,
     accumulation: Annotated[
         int | None,
-        typer.Option(min=1, help="Parts in which a batch passes the towers, to save memory."),
+        typer.Option(min=1, help="Split a batch into this many parts, to save memory."),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of the heads.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Learning rate of the heads.")
+    ] = None,
     tower_learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Of what is unlocked.")
+        float | None, typer.Option(min=0, help="Learning rate of unlocked layers.")
     ] = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many epochs without a better R@5.")
     ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Write every weight in fp16, not as the model had it.")
-    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write every weight in fp16.")] = False,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Fine-tune an open_clip model on images with captions.
 
-    Killed at any moment, the same command goes on.
+    An interrupted run resumes with the same command.
     """
     image_groups = _groups(unlock_image, "--unlock-image")
     text_groups = _groups(unlock_text, "--unlock-text")

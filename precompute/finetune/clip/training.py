@@ -203,8 +203,8 @@ class ContrastiveTraining:
             for side, leaf in enumerate(leaves)
             if leaf.grad is not None
         ]
-        for part, wanted in zip(inputs, zip(*gradients, strict=True), strict=True):
-            pairs = zip(self._embed(*part), wanted, strict=True)
+        for part, gradient in zip(inputs, zip(*gradients, strict=True), strict=True):
+            pairs = zip(self._embed(*part), gradient, strict=True)
             kept = [(again, gradient) for again, gradient in pairs if again.requires_grad]
             if kept:
                 torch.autograd.backward([e for e, _ in kept], [g for _, g in kept])

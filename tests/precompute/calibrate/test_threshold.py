@@ -51,13 +51,21 @@ def run(*words: object):
 
 
 def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tmp_path):
-    unlike = tmp_path / "unlike"
-    unlike.mkdir()
+    others = tmp_path / "unlike"
+    others.mkdir()
     for number, (_, picture) in enumerate(made_pictures(each=1)):
-        picture.save(unlike / f"{number}.png")
-    (unlike / "notes.txt").write_text("no picture")
+        picture.save(others / f"{number}.png")
+    (others / "notes.txt").write_text("no picture")
     clip = build_tiny_clip(tmp_path / "clip")
-    words = [captioner, "--like", photos, "--unlike", unlike, "--clip", tmp_path / "clip"]
+    words = [
+        captioner,
+        "--data",
+        photos,
+        "--out-of-distribution",
+        others,
+        "--clip",
+        tmp_path / "clip",
+    ]
     before = (captioner / DECODING_FILE).read_text()
     tried = run(*words, "--share", "0.25", "--dry-run")
     assert tried.exit_code == 0, tried.output
@@ -65,7 +73,7 @@ def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tm
     done = run(*words, "--share", "0.25")
     assert done.exit_code == 0, done.output
     assert "20 photos: 25.0% of the captions are called unsure." in done.output
-    assert "7 pictures unlike them" in done.output
+    assert "7 out-of-distribution pictures" in done.output
     assert "ROC AUC" in done.output
     content = json.loads((captioner / DECODING_FILE).read_text())
     assert {key: content[key] for key in ("decoding", "kept")} == json.loads(before)
@@ -85,9 +93,9 @@ def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tm
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["no-such-model", "--like", "x"], "neither a folder nor"),
-        (["{captioner}", "--like", "no-such-folder"], "no-such-folder"),
-        (["{captioner}", "--like", "{photos}", "--unlike", "{empty}"], "no picture"),
+        (["no-such-model", "--data", "x"], "neither a folder nor"),
+        (["{captioner}", "--data", "no-such-folder"], "no-such-folder"),
+        (["{captioner}", "--data", "{photos}", "--out-of-distribution", "{empty}"], "no picture"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(captioner, photos, tmp_path, words, sentence):

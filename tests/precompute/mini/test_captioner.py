@@ -79,7 +79,7 @@ def test_the_first_stage_writes_a_captioner_in_8_bits(first, tower):
     metrics = json.loads((first / "metrics.json").read_text())
     assert metrics["validation"]["images"] == 12
     assert metrics["recipe"]["trains"] == ["language"]
-    assert metrics["lesson"]["least"] == 0.2
+    assert metrics["pretraining"]["least"] == 0.2
 
 
 def test_the_second_stage_goes_on_and_the_same_command_changes_nothing(first, photos, tmp_path):

@@ -282,7 +282,7 @@ def test_a_lens_tab_searches_each_index_once(large):
     assert sorted(counting.searches) == [("captions", "flat"), ("clip", "flat"), ("clip", "ivf")]
     # nprobe is capped at the number of clusters, and IVF over all clusters is exact.
     assert ids(section(markup, "clip wide")) == ids(section(flat, "clip wide"))
-    assert "looked into 10 of 10 clusters" in markup
+    assert "searched 10 of 10 clusters" in markup
     assert "IVF kept 5 of 5" in markup
     assert re.search(r">IVF [\d.]+ ms", markup)
     assert re.search(r">flat [\d.]+ ms", markup)

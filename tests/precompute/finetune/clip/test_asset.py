@@ -1,4 +1,4 @@
-"""Heads of towers, what is written of them, and a tower that a captioner lends."""
+"""Heads of towers, what is written of them, and a tower that is shared with a captioner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from precompute.finetune.clip.asset import (
     write_clip_asset,
 )
 from precompute.finetune.clip.towers import Tower, TunedClip
-from tests.core.models.clip.test_lent_tower import borrowing_clip
+from tests.core.models.clip.test_shared_tower import clip_with_shared_tower
 from tests.tiny_clip import TINY_MINILM_CFG, build_tiny_clip
 from tests.tiny_models import IMAGE_SIZE, save_tiny_instructblip
 
@@ -83,8 +83,8 @@ def test_logits_start_as_the_model_had_them_or_as_the_loss_asks(plain):
 
 
 def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
-    lender = save_tiny_instructblip(tmp_path / "lender")
-    start = find_clip_files(borrowing_clip(tmp_path, lender))
+    owner = save_tiny_instructblip(tmp_path / "owner")
+    start = find_clip_files(clip_with_shared_tower(tmp_path, owner))
     seen = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
     def written(model, folder):
@@ -108,8 +108,8 @@ def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
     with torch.no_grad():
         for parameter in image.module.parameters():
             parameter += 0.1
-    names, borrows = written(model, tmp_path / "whole")
-    assert not borrows
+    names, shared = written(model, tmp_path / "whole")
+    assert not shared
     assert {"visual.conv1.weight", "visual.class_embedding", "visual.ln_post.weight"} <= names
 
 

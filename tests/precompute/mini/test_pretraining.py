@@ -15,9 +15,9 @@ import torch
 from core.errors import SourceError
 from precompute.finetune.captions.batches import encoded_images, epoch_batches
 from precompute.finetune.captions.job import Split
-from precompute.mini.lesson import (
+from precompute.mini.pretraining import (
     EmbeddingInputs,
-    LessonRecipe,
+    PretrainingRecipe,
     Targets,
     predict_out_of_fold,
     regress_captions,
@@ -30,7 +30,7 @@ from tests.precompute.finetune.captions.tiny_captioner import (
     tokens_of,
 )
 
-RECIPE = LessonRecipe(epochs=60, batch_size=6, folds=3)
+RECIPE = PretrainingRecipe(epochs=60, batch_size=6, folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_language_model_reads_each_caption_and_what_was_predicted(pairs, tmp
     rows = batch.rows[batch.image_of_caption].numpy()
 
     def read(least: float, most: float, noise: float = 0.0):
-        recipe = LessonRecipe(least=least, most=most, noise=noise)
+        recipe = PretrainingRecipe(least=least, most=most, noise=noise)
         return EmbeddingInputs(targets, counts, recipe)(batch)
 
     captions = read(0, 0)

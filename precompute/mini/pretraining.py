@@ -1,6 +1,6 @@
 """How the small captioner learns: its Q-Former from caption embeddings, then its T5 from those.
 
-As in BLIP-2's first stage, the Q-Former learns before there is a language model that could speak:
+As in BLIP-2's first stage, the Q-Former learns before there is a language model that can write:
 its query tokens come to encode the sentence embedding of an image's captions. The second stage
 needs no image, for the T5 reads embeddings in the same tokens: a blend of the caption's own and of
 what was predicted of its image by a network that never met it.
@@ -25,7 +25,7 @@ from core.models.profiles import PROFILES
 from core.models.sentence import MiniLmEncoder
 from precompute.calibrate.contrastive import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
-from precompute.finetune.captions.job import CHECKPOINT, Job, Lesson, Split
+from precompute.finetune.captions.job import CHECKPOINT, Job, Split, TrainingTask
 from precompute.finetune.captions.training import Transform
 from precompute.finetune.shared.loop import Loop, Schedule
 
@@ -44,7 +44,7 @@ _RIDGE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class LessonRecipe:
+class PretrainingRecipe:
     """How the Q-Former learns, and what the language model reads.
 
     Attributes:
@@ -69,7 +69,7 @@ class LessonRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The embeddings that the language model reads while it learns to speak.
+    """The embeddings that the language model reads while it learns to write.
 
     Attributes:
         from_captions: float32 (captions, dim): what would be predicted of images that each training
@@ -109,14 +109,14 @@ class Targets:
         return found
 
 
-class EmbeddingLesson(Lesson):
+class EmbeddingPretraining(TrainingTask):
     """Teaches the Q-Former, or takes it and its targets from an earlier run; then the T5."""
 
-    def __init__(self, recipe: LessonRecipe, earlier: Path | None = None) -> None:
+    def __init__(self, recipe: PretrainingRecipe, earlier: Path | None = None) -> None:
         """Remember what to do."""
         self._recipe = recipe
         self._earlier = earlier
-        self.identity = {"lesson": asdict(recipe)}
+        self.identity = {"pretraining": asdict(recipe)}
 
     def split(self, job: Job, pairs: Pairs) -> Split:
         """Return the training split; without features where no image is looked at."""
@@ -137,7 +137,7 @@ class EmbeddingLesson(Lesson):
 class EmbeddingInputs:
     """Puts a blend of a caption's embedding and its image's prediction into the image's place."""
 
-    def __init__(self, targets: Targets, counts: Sequence[int], recipe: LessonRecipe) -> None:
+    def __init__(self, targets: Targets, counts: Sequence[int], recipe: PretrainingRecipe) -> None:
         """Remember where each image's captions begin."""
         self._targets = targets
         self._first = np.cumsum(counts) - counts
@@ -157,7 +157,7 @@ class EmbeddingInputs:
         return replace(batch, image_of_caption=owners, image_tokens=targets.tokens(read))
 
 
-def teach_qformer(objective: CaptionObjective, split: Split, recipe: LessonRecipe) -> Targets:
+def teach_qformer(objective: CaptionObjective, split: Split, recipe: PretrainingRecipe) -> Targets:
     """Teach the Q-Former and its projection to encode the embedding of an image's captions.
 
     Args:
@@ -206,9 +206,12 @@ def _qformer_of(objective: CaptionObjective) -> dict[str, nn.Parameter]:
 
 
 def _fit(
-    objective: CaptionObjective, features: np.ndarray, aims: torch.Tensor, recipe: LessonRecipe
+    objective: CaptionObjective,
+    features: np.ndarray,
+    targets: torch.Tensor,
+    recipe: PretrainingRecipe,
 ) -> None:
-    """Train the Q-Former to give each image's ``aims`` (n, queries, width), whatever the prompt."""
+    """Train the Q-Former to give an image's ``targets`` (n, queries, width) for any prompt."""
     seed, instructions = objective.recipe.seed, objective.recipe.instructions
     parts = _qformer_of(objective)
     trained = [p for p in objective.model.parameters() if p.requires_grad]
@@ -227,7 +230,7 @@ def _fit(
         objective.model.train()
         seen = torch.from_numpy(features[rows].astype(np.float32))
         encoded = objective.image_tokens(seen, instructions[prompt])
-        loss = mse_loss(encoded, aims[rows].to(encoded))
+        loss = mse_loss(encoded, targets[rows].to(encoded))
         loss.backward()
         return {"loss": loss.item()}
 
@@ -293,7 +296,7 @@ def regress_captions(captions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         float32 (captions, dim), the shorter the less a caption says of it.
     """
-    centre, aim = captions.mean(axis=0), predicted.mean(axis=0)
+    centre, mean = captions.mean(axis=0), predicted.mean(axis=0)
     rows = captions - centre
     gram = rows.T @ rows + _RIDGE * np.eye(captions.shape[1], dtype=np.float32)
-    return (rows @ np.linalg.solve(gram, rows.T @ (predicted - aim)) + aim).astype(np.float32)
+    return (rows @ np.linalg.solve(gram, rows.T @ (predicted - mean)) + mean).astype(np.float32)

@@ -19,7 +19,7 @@ from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.loading import read_instructblip
 from core.models.choose import clip_spec
 from core.models.clip.encoder import ClipEncoder
-from core.models.clip.lent_tower import VISION_PREFIX, as_open_clip
+from core.models.clip.shared_tower import VISION_PREFIX, as_open_clip
 from core.models.locate import revision_of
 from core.models.spec import ModelSpec
 from core.models.tensors import read_tensors
@@ -99,7 +99,7 @@ def test_a_captioner_in_8_bits_runs_in_floats_on_a_cpu(in_8_bits: Path) -> None:
 
 
 def test_the_lent_tower_says_what_the_captioner_sees(in_8_bits: Path, tmp_path: Path) -> None:
-    spec = borrowing_clip(tmp_path, in_8_bits)
+    spec = clip_with_shared_tower(tmp_path, in_8_bits)
     encoder = ClipEncoder(spec, device="cpu")
     found = encoder.encode_image(_images())
     model, _ = read_instructblip(_spec(in_8_bits), "cpu", "fp32")
@@ -124,36 +124,36 @@ def test_patch_bias_goes_into_the_positions(in_floats: Path) -> None:
 
 
 def test_another_tower_is_another_revision(in_floats: Path, tmp_path: Path) -> None:
-    lender = tmp_path / "lender"
-    shutil.copytree(in_floats, lender)
-    spec = borrowing_clip(tmp_path, lender)
+    owner = tmp_path / "owner"
+    shutil.copytree(in_floats, owner)
+    spec = clip_with_shared_tower(tmp_path, owner)
     before = revision_of(spec)
-    (lender / "twolens.json").write_text("{}")
+    (owner / "twolens.json").write_text("{}")
     revision_of.cache_clear()
     assert revision_of(spec) == before  # how it captions is nothing to CLIP
     save_file(
-        {n: t + 1 for n, t in load_file(lender / "model.safetensors").items()},
-        lender / "model.safetensors",
+        {n: t + 1 for n, t in load_file(owner / "model.safetensors").items()},
+        owner / "model.safetensors",
     )
     revision_of.cache_clear()
     assert revision_of(spec) != before
 
 
-def test_a_lender_that_is_gone_is_named(in_floats: Path, tmp_path: Path) -> None:
-    lender = tmp_path / "lender"
-    shutil.copytree(in_floats, lender)
-    spec = borrowing_clip(tmp_path, lender)
-    (lender / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match=r"image tower of lender cannot be read\.$"):
+def test_a_owner_that_is_gone_is_named(in_floats: Path, tmp_path: Path) -> None:
+    owner = tmp_path / "owner"
+    shutil.copytree(in_floats, owner)
+    spec = clip_with_shared_tower(tmp_path, owner)
+    (owner / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"image tower of owner cannot be read\.$"):
         ClipEncoder(spec, device="cpu").encode_image(_images())
 
 
-def borrowing_clip(folder: Path, lender: Path) -> ModelSpec:
+def clip_with_shared_tower(folder: Path, owner: Path) -> ModelSpec:
     """A CLIP model whose file holds only the image tower's last projection and the text tower."""
     clip = folder / "clip"
     build_tiny_clip(clip, model_cfg=_CLIP)
     config = json.loads((clip / "open_clip_config.json").read_text())
-    config["image_tower"] = f"path:{lender}"
+    config["image_tower"] = f"path:{owner}"
     (clip / "open_clip_config.json").write_text(json.dumps(config))
     state = load_file(clip / "model.safetensors")
     kept = {n: t for n, t in state.items() if not n.startswith("visual.") or n == "visual.proj"}
