@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from core.ui.bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
+from core.ui.operation.link_preview import PREVIEW_PATH
 from core.ui.operation.route_names import HEALTH_PATH, METRICS_PATH
-from core.ui.operation.strangers import PREVIEW_PATH
 from core.ui.parts.events import refusal_statuses, sentence_for
 
 if TYPE_CHECKING:

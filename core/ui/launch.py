@@ -19,9 +19,9 @@ from core.ui.connections import bound_connections
 from core.ui.guard import Guard, RequestLimits
 from core.ui.operation.door import FrontDoor
 from core.ui.operation.health import Health
+from core.ui.operation.link_preview import LinkPreview, robots_route
 from core.ui.operation.metrics import Metrics
 from core.ui.operation.preview_picture import preview_route
-from core.ui.operation.strangers import LinkPreview, robots_route
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import thumbnail_route

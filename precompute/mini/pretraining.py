@@ -200,7 +200,7 @@ def _class_tokens(objective: CaptionObjective, features: np.ndarray) -> np.ndarr
 
 
 def _qformer_of(objective: CaptionObjective) -> dict[str, nn.Parameter]:
-    """Return what the first lesson trains, by name."""
+    """Return what the first stage trains, by name."""
     names = ("qformer.", "query_tokens", "language_projection.")
     return {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
 

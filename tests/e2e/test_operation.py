@@ -1,4 +1,4 @@
-"""What an operator sees of a running app, and what strangers are shown: real servers."""
+"""What an operator sees of a running app, and link previews: real servers."""
 
 from __future__ import annotations
 

@@ -1,3 +1,11 @@
-"""What an operator needs: health, logs, metrics, limits a visitor, and what strangers are shown."""
+"""What an operator needs: health, logs, metrics, limits a visitor, and link previews."""
 
-__all__ = ["door", "health", "metrics", "preview_picture", "route_names", "strangers", "visitors"]
+__all__ = [
+    "door",
+    "health",
+    "metrics",
+    "preview_picture",
+    "route_names",
+    "link_preview",
+    "visitors",
+]

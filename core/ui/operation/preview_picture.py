@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from core.ui.operation.strangers import PREVIEW_PATH, PREVIEW_SIZE
+from core.ui.operation.link_preview import PREVIEW_PATH, PREVIEW_SIZE
 
 GROUND, INK, QUIET = "#fbfaf8", "#1c1917", "#57534e"
 CAPTIONS_COLOUR, CLIP_COLOUR = "#a53f14", "#0f5c8f"

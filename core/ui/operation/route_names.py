@@ -1,6 +1,6 @@
 """Short names of the app's routes, for the log and the metrics.
 
-A path may hold a secret (an upload's) or anything that a stranger makes up, so neither the log nor
+A path may hold a secret (an upload's) or anything that a client makes up, so neither the log nor
 a metric's label shows one.
 """
 

@@ -152,7 +152,12 @@ def test_of_two_processes_one_teaches_and_both_go_on_with_the_same(tmp_path):
     coloured_pairs(tmp_path / "photos")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     done = subprocess.run(
-        [sys.executable, *launcher, "tests.precompute.mini.lesson_of_processes", str(tmp_path)],
+        [
+            sys.executable,
+            *launcher,
+            "tests.precompute.mini.several_processes",
+            str(tmp_path),
+        ],
         cwd=Path(__file__).resolve().parents[3],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -98,7 +98,7 @@ def test_a_captioner_in_8_bits_runs_in_floats_on_a_cpu(in_8_bits: Path) -> None:
     assert len({caption.text for caption in captions}) == 3
 
 
-def test_the_lent_tower_says_what_the_captioner_sees(in_8_bits: Path, tmp_path: Path) -> None:
+def test_the_shared_tower_says_what_the_captioner_sees(in_8_bits: Path, tmp_path: Path) -> None:
     spec = clip_with_shared_tower(tmp_path, in_8_bits)
     encoder = ClipEncoder(spec, device="cpu")
     found = encoder.encode_image(_images())

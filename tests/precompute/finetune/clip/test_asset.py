@@ -82,7 +82,7 @@ def test_logits_start_as_the_model_had_them_or_as_the_loss_asks(plain):
     assert (round(float(scale.exp()), 3), float(bias)) == (10, -10)
 
 
-def test_a_lent_tower_is_left_out_until_it_is_trained(tmp_path):
+def test_a_shared_tower_is_left_out_until_it_is_trained(tmp_path):
     owner = save_tiny_instructblip(tmp_path / "owner")
     start = find_clip_files(clip_with_shared_tower(tmp_path, owner))
     seen = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
