@@ -225,7 +225,7 @@ def _warm_up(health: Health) -> None:
 
 def settings_from(arguments: Sequence[str] | None) -> Settings:
     """Return the environment's settings, changed by the command line; a wrong value exits."""
-    # Not by pydantic-settings' command line, see CONTRIBUTING.
+    # Not by pydantic-settings' command line, see docs/design.md.
     parser = argparse.ArgumentParser(
         prog="app.py",
         description="Serve TwoLens in a browser.",
