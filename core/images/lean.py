@@ -71,9 +71,10 @@ def lean_png(content: bytes) -> Lean:
         name = content[at + 4 : at + 8]
         end = at + 12 + size
         if name in _KEPT_OF_PNG:
-            if name[0] < 0x61 or _is_intact(content, at, end):  # a capital: pixels need it
+            # A capital: pixels need it.
+            if name[0] < 0x61 or (_is_intact(content, at, end) and _fits(name, size, content)):
                 kept.append(content[at:end])
-        elif name == b"acTL":
+        elif name == b"acTL" and size == 8 and _is_intact(content, at, end):
             frames = int.from_bytes(content[at + 8 : at + 12], "big")
         elif name in (b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM"):
             colour.setdefault(name, content[at + 8 : end - 4])
@@ -86,6 +87,12 @@ def lean_png(content: bytes) -> Lean:
         kept.append(content[at:])
     profile, notes = _png_profile(colour)
     return Lean(b"".join(kept), max(1, frames), profile, notes)
+
+
+def _fits(name: bytes, size: int, content: bytes) -> bool:
+    """Tell whether a chunk that says what is transparent has the size for its kind of PNG."""
+    sizes = {0: (2,), 2: (6,), 3: range(1, 257)}.get(content[25] if len(content) > 25 else -1, ())
+    return name != b"tRNS" or size in sizes
 
 
 def _is_intact(content: bytes, start: int, end: int) -> bool:

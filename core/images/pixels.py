@@ -30,6 +30,7 @@ from core.images.tiff_pages import TiffPages, tiff_pages
 
 NO_END_MARKER = "lacks its end marker; all of the picture is there"
 _EXIF_ORIENTATION = 0x0112
+_PHOTOMETRIC, _YCBCR = 262, 6
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -255,6 +256,10 @@ def _open_tiff(
             image = tiff_of_other_depth(content, admit)
         else:
             admit(image.size, _BYTES_PER_PIXEL["TIFF"])
+            if image.tile[0].codec_name == "raw" and image.tag_v2.get(_PHOTOMETRIC) == _YCBCR:
+                raise RefusedError(
+                    "is a TIFF of a kind that is not read here (YCbCr samples, compression none)"
+                )
         profile = image.info.get("icc_profile")
         opened = OpenedPicture("TIFF", content, image, pages.count, profile)
     # The decoder turns a TIFF by itself; a preview goes by its raw file.

@@ -84,6 +84,8 @@ def paired_p_values(
         float (columns,), each at least 1 / (flips + 1).
     """
     sums, _ = _cluster_sums(differences, clusters)
+    if len(sums) < 2:  # either sign is as far from zero
+        return np.ones(sums.shape[1])
     found = stats.permutation_test(
         (np.ones(len(sums)),),
         lambda signs, axis=-1: np.abs(signs @ sums),
@@ -100,7 +102,10 @@ def paired_p_values(
 def _bootstrap(
     statistic: Callable[..., np.ndarray], clusters: int, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of a statistic of drawn clusters' numbers."""
+    """Return the bounds of a statistic of drawn clusters' numbers: of one alone, itself twice."""
+    if clusters < 2:
+        alone = statistic(np.arange(clusters))
+        return alone, alone
     found = stats.bootstrap(
         (np.arange(clusters),),
         statistic,

@@ -61,6 +61,8 @@ def test_side_chunks_of_a_png_do_no_harm():
         "a bad checksum": chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),
         "a bad time": chunk(b"tIME", b"\0")[:-4] + b"abcd",
         "a broken text": chunk(b"zTXt", b"a\0\0not compressed"),
+        "a transparency of no colour": chunk(b"tRNS", b"a"),
+        "a number of frames that is none": chunk(b"acTL", b"abcdefgh")[:-4] + bytes(4),
         "damaged EXIF": chunk(b"eXIf", b"II*\0junk")[:-4] + bytes(4),
         "an unknown one": chunk(b"zzZz", bytes(100_000)),
     }
@@ -138,6 +140,8 @@ def test_a_tiff_that_is_not_read_is_not_called_damaged():
     content = tiff(np.zeros((48, 64), np.complex64), photometric="minisblack")
     reason = refusal(content, name="scan.tif").reason
     assert reason.startswith("is a TIFF of a kind that is not read here (complex64 samples")
+    reason = refusal(encoded(noise().convert("YCbCr"), "TIFF"), name="scan.tif").reason
+    assert reason.startswith("is a TIFF of a kind that is not read here (YCbCr samples")
     truncated = tiff(OTHER_DEPTHS["float32 RGB"][0], photometric="rgb")[:9000]
     assert "not read here" not in refusal(truncated).reason
 

@@ -158,6 +158,14 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(planted):
     assert one["lenses"]["clip"]["R@5"] == other["lenses"]["clip"]["R@5"]
 
 
+def test_a_gallery_of_one_picture_has_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.IMAGES", 1)
+    planted = Planted(tmp_path)
+    found = evaluate(planted.plan(), planted.models)
+    assert (found.images, found.lenses["clip"].mrr) == (1, 1.0)
+    assert {test.p_value for test in found.tests} == {1.0}
+
+
 def test_lenses_that_err_differently_are_better_together_and_the_verdict_says_so(tmp_path):
     planted, other = Planted(tmp_path, (1.3, 1.3)), Planted(tmp_path, (1.3, 1.3), seed=1)
     texts = planted.models.sentence.texts | other.models.sentence.texts

@@ -86,3 +86,11 @@ def test_the_same_seed_gives_the_same_numbers(values):
     clusters = np.arange(300) // 3
     one, other = (mean_intervals(values, clusters, resamples=200, seed=9) for _ in range(2))
     np.testing.assert_array_equal(one, other)
+
+
+def test_one_picture_alone_has_no_spread():
+    ranks, alone = np.array([1.0, 4.0, 2.0]), np.zeros(3, int)
+    found = mean_intervals(ranks[:, None], alone, resamples=50, seed=0)
+    np.testing.assert_allclose(found, [[7 / 3, 7 / 3]])
+    assert median_interval(ranks, alone, resamples=50, seed=0) == (2.0, 2.0)
+    assert paired_p_values(ranks[:, None], alone, flips=50, seed=0) == [1.0]
