@@ -144,6 +144,9 @@ class Settings(BaseSettings):
         description="Most memory for decoding large pictures, all of them together.",
     )
     thumbnail_px: int = Field(320, ge=32, description="Longer side of a thumbnail.")
+    large_px: int = Field(
+        1280, ge=32, description="Longer side of the pictures that are kept for the large view."
+    )
 
     upload_dir: Path | None = Field(
         None, description="Where uploads lie while they live; in the cache folder unless set."

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from core.errors import ModelNotFoundError
-from core.gallery.layout import thumbnail_path
+from core.gallery.copies import write_large_table
+from core.gallery.layout import large_file, thumbnail_path
 from core.gallery.manifest import SourceRef
 from core.gallery.reader import write_gallery
 from core.models.profiles import Models, Profile
@@ -108,6 +109,9 @@ def write_planted_gallery(
     records = []
     for row, picture in enumerate(pictures):
         _draw(thumbnail_path(folder, image_id(row)), picture.size, row)
+        if row:  # the first has no large copy
+            width, height = picture.size
+            _draw(folder / large_file(image_id(row)), (2 * width, 2 * height), row)
         records.append(
             ImageRecord(
                 id=image_id(row),
@@ -137,6 +141,7 @@ def write_planted_gallery(
         captions_per_image=max(len(record.captions) for record in records),
         caption_pooling=caption_pooling,
         created_at=planted.CREATED_AT,
+        extra_files=write_large_table(folder, (record.id for record in records)),
     )
     return folder
 

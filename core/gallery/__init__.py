@@ -2,6 +2,7 @@
 
 __all__ = [
     "caption_rows",
+    "copies",
     "folder",
     "hub_copy",
     "layout",

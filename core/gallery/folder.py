@@ -57,6 +57,13 @@ class GalleryFolder:
         except OSError:
             return False
 
+    def has_folder(self, name: str) -> bool:
+        """Tell whether there is a folder of this name in it."""
+        try:
+            return stat.S_ISDIR(os.stat(name, dir_fd=self.handle).st_mode)
+        except OSError:
+            return False
+
     def read(self, name: str) -> np.ndarray:
         """Return a file's bytes: uint8 (size,), this process's own.
 

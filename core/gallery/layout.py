@@ -14,6 +14,11 @@ RECORDS_FILE = "records.parquet"
 
 THUMBNAILS_FOLDER = "thumbnails"
 
+LARGE_FOLDER = "large"
+
+LARGE_FILE = "large.json"
+"""Of a gallery that keeps large pictures: the sha256 of each, by the picture's id."""
+
 
 def embeddings_file(lens: Lens) -> str:
     """Return the name of a lens's embeddings: float32 (n, dim), unit norm, row i = record i."""
@@ -40,6 +45,15 @@ def thumbnail_file(image_id: str) -> str:
         image_id: :attr:`core.records.ImageRecord.id`, 16 hex digits; not checked here.
     """
     return f"{THUMBNAILS_FOLDER}/{image_id[:2]}/{image_id}.webp"
+
+
+def large_file(image_id: str) -> str:
+    """Return the name of a picture's large copy: ``large/<2 hex digits>/<id>.webp``.
+
+    Args:
+        image_id: As in :func:`thumbnail_file`.
+    """
+    return f"{LARGE_FOLDER}/{image_id[:2]}/{image_id}.webp"
 
 
 def thumbnail_path(folder: Path, image_id: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,15 @@ import numpy as np
 from core.errors import EmbeddingError, UnknownImageError
 from core.gallery.caption_rows import CaptionRows
 from core.gallery.folder import GalleryFolder, damaged
-from core.gallery.layout import RECORDS_FILE, embeddings_file, index_file, thumbnail_file
+from core.gallery.layout import (
+    LARGE_FILE,
+    LARGE_FOLDER,
+    RECORDS_FILE,
+    embeddings_file,
+    index_file,
+    large_file,
+    thumbnail_file,
+)
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.picture_set import PictureSet
 from core.gallery.writer import check_ids, records_schema, write_gallery
@@ -31,6 +40,7 @@ __all__ = ["Gallery", "write_gallery"]
 
 _READ_WHOLE = {
     RECORDS_FILE,
+    LARGE_FILE,
     *(embeddings_file(lens) for lens in LENSES),
     *(index_file(lens, "ivf") for lens in LENSES),
 }
@@ -48,6 +58,7 @@ class _Parts:
         records: The pictures, in row order.
         embeddings: Of every caption, and of every picture.
         clusters: Of each lens's IVF index.
+        large: sha256 of each large picture by its id.
     """
 
     manifest: Manifest
@@ -55,6 +66,7 @@ class _Parts:
     records: Sequence[ImageRecord]
     embeddings: Mapping[Lens, np.ndarray]
     clusters: Mapping[Lens, Clusters]
+    large: Mapping[str, str]
 
 
 class Gallery(PictureSet):
@@ -82,6 +94,7 @@ class Gallery(PictureSet):
         self.caption_embeddings = parts.embeddings["captions"]
         self._held = folder
         self._clusters = parts.clusters
+        self._large = parts.large
 
     @classmethod
     def open(cls, folder: Path, profile: Profile) -> Gallery:
@@ -116,7 +129,8 @@ class Gallery(PictureSet):
             index = held.read_verified(index_file(lens, "ivf"), manifest.files)
             clusters[lens] = _clusters_in(index, folder, lens, points, embeddings[lens].shape[1])
         sha256 = hashlib.sha256(content).hexdigest()
-        return cls(held, _Parts(manifest, sha256, records, embeddings, clusters))
+        large = _large_in(held, manifest)
+        return cls(held, _Parts(manifest, sha256, records, embeddings, clusters, large))
 
     @property
     def name(self) -> str:
@@ -139,6 +153,23 @@ class Gallery(PictureSet):
             return self._held.read(thumbnail_file(image_id)).tobytes()
         except FileNotFoundError as error:
             raise UnknownImageError(image_id) from error
+
+    def has_large(self, image_id: str) -> bool:
+        """Tell whether a large copy of a picture is kept."""
+        return image_id in self._large
+
+    def read_large(self, image_id: str) -> bytes:
+        """Return a picture's large copy: webp. It is verified now, not when the gallery opens.
+
+        Raises:
+            UnknownImageError: None is kept, or it was deleted.
+            CorruptGalleryError: It is not the one that was built.
+            GalleryError: It cannot be read.
+        """
+        if image_id not in self._large:
+            raise UnknownImageError(image_id)
+        name = large_file(image_id)
+        return self._held.read_verified(name, {name: self._large[image_id]}).tobytes()
 
     def read_beside(self, name: str) -> bytes | None:
         """Return a file that lies in the gallery's folder and is no part of it, or None.
@@ -259,6 +290,17 @@ def _read_records(folder: Path, content: np.ndarray) -> tuple[ImageRecord, ...]:
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(folder, f"{RECORDS_FILE} is not a table of pictures ({error})") from error
     return records
+
+
+def _large_in(held: GalleryFolder, manifest: Manifest) -> Mapping[str, str]:
+    if LARGE_FILE not in manifest.files or not held.has_folder(LARGE_FOLDER):
+        return {}  # a copy from the Hub comes without them
+    content = held.read_verified(LARGE_FILE, manifest.files)
+    try:
+        found = json.loads(content.tobytes())
+        return {str(image_id): str(sha256) for image_id, sha256 in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise damaged(held.path, f"{LARGE_FILE} is not a table of pictures") from error
 
 
 def _embeddings_in(

@@ -25,6 +25,13 @@ def reduced(
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def large_webp(image: Image.Image, longer_side_px: int) -> bytes:
+    """Return a WebP to look at closely: the same picture always gives the same bytes."""
+    buffer = io.BytesIO()
+    reduced(image, longer_side_px).save(buffer, "WEBP", quality=82, method=2)
+    return buffer.getvalue()
+
+
 def thumbnail_webp(image: Image.Image, longer_side_px: int = 320) -> bytes:
     """Return a small WebP of an RGB picture: the same picture always gives the same bytes."""
     buffer = io.BytesIO()

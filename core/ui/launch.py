@@ -24,7 +24,7 @@ from core.ui.operation.metrics import Metrics
 from core.ui.operation.preview_picture import preview_route
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
-from core.ui.parts.thumbnails import thumbnail_route
+from core.ui.parts.thumbnails import picture_routes
 from core.ui.sessions import MOST_SESSIONS, Sessions
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.inbox import Inbox
@@ -65,7 +65,7 @@ def launch(
     settings = settings or (uploads.settings if uploads is not None else get_settings())
     limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
     health = health or Health(shelf)
-    routes = [thumbnail_route(shelf), health.route(), robots_route(), preview_route()]
+    routes = [*picture_routes(shelf), health.route(), robots_route(), preview_route()]
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.

@@ -26,6 +26,8 @@ from core.ui.why import add_why_endpoint
 TITLE = "TwoLens"
 """Of the page, and the name of its MCP server."""
 _STATIC = Path(__file__).parent / "static"
+_STYLES = ("page.css", "viewer.css", "upload.css", "evaluation.css")
+_SCRIPTS = ("base.js", "viewer.js", "page.js")
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)
@@ -56,10 +58,8 @@ def theme() -> gr.themes.Base:
 @cache
 def head() -> str:
     """Return the page's own style and script as elements of the document's head."""
-    style = (_STATIC / "page.css").read_text(encoding="utf-8")
-    style += (_STATIC / "upload.css").read_text(encoding="utf-8")
-    style += (_STATIC / "evaluation.css").read_text(encoding="utf-8")
-    script = (_STATIC / "page.js").read_text(encoding="utf-8")
+    style = "".join((_STATIC / name).read_text(encoding="utf-8") for name in _STYLES)
+    script = "".join((_STATIC / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     return f"{_ICON}<style>{style}</style><script>{script}</script>"
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import DecodingStoppedError, ImageError
+from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodedImage, decode
-from core.images.thumbnails import thumbnail_webp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,13 +37,13 @@ class Intake:
         describe: Captions and embeds a batch of RGB images.
         batch_size: Pictures a batch.
         decoders: Threads that decode.
-        thumbnail_px: Longer side of a thumbnail.
+        sizes: Of the copies that are kept.
     """
 
     describe: Callable[[Sequence[Image]], Described]
     batch_size: int = 8
     decoders: int = 2
-    thumbnail_px: int = 320
+    sizes: CopySizes = CopySizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class _Run:
         self.settled = 0
         self.described = 0
         self.started = time.monotonic()
-        self.decoding: deque[tuple[WaitingFile, Future[tuple[DecodedImage, bytes]]]] = deque()
+        self.decoding: deque[tuple[WaitingFile, Future[tuple[DecodedImage, Copies]]]] = deque()
         self.ready: deque[_Ready] = deque()
         self.batch: list[_Ready] = []
         self.describing: Future[Described] | None = None
@@ -169,20 +169,21 @@ class _Run:
                 return
             self.decoding.append((file, self.pool.submit(self._decode, file)))
 
-    def _decode(self, file: WaitingFile) -> tuple[DecodedImage, bytes]:
+    def _decode(self, file: WaitingFile) -> tuple[DecodedImage, Copies]:
         if self.session.stop_asked.is_set():
             raise CancelledError
         limits, stop = self.session.limits.decode, self.session.stop_asked
         picture = decode(file.path, file.file_name, limits, stop=stop)
-        return picture, thumbnail_webp(picture.image, self.intake.thumbnail_px)
+        sizes = self.intake.sizes
+        return picture, Copies.of(file.path, file.file_name, limits, picture, sizes, stop)
 
     def collect_decoded(self) -> None:
         while self.decoding and self.decoding[0][1].done():
             # Taken away only once it is settled: after an error it waits again.
             file, future = self.decoding[0]
             try:
-                picture, thumbnail = future.result()
-                admitted = self.session.admit(file, picture, thumbnail) is not None
+                picture, copies = future.result()
+                admitted = self.session.admit(file, picture, copies) is not None
             except (CancelledError, DecodingStoppedError):
                 return
             except ImageError as error:

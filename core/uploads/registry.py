@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.describing import Describer
 from core.errors import UploadError
+from core.gallery.copies import CopySizes
 from core.search.service import SearchService
 from core.uploads.captioner import RENTED_BATCH, RentedCaptioner
 from core.uploads.intake import Intake, Progress, run_intake
@@ -191,7 +192,7 @@ class Uploads:
         intake = Intake(
             self._describer.describe,
             batch_size=self.batch_size,
-            thumbnail_px=self.settings.thumbnail_px,
+            sizes=CopySizes(self.settings.thumbnail_px, self.settings.large_px),
         )
         for progress in run_intake(session, intake):
             self._put_off(session)  # a long run is not idleness

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from core.describing import Described, record_of
 from core.errors import UnknownImageError, UploadError
-from core.gallery.layout import thumbnail_path
+from core.gallery.copies import Copies, delete_copies
+from core.gallery.layout import large_file, thumbnail_path
 from core.images.decode import DecodedImage
 from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
@@ -143,6 +144,16 @@ class UploadSession:
                 raise UnknownImageError(image_id)
             return thumbnail_path(self.folder, image_id)
 
+    def large(self, image_id: str) -> Path | None:
+        """Return the path of a picture's large copy; None if the thumbnail shows all there is.
+
+        Raises:
+            UnknownImageError: The upload has no such picture.
+        """
+        self.thumbnail(image_id)
+        path = self.folder / large_file(image_id)
+        return path if path.is_file() else None
+
     # -- receiving
 
     def receive(self, path: Path, name: str) -> bool:
@@ -230,14 +241,14 @@ class UploadSession:
         """Delete a file that cannot be used, and note why."""
         self._release(file, Notice("refused", file.file_name, reason))
 
-    def admit(self, file: WaitingFile, decoded: DecodedImage, thumbnail: bytes) -> str | None:
+    def admit(self, file: WaitingFile, decoded: DecodedImage, copies: Copies) -> str | None:
         """Make a picture of a decoded file, unless it is here already or there is no room.
 
         Returns:
             The picture's id; None if there is a notice instead.
 
         Raises:
-            UploadError: Its thumbnail could not be stored; the file is as it was.
+            UploadError: Its copies could not be stored; the file is as it was.
         """
         image_id = decoded.id
         pixels = decoded.width * decoded.height
@@ -254,12 +265,10 @@ class UploadSession:
                 limit = f"{self.limits.pixels / 1e6:,.0f} megapixels"
                 self.turn_away(file, f"is beyond the limit of {limit} in one upload")
                 return None
-            path = thumbnail_path(self.folder, image_id)
             try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.write_bytes(thumbnail)
+                copies.write(self.folder, image_id, mode=0o700)
             except OSError as error:
-                path.unlink(missing_ok=True)
+                delete_copies(self.folder, image_id)
                 logger.error("a thumbnail could not be stored: %s", error)
                 raise UploadError(
                     f"{file.file_name} {disk_trouble(error)}. What is described stays, and the "
@@ -375,7 +384,7 @@ class UploadSession:
         if held is not None:
             self._held_pixels -= held.pixels
             self._names.pop(image_id, None)
-            thumbnail_path(self.folder, image_id).unlink(missing_ok=True)
+            delete_copies(self.folder, image_id)
 
     def _release(self, file: WaitingFile, notice: Notice) -> None:
         with self._lock:

@@ -115,6 +115,14 @@ def run(
             "nearest to the query."
         ),
     ] = PoolingChoice.mean,
+    large: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Keep a large copy (1,280 px; TWOLENS_LARGE_PX) of each picture if the source has "
+            "at most so many; 0 keeps none.",
+        ),
+    ] = 2_000,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
@@ -163,6 +171,7 @@ def run(
             device=device or settings.device,
             captions_per_image=captions_per_image,
             caption_pooling=caption_pooling.value,
+            large_up_to=large,
             overwrite=overwrite,
         )
         _show(build_gallery(options, settings=settings, say=say), out)

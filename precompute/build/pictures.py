@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import ImageError, SourceError
+from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodedImage, DecodeLimits, decode
-from core.images.thumbnails import thumbnail_webp
 from core.records import Caption, ImageRecord
 from precompute.build.workspace import Duplicate, Skipped
 from precompute.sources.caption_columns import merged
@@ -24,17 +24,17 @@ _MAX_DECODERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded row, its thumbnail made."""
+    """A decoded row, its copies made."""
 
     row: SourceImage
     decoded: DecodedImage
-    thumbnail: bytes
+    copies: Copies
 
 
 def prepare(
-    row: SourceImage, limits: DecodeLimits, thumbnail_px: int, stop: threading.Event
+    row: SourceImage, limits: DecodeLimits, sizes: CopySizes, stop: threading.Event
 ) -> Picture | Skipped:
-    """Decode one row and make its thumbnail, or say why that cannot be.
+    """Decode one row and make its copies, or say why that cannot be.
 
     Raises:
         DecodingStoppedError: ``stop`` was set.
@@ -50,9 +50,10 @@ def prepare(
         elif not isinstance(content, bytes):
             content = content(limits.max_bytes)
         decoded = decode(content, row.file_name, limits, stop=stop)
+        copies = Copies.of(content, row.file_name, limits, decoded, sizes, stop)
     except ImageError as error:
         return Skipped(row.file_name, error.reason)
-    return Picture(row, decoded, thumbnail_webp(decoded.image, thumbnail_px))
+    return Picture(row, decoded, copies)
 
 
 def _read(path: Path, file_name: str, max_bytes: int) -> bytes | Path:

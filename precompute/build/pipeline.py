@@ -16,11 +16,25 @@ from PIL import Image
 from core.config import Settings, get_settings
 from core.describing import Describer, record_of
 from core.errors import GalleryError, ModelError, SourceError
+from core.gallery.copies import CopySizes, write_large_table
 from core.images.decode import DecodeLimits
 from core.models.profiles import Models
 from core.records import Caption, ImageRecord
-from precompute.build.pictures import Picture, ahead, given_caption, prepare, with_duplicates
-from precompute.build.plan import BuildOptions, check_apart, check_sizes, gallery_name, plan_of
+from precompute.build.pictures import (
+    Picture,
+    ahead,
+    given_caption,
+    prepare,
+    with_duplicates,
+)
+from precompute.build.plan import (
+    BuildOptions,
+    check_apart,
+    check_sizes,
+    gallery_name,
+    large_px,
+    plan_of,
+)
 from precompute.build.report import BuildResult, report_of
 from precompute.build.workspace import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
 from precompute.sources.open import open_source
@@ -168,8 +182,11 @@ class _Build:
     def _new_shards(self, number: int, start: int) -> Iterator[Shard]:
         from tqdm import tqdm
 
+        large = large_px(self._options, self._source, self._settings)
+        sizes = CopySizes(self._settings.thumbnail_px, large)
+
         def ready(row: SourceImage, stop: threading.Event) -> Picture | Skipped:
-            return prepare(row, self._limits, self._settings.thumbnail_px, stop)
+            return prepare(row, self._limits, sizes, stop)
 
         prepared = ahead(self._source.read(start), ready, 2 * self._options.batch_size)
         bar = tqdm(
@@ -260,7 +277,7 @@ class _Build:
                 license=row.license,
                 source_url=row.source_url,
             )
-            self._workspace.write_thumbnail(record.id, picture.thumbnail)
+            picture.copies.write(self._workspace.gallery, record.id, sync=True)
             shard.records.append(record)
             shard.notes += [Note(record.file_name, note) for note in picture.decoded.notes]
         return described.caption_embeddings, described.clip_embeddings
@@ -327,6 +344,7 @@ class _Build:
         options, profile = self._options, self._options.profile
         report = report_of(self._source.name, profile.name, result, records)
         self._workspace.write_report({**report, "remarks": list(self._source.remarks)})
+        large = write_large_table(self._workspace.gallery, (record.id for record in records))
         columns = self._source.columns
         column = columns.given or columns.references
         write_gallery(
@@ -353,7 +371,7 @@ class _Build:
                 duplicates=len(result.duplicates),
                 skipped=len(result.skipped),
             ),
-            extra_files=(REPORT_FILE,),
+            extra_files=(REPORT_FILE, *large),
         )
 
     def _refuse_empty(self, result: BuildResult) -> None:

@@ -19,6 +19,8 @@ from precompute.sources.types import Source, SourceOptions
 BATCH_SIZE = 8
 SHARD_SIZE = 64
 MAX_CAPTIONS_PER_IMAGE = 20
+LARGE_UP_TO = 2_000
+"""Most pictures of a source for which large copies are kept unless another number is given."""
 # Another version may decode, tokenize or multiply differently: half a gallery is never mixed.
 _PINNED = ("torch", "transformers", "open_clip_torch", "pillow", "numpy")
 
@@ -36,6 +38,7 @@ class BuildOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         captions_per_image: Most captions generated for a picture.
         caption_pooling: How several captions of a picture are indexed.
+        large_up_to: Most pictures of a source for which large copies are kept; 0 keeps none.
         overwrite: Replace an existing gallery once the new one is complete.
         progress: Whether to draw a progress bar on the standard error.
     """
@@ -48,6 +51,7 @@ class BuildOptions:
     device: str = "auto"
     captions_per_image: int = 1
     caption_pooling: CaptionPooling = "mean"
+    large_up_to: int = LARGE_UP_TO
     overwrite: bool = False
     progress: bool = True
 
@@ -105,10 +109,20 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         "decoding": {
             "working_px": WORKING_PX,
             "thumbnail_px": settings.thumbnail_px,
+            "large_px": large_px(options, source, settings),
             **asdict(DecodeLimits.of(settings)),
         },
         "packages": versions_of(_PINNED),
     }
+
+
+def large_px(options: BuildOptions, source: Source, settings: Settings) -> int | None:
+    """Return the longer side of the large copies; None if the gallery is to keep none.
+
+    A source that does not say how many pictures it has may have any number: none are kept.
+    """
+    few = source.total is not None and source.total <= options.large_up_to
+    return settings.large_px if few else None
 
 
 def _absolute(source: str) -> str:

@@ -31,11 +31,13 @@ from filelock import FileLock, Timeout
 
 from core.errors import GalleryError, GalleryExistsError
 from core.files import fsync, sha256_of, write_atomically
+from core.gallery.copies import copy_folders
 from core.gallery.layout import (
+    LARGE_FILE,
+    LARGE_FOLDER,
     MANIFEST_FILE,
     REQUIRED_FILES,
     THUMBNAILS_FOLDER,
-    thumbnail_path,
 )
 from core.records import LENSES, ImageRecord, Lens, record_from
 from precompute.sources.system_files import is_system_file
@@ -47,7 +49,10 @@ REPORT_FILE = "build_report.json"
 _LOCK_FILE = "lock"
 _PLAN_FILE = "plan.json"
 _PUBLISHING_FILE = "publishing.json"
-_OWN_NAMES = {MANIFEST_FILE, REPORT_FILE, THUMBNAILS_FOLDER, "metrics.json", *REQUIRED_FILES}
+_OWN_NAMES = {
+    *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES),
+    *(THUMBNAILS_FOLDER, LARGE_FOLDER, LARGE_FILE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,15 +288,6 @@ class Workspace:
         """Number of pictures that were described so far; any process may ask."""
         return sum(1 for _ in (self.gallery / THUMBNAILS_FOLDER).glob("*/*"))
 
-    def write_thumbnail(self, image_id: str, content: bytes) -> None:
-        """Keep a thumbnail, forced to disk."""
-        path = thumbnail_path(self.gallery, image_id)
-        path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-
     def write_shard(self, number: int, shard: Shard, embeddings: Mapping[Lens, np.ndarray]) -> None:
         """Finish a shard: embeddings first, the marker last."""
         import numpy as np
@@ -302,7 +298,7 @@ class Workspace:
             np.save(buffer, embeddings[lens], allow_pickle=False)
             write_atomically(self._array(number, lens), buffer.getvalue())
             content[lens] = sha256_of(self._array(number, lens))
-        for folder in {thumbnail_path(self.gallery, item.id).parent for item in shard.records}:
+        for folder in copy_folders(self.gallery, [record.id for record in shard.records]):
             fsync(folder)
         write_atomically(self._marker(number), _json(content))
 

@@ -9,6 +9,7 @@ import pytest
 
 from core.ui.parts.shelf import Shelf
 from tests.e2e import raw_requests
+from tests.e2e.visiting import DESKTOP, Visit
 from tests.planted_app import planted_shelf, serving
 from tests.tiny_uploads import colour_uploads
 
@@ -39,6 +40,19 @@ def chromium() -> Iterator[object]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """A page of its own over the planted galleries, on which nothing may go wrong."""
+    options = {"viewport": DESKTOP, **getattr(request, "param", {})}
+    context = chromium.new_context(**options)
+    context.set_default_timeout(15_000)
+    visit = Visit(context.new_page(), address)
+    yield visit
+    context.close()
+    assert visit.problems == []
+    assert visit.elsewhere == []
 
 
 @pytest.fixture(scope="module")

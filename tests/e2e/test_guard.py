@@ -59,6 +59,7 @@ OPEN = {
     "/gradio_api/upload",
     "/gradio_api/upload_progress",
     "/health",
+    "/large/{gallery}/{image_id}.webp",
     "/manifest.json",
     "/preview.png",
     "/robots.txt",
@@ -66,6 +67,7 @@ OPEN = {
     "/svelte/{path:path}",
     "/theme.css",
     "/thumbnails/{gallery}/{image_id}.webp",
+    "/uploads/{token}/large/{image_id}.webp",
     "/uploads/{token}/thumbnails/{image_id}.webp",
     "/uploads/{token}/{download}",
 }

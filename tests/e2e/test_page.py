@@ -5,26 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from tests.e2e.visiting import Visit
+from tests.e2e.visiting import DESKTOP, PHONE
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf, serving
-
-DESKTOP = {"width": 1280, "height": 900}
-PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture
-def visit(chromium: Browser, address: str, request: pytest.FixtureRequest):
-    options = {"viewport": DESKTOP, **getattr(request, "param", {})}
-    context = chromium.new_context(**options)
-    context.set_default_timeout(15_000)
-    visit = Visit(context.new_page(), address)
-    yield visit
-    context.close()
-    assert visit.problems == []
-    assert visit.elsewhere == []
-
 
 dark = pytest.param({"color_scheme": "dark"}, id="dark")
 light = pytest.param({"color_scheme": "light"}, id="light")
@@ -146,7 +130,7 @@ def test_what_a_model_wrote_is_text(visit):
     visit.cards(".tl-lens.captions").first.click()
     dialog = visit.page.get_by_role("dialog")
     expect(dialog.locator("blockquote")).to_have_text(HOSTILE_CAPTION)
-    expect(dialog.get_by_role("link")).to_have_count(0)
+    expect(dialog.locator(".tl-file").get_by_role("link")).to_have_count(0)
     dialog.get_by_role("button", name="similar by CLIP").click()
     expect(visit.page.locator(".tl-anchor p")).to_have_text(HOSTILE_CAPTION)
     assert visit.page.evaluate("window.pwned") is None

@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, expect
 
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
 SMALL_TARGETS = """
 inside => [...document.querySelectorAll(inside + ':is(button, [role=tab], .tl-query input)')]
   .filter(e => e.offsetParent)

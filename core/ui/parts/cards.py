@@ -92,6 +92,7 @@ def detail_of(
     return {
         "id": record.id,
         "src": entry.thumbnail_url(record.id),
+        "large": entry.large_url(record.id),
         "caption": shown.text,
         "more": [with_sureness(caption) for caption in _others(record, nearest)],
         "alt": alt_text(record),
@@ -99,6 +100,7 @@ def detail_of(
         "confidence": f"{sure} of its words, on average" if sure else "",
         "flags": [_FLAG_SENTENCES.get(f, f) for f in shown.flags if f != CORRECTED],
         "file": record.file_name,
+        "width": record.width,
         "size": f"{record.width} × {record.height} pixels",
         "licence": record.license or "",
         "source": safe_link(record.source_url),

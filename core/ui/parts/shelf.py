@@ -43,6 +43,12 @@ class ShelvedGallery:
         """Return the address of a thumbnail, relative to the page."""
         return f"thumbnails/{self.slug}/{image_id}.webp?v={self.version}"
 
+    def large_url(self, image_id: str) -> str:
+        """Return the address of a picture's large copy, relative to the page; "" for none."""
+        if not self.gallery.has_large(image_id):
+            return ""
+        return f"large/{self.slug}/{image_id}.webp?v={self.version}"
+
     @property
     def source_id(self) -> str:
         """Name of what the gallery was built from."""

@@ -1,171 +1,8 @@
-/* The page's own behaviour: cards open a detail view, buttons search onward. Everything that a
-   visitor or a model wrote goes through textContent or setAttribute, never through innerHTML. */
+/* The page's own behaviour: results, the mix of the lenses, the query. Everything that a visitor or
+   a model wrote goes through textContent or setAttribute, never through innerHTML. */
 (() => {
   "use strict";
-  if (window.twolens) return;
-
-  const LENSES = { captions: "Caption lens", clip: "CLIP lens" };
-
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text) node.textContent = text;
-    return node;
-  };
-
-  const bridgeOf = (node) => {
-    while (node && !node.twolensTrigger) node = node.parentElement;
-    return node;
-  };
-
-  /* ---- the detail view -------------------------------------------------------------------- */
-
-  let dialog = null;
-  let cards = [];
-  let place = 0;
-
-  const button = (className, label, onClick) => {
-    const node = make("button", className, label);
-    node.type = "button";
-    node.addEventListener("click", onClick);
-    return node;
-  };
-
-  const build = () => {
-    dialog = make("dialog", "tl-dialog");
-    dialog.setAttribute("aria-label", "Picture");
-    dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close(); // the backdrop
-    });
-    dialog.addEventListener("keydown", (event) => {
-      if (event.key === "ArrowLeft") step(-1);
-      if (event.key === "ArrowRight") step(1);
-    });
-    (document.querySelector(".gradio-container") || document.body).append(dialog);
-  };
-
-  const step = (by) => {
-    const next = place + by;
-    if (next < 0 || next >= cards.length) return;
-    place = next;
-    render();
-  };
-
-  const ask = (name, data) => {
-    const bridge = bridgeOf(cards[place]);
-    dialog.close();
-    if (!bridge) return;
-    bridge.twolensFocus = true;
-    bridge.twolensTrigger(name, data);
-  };
-
-  const row = (list, term, value) => {
-    if (!value) return;
-    list.append(make("dt", "", term));
-    const cell = make("dd");
-    cell.append(value);
-    list.append(cell);
-  };
-
-  const link = (address, text) => {
-    if (!/^https?:\/\//i.test(address)) return text;
-    const node = make("a", "", text);
-    node.setAttribute("href", address);
-    node.setAttribute("target", "_blank");
-    node.setAttribute("rel", "noopener noreferrer");
-    return node;
-  };
-
-  const standings = (picture) => {
-    if (!picture.ranks.length) return null;
-    const box = make("div", "tl-standings");
-    box.append(make("p", "", `For “${picture.query}”`));
-    for (const rank of picture.ranks) {
-      const line = make("p", `tl-standing ${rank.lens === "clip" ? "clip" : "captions"}`);
-      line.append(make("strong", "", rank.title), make("span", "", rank.place));
-      box.append(line);
-    }
-    return box;
-  };
-
-  const moreCaptions = (picture) => {
-    if (!picture.more.length) return null;
-    const box = make("details", "tl-more");
-    const count = picture.more.length;
-    const list = make("ul");
-    for (const caption of picture.more) list.append(make("li", "", caption));
-    box.append(make("summary", "", `${count} more caption${count === 1 ? "" : "s"}`), list);
-    return box;
-  };
-
-  const render = () => {
-    const picture = JSON.parse(cards[place].dataset.picture);
-    const shut = button("tl-close", "×", () => dialog.close());
-    shut.setAttribute("aria-label", "Close");
-
-    const figure = make("figure", "tl-figure");
-    const image = make("img");
-    image.setAttribute("src", picture.src);
-    image.setAttribute("alt", picture.alt);
-    figure.append(image);
-    if (cards.length > 1) {
-      const turn = make("figcaption", "tl-turn");
-      const back = button("", "←", () => step(-1));
-      back.setAttribute("aria-label", "Previous picture");
-      back.disabled = place === 0;
-      const on = button("", "→", () => step(1));
-      on.setAttribute("aria-label", "Next picture");
-      on.disabled = place === cards.length - 1;
-      turn.append(back, make("span", "", `${place + 1} of ${cards.length}`), on);
-      figure.append(turn);
-    }
-
-    const facts = make("div", "tl-about-picture");
-    facts.append(make("blockquote", "", picture.caption || "No caption"));
-    facts.append(
-      make("p", "tl-origin", [picture.origin, picture.confidence].filter(Boolean).join(" · ")),
-    );
-    for (const flag of picture.flags) facts.append(make("p", "tl-flag", flag));
-    const more = moreCaptions(picture);
-    if (more) facts.append(more);
-    const ranks = standings(picture);
-    if (ranks) facts.append(ranks);
-
-    const onward = make("div", "tl-onward");
-    onward.append(make("p", "", "Find similar pictures"));
-    for (const [lens, title] of Object.entries(LENSES)) {
-      const word = lens === "clip" ? "similar by CLIP" : "similar by captions";
-      const go = button(`tl-similar ${lens}`, word, () =>
-        ask("similar", { id: picture.id, lens, query: picture.query }),
-      );
-      go.setAttribute("title", title);
-      onward.append(go);
-    }
-    if (bridgeOf(cards[place])) facts.append(onward); // only a results area can search onward
-
-    const list = make("dl", "tl-file");
-    row(list, "File", picture.file);
-    row(list, "Size", picture.size);
-    row(list, "Licence", picture.licence);
-    row(list, "Source", picture.source ? link(picture.source, new URL(picture.source).host) : "");
-    facts.append(list);
-
-    const focused = document.activeElement && document.activeElement.getAttribute("aria-label");
-    dialog.replaceChildren(shut, figure, facts);
-    const again = [...dialog.querySelectorAll("button:not(:disabled)")].find(
-      (node) => focused && node.getAttribute("aria-label") === focused,
-    );
-    if (dialog.open) (again || shut).focus();
-  };
-
-  const open = (card) => {
-    if (!dialog || !dialog.isConnected) build();
-    cards = [...card.closest(".tl-row, .tl-m-pair").querySelectorAll(".tl-card")];
-    place = cards.indexOf(card);
-    render();
-    if (!dialog.open) dialog.showModal();
-    dialog.scrollTop = 0;
-  };
+  const { make, bridgeOf, root, open } = window.twolens;
 
   /* ---- best of both: the page has the row for each weight of the lenses ------------------- */
 
@@ -213,16 +50,16 @@
 
   /* ---- results ---------------------------------------------------------------------------- */
 
-  const announce = (text) => {
+  const announce = (window.twolens.announce = (text) => {
     let region = document.getElementById("tl-live");
     if (!region) {
       region = make("div", "tl-sr");
       region.id = "tl-live";
       region.setAttribute("role", "status");
-      (document.querySelector(".gradio-container") || document.body).append(region);
+      root().append(region);
     }
     region.textContent = text;
-  };
+  });
 
   window.addEventListener("twolens:shown", (event) => {
     const host = event.detail;
@@ -274,5 +111,4 @@
     if (tab) tab.click();
   });
 
-  window.twolens = { open };
 })();

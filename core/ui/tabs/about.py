@@ -45,8 +45,8 @@ _NUMBERS = (
     (
         "nothing here matches well",
         "Said of a lens whose best score is lower than that of 19 in 20 queries whose picture was "
-        "there, measured on photos that the small models had not seen. Words of no language are "
-        "nearly always caught, a query for something a little different often not.",
+        "there, measured on photos that the small models had not seen. Words that the models do "
+        "not know are mostly caught; that one certain picture is missing is not.",
     ),
     (
         "sure, fairly sure",

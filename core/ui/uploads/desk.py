@@ -12,7 +12,7 @@ from core.images.decode import decode
 from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
 from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.uploads.routes import thumbnail_address
+from core.ui.uploads.routes import large_address, thumbnail_address
 from core.uploads.intake import Progress
 from core.uploads.registry import Uploads
 from core.uploads.session import UploadSession
@@ -40,6 +40,10 @@ class ShelvedUpload(ShelvedGallery):
     def thumbnail_url(self, image_id: str) -> str:
         """Return the address of a thumbnail, relative to the page; it holds the view token."""
         return thumbnail_address(self.session, image_id)
+
+    def large_url(self, image_id: str) -> str:
+        """Return the address of a large copy, relative to the page, or ""; it holds the token."""
+        return large_address(self.session, image_id)
 
     @property
     def source_id(self) -> str:

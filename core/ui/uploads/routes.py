@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
@@ -29,22 +30,17 @@ _PRIVATE = {
 
 
 def upload_routes(uploads: Uploads) -> list[Route]:
-    """Return ``/uploads/{token}/thumbnails/{id}.webp`` and ``/uploads/{token}/{download}``.
+    """Return ``/uploads/{token}/thumbnails|large/{id}.webp`` and ``/uploads/{token}/{download}``.
 
     A token opens one living upload for reading. Whatever is not there, or no longer, is a plain
     404: the answer does not tell a wrong token from a picture that was removed.
     """
 
     async def thumbnail(request: Request) -> Response:
-        session = uploads.by_view_token(request.path_params["token"])
-        image_id = request.path_params["image_id"]
-        if session is None or not _IMAGE_ID.fullmatch(image_id):
-            return _missing()
-        try:
-            content = await run_in_threadpool(session.thumbnail(image_id).read_bytes)
-        except (TwoLensError, OSError):
-            return _missing()
-        return Response(content, media_type="image/webp", headers=_PRIVATE)
+        return await _picture(uploads, request, UploadSession.thumbnail)
+
+    async def large(request: Request) -> Response:
+        return await _picture(uploads, request, UploadSession.large)
 
     async def download(request: Request) -> Response:
         session = uploads.by_view_token(request.path_params["token"])
@@ -60,13 +56,38 @@ def upload_routes(uploads: Uploads) -> list[Route]:
 
     return [
         Route("/uploads/{token}/thumbnails/{image_id}.webp", thumbnail, methods=["GET", "HEAD"]),
+        Route("/uploads/{token}/large/{image_id}.webp", large, methods=["GET", "HEAD"]),
         Route("/uploads/{token}/{download}", download, methods=["GET"]),
     ]
+
+
+async def _picture(
+    uploads: Uploads, request: Request, find: Callable[[UploadSession, str], Path | None]
+) -> Response:
+    session = uploads.by_view_token(request.path_params["token"])
+    image_id = request.path_params["image_id"]
+    if session is None or not _IMAGE_ID.fullmatch(image_id):
+        return _missing()
+    try:
+        path = find(session, image_id)
+        if path is None:
+            return _missing()
+        content = await run_in_threadpool(path.read_bytes)
+    except (TwoLensError, OSError):
+        return _missing()
+    return Response(content, media_type="image/webp", headers=_PRIVATE)
 
 
 def thumbnail_address(session: UploadSession, image_id: str) -> str:
     """Return the address of a thumbnail, relative to the page."""
     return f"uploads/{session.view_token}/thumbnails/{image_id}.webp"
+
+
+def large_address(session: UploadSession, image_id: str) -> str:
+    """Return the address of a large copy, relative to the page; "" if there is none."""
+    if session.large(image_id) is None:
+        return ""
+    return f"uploads/{session.view_token}/large/{image_id}.webp"
 
 
 def download_address(session: UploadSession, name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.errors import (
     DecodingStoppedError,
@@ -149,6 +150,22 @@ class TestDescribing:
         assert len(session.snapshot) + len(session.waiting) == 10
         assert describe(uploads, session).finished
         assert len(session.snapshot) == 10
+
+    def test_a_large_copy_is_kept_while_the_picture_is(self, make_uploads):
+        uploads = make_uploads()
+        session = uploads.start()
+        send(uploads, session, {"wide.png": picture_bytes((8, 8, 8), size=(1600, 400))})
+        send(uploads, session, {"small.png": picture_bytes((90, 8, 8))})
+        describe(uploads, session)
+        wide, small = (record.id for record in session.snapshot.records)
+        with Image.open(session.large(wide)) as kept:
+            assert kept.size == (1280, 320)
+        assert session.large(small) is None
+        path = session.large(wide)
+        session.remove(wide)
+        assert not path.exists()
+        with pytest.raises(UnknownImageError):
+            session.large(wide)
 
     def test_one_run_at_a_time(self, make_uploads):
         uploads = make_uploads()

@@ -7,13 +7,13 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from core.ui.parts.thumbnails import thumbnail_route
+from core.ui.parts.thumbnails import picture_routes
 from tests.planted_app import image_id
 
 
 @pytest.fixture(scope="module")
 def client(shelf):
-    return TestClient(Starlette(routes=[thumbnail_route(shelf)]))
+    return TestClient(Starlette(routes=picture_routes(shelf)))
 
 
 def test_a_thumbnail_is_a_webp_that_may_be_kept_for_good(client):
