@@ -160,8 +160,8 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
         "clip_revision": choice.rule.clip_revision,
         "chosen_on": f"{photos}, {choice.like} photos",
         "called_unsure": round(choice.called, 3),
-        "unlike_caught": round(choice.caught, 3),
-        "unlike_pictures": choice.out_of_distribution,
+        "out_of_distribution_caught": round(choice.caught, 3),
+        "out_of_distribution": choice.out_of_distribution,
         "auc": round(choice.auc_fit, 3),
     }
     write_settings(folder, unsure=rule)

@@ -1,9 +1,8 @@
 """Rerank candidate captions with a linear probe of the captioner's image tower.
 
-The tower knows more of a picture than the likeliest caption says, for what is likely is what is
-usual. A linear map, fitted by ``python -m precompute rerank``, takes the tower's class token to
-where the picture's captions lie in the sentence encoder's space; the captioner prefers those of its
-own captions that lie there. Nothing but captioner and sentence encoder has a say: CLIP has none.
+Beam search prefers common captions; the image tower knows more. A linear probe, fitted by
+``python -m precompute rerank``, predicts the sentence embedding of a picture's captions from the
+tower's class token, and the captioner prefers candidates near it. No CLIP model takes part.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from core.models.locate import files_of, revision_of
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec
 
-PROBE_FILE = "sight.safetensors"
-"""Beside a captioner: the map, and what sentence encoder it is for. Older than its present name."""
+PROBE_FILE = "rerank_probe.safetensors"
+"""Beside a captioner: the map, and what sentence encoder it is for."""
 
 _REVISION = "sentence_revision"
 

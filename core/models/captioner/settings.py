@@ -114,8 +114,6 @@ def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decodi
         return default
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["decoding"]
-        # Checkpoints written before it was called reranking have the older name.
-        values = {"rerank_weight" if n == "sight_weight" else n: v for n, v in values.items()}
         _check_names(values, Decoding)
         if "further" in values:
             further = dict(values["further"])

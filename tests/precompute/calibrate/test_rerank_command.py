@@ -63,4 +63,4 @@ def test_one_photo_and_a_model_of_the_hub_are_refused_in_a_sentence(tmp_path):
     result = CliRunner().invoke(app, ["rerank", str(checkpoint), "--data", str(photos)])
     assert result.exit_code == 2
     assert "two images with captions or more" in result.output
-    assert not (checkpoint / "sight.safetensors").exists()
+    assert not (checkpoint / "rerank_probe.safetensors").exists()

@@ -179,14 +179,14 @@ def test_a_probe_is_read_back_for_its_own_sentence_encoder_alone(checkpoint):
     other = replace(SENTENCE, source="hub:somewhere/else", revision="abc")
     assert revision_of(other) != revision_of(SENTENCE)
     assert read_probe(spec, other) is None
-    with pytest.raises(ModelError, match="sight.safetensors of tiny does not lead to"):
+    with pytest.raises(ModelError, match="rerank_probe.safetensors of tiny does not lead to"):
         read_probe(spec, replace(SENTENCE, dim=7))
 
 
 def test_a_damaged_probe_is_one_sentence(checkpoint, sentence):
     (checkpoint / PROBE_FILE).write_bytes(b"nonsense")
     read_probe.cache_clear()
-    with pytest.raises(ModelError, match="sight.safetensors of tiny is damaged"):
+    with pytest.raises(ModelError, match="rerank_probe.safetensors of tiny is damaged"):
         captioner_of(checkpoint, sentence).load()
 
 
