@@ -233,12 +233,14 @@ def _series(stem: str, names: Sequence[str]) -> tuple[str, ...]:
 def _read_written(value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
     """Read a text that is a list of captions, or texts by name, as such; return others as is."""
     text = value.strip() if isinstance(value, str) else ""
-    if text[:1] + text[-1:] not in ("[]", "{}"):
+    if text[:1] + text[-1:] not in ("[]", "{}", "()"):
         return value
     for read in (json.loads, _strings_of_list, ast.literal_eval):
         try:
             found = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not isinstance(found, (Mapping, list, tuple, set)):  # one value in brackets
             continue
         items = found.values() if isinstance(found, Mapping) else found
         texts = (str, list) if isinstance(found, Mapping) else (str, list, Mapping)

@@ -27,7 +27,9 @@ from precompute.sources.types import (
 )
 
 _IMAGE_COLUMN = "image"
-_TABLE = re.compile(r"\A[^/]*(\.csv|\.tsv|\.jsonl|captions?[^/]*\.(json|txt))\Z", re.I)
+_TABLE = re.compile(
+    r"\A[^/]*(\.csv|\.tsv|\.jsonl|(caption|metadata|annotation|token)[^/]*\.(json|txt))\Z", re.I
+)
 """Files beside photos that may hold captions, but by another name."""
 
 _OTHER_SPLITS = {"test", "val", "valid", "validation", "dev", "eval"}
@@ -133,6 +135,9 @@ class FolderSource:
             if above and (name := self._in_split(name, row)) is None:
                 continue
             found, problem = names.find(where, name)
+            if problem and isinstance(split := row.get("split"), str):
+                inside = names.find(where, f"{split}/{name}")
+                found, problem = (found, problem) if inside[1] else inside
             if problem:
                 self._problems[found] = problem
             self._rows[found].append(row)

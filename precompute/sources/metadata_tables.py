@@ -235,7 +235,7 @@ def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
                 first, count = first or number, count + 1
                 text = f"{delimiter} ".join(cell.strip() for cell in cells[columns - 1 :])
                 cells = [*cells[: columns - 1], text]
-            yield dict(zip(header, cells, strict=False))
+            yield _row(header, cells)
     except csv.Error as error:
         raise SourceError(f"{path.name} cannot be read ({error}).") from error
     if first:
@@ -244,6 +244,17 @@ def _separated(text: str, path: Path, remarks: list[str]) -> Iterator[Row]:
             f"{first}. What is over was put to the last column, {header[-1].strip()!r}. A text "
             f"that holds {delimiter!r} must stand in quotes, or it is cut."
         )
+
+
+def _row(header: list[str], cells: list[str]) -> Row:
+    """Return the cells by column; those of columns of one name are a list."""
+    row: Row = dict(zip(header, cells, strict=False))
+    if len(row) < min(len(header), len(cells)):
+        for name in {name for name in header if header.count(name) > 1}:
+            row[name] = [
+                cell for column, cell in zip(header, cells, strict=False) if column == name
+            ]
+    return row
 
 
 def _delimiter(text: str, suffix: str) -> tuple[str, str]:

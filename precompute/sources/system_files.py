@@ -5,12 +5,12 @@ from __future__ import annotations
 _NAMES = frozenset(
     {
         # Windows and macOS; what begins with a dot is left out by its first letter.
-        *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"),
-        *("$recycle.bin", "system volume information", "__macosx"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"),
+        *("$recycle.bin", "recycler", "found.000", "system volume information", "__macosx"),
         *("network trash folder", "temporary items"),
         # Storage servers (Synology, QNAP and others), and Linux file systems.
-        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
-        *(".ds_store", ".appledouble", ".directory", "lost+found"),
+        *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+        *(".ds_store", ".appledouble", ".directory", "lost+found", "lost.dir"),
     }
 )
 

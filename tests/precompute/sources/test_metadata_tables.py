@@ -136,11 +136,12 @@ def test_a_quote_that_nobody_closed_swallows_no_line(photos, suffix, delimiter):
     assert "not closed, in line 2" in remark
 
 
-def test_a_table_of_captions_by_another_name_is_told(photos):
-    (photos / "results.csv").write_text("file_name,caption\nimages/000.jpg,a dog\n")
+@pytest.mark.parametrize("name", ["results.csv", "metadata.json", "annotations.json", "tokens.txt"])
+def test_a_table_of_captions_by_another_name_is_told(photos, name):
+    (photos / name).write_text("file_name,caption\nimages/000.jpg,a dog\n")
     (remark,) = opened(photos).remarks
-    assert remark == "results.csv is not read as captions: name a table of them metadata.csv."
-    (photos / "results.csv").rename(photos / "metadata.csv")
+    assert remark == f"{name} is not read as captions: name a table of them metadata.csv."
+    (photos / name).rename(photos / "metadata.csv")
     assert opened(photos).remarks == []
 
 
@@ -212,3 +213,16 @@ def test_rows_without_a_name_and_columns_without_captions_are_told(photos):
         "they name no file in the column 'file_name': 1" in remark for remark in source.remarks
     )
     assert any("there are: file_name, title. Name it" in remark for remark in source.remarks)
+
+
+def test_columns_of_one_name_give_all_their_captions(photos):
+    (photos / "metadata.csv").write_text("file_name,text,text\n000.jpg,x,y\n001.jpg,z\n")
+    assert captions(photos) == {"images/000.jpg": ("x", "y"), "images/001.jpg": ("z",)}
+
+
+def test_a_column_of_splits_says_which_folder_where_none_is_asked_for(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_bytes(noise_photo(len(split)))
+    (tmp_path / "metadata.csv").write_text("file_name,split,text\na.png,train,x\na.png,test,y\n")
+    assert captions(tmp_path) == {"test/a.png": ("y",), "train/a.png": ("x",)}

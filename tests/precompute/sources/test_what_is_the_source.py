@@ -186,6 +186,7 @@ class TestFolders:
             *("._photo.jpg", "a/._photo.jpg", ".DS_Store", "a/Thumbs.db", "desktop.ini"),
             *("lost+found/x.jpg", "__MACOSX/a/._photo.jpg", "$RECYCLE.BIN/x.jpg", "Icon\r"),
             *(".AppleDouble/photo.jpg", "@Recycle/x.jpg", "System Volume Information/x"),
+            *("a/@__thumb/photo.jpg", "LOST.DIR/x.jpg", "RECYCLER/x.jpg", "FOUND.000/x.jpg"),
         ):
             put(tmp_path / name, 1)
         assert [row.file_name for row in read(tmp_path)] == ["a/photo.jpg"]
