@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from core.models.devices import give_back_memory
+from core.models.encoder_thread import EncoderThread
 from core.models.spec import (
     Captioner,
     ImageTextEncoder,
@@ -17,7 +20,7 @@ from core.models.spec import (
     TextEncoder,
     Unloadable,
 )
-from core.records import PLAIN_RRF, Fusion
+from core.records import LENSES, PLAIN_RRF, Fusion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,8 +162,11 @@ class Models:
         # Two threads must not build a model twice: each copy would load its own weights. One model
         # may ask for another while it is built.
         self._lock = threading.RLock()
-        self._cached_query = lru_cache(maxsize=query_cache_size)(self._encode_query)
-        self._this_thread = threading.local()
+        self._loading = threading.Lock()
+        self._known = _KnownQueries(query_cache_size)
+        self._threads: dict[Lens, EncoderThread] = {
+            lens: EncoderThread(f"encoder-{lens}", len(LENSES)) for lens in LENSES
+        }
 
     @property
     def captioner(self) -> Captioner:
@@ -222,20 +228,57 @@ class Models:
 
     def embed_query(self, lens: Lens, query: str) -> np.ndarray:
         """Return the query's embedding for a lens: float32 (dim,), unit norm, read-only, cached."""
-        return self._cached_query(lens, query)
+        return self.encode_query(lens, query).embedding
 
     def encode_query(self, lens: Lens, query: str) -> EncodedQuery:
         """Return :meth:`embed_query`'s embedding with its time and whether it was cached."""
-        self._this_thread.encoded = False
-        started = time.perf_counter()
-        embedding = self._cached_query(lens, query)
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        return EncodedQuery(embedding, elapsed_ms, cached=not self._this_thread.encoded)
+        return self.begin_query(lens, query).result()
 
-    def _encode_query(self, lens: Lens, query: str) -> np.ndarray:
-        self._this_thread.encoded = True
+    def begin_query(self, lens: Lens, query: str) -> Future[EncodedQuery]:
+        """Begin :meth:`encode_query` in the encoder's own thread: two lenses run side by side."""
+        started = time.perf_counter()
+        embedding = self._known.get(lens, query)
+        if embedding is None:
+            return self._threads[lens].submit(self._encode_query, lens, query)
+        known: Future[EncodedQuery] = Future()
+        known.set_result(EncodedQuery(embedding, _ms_since(started), cached=True))
+        return known
+
+    def _encode_query(self, lens: Lens, query: str) -> EncodedQuery:
+        started = time.perf_counter()
         encoder: TextEncoder = self.sentence if lens == "captions" else self.clip
-        # A row of its own: the encoder's array may be larger, or not ours to lock.
-        embedding = encoder.encode_text([query])[0].copy()
+        # Libraries that import each other must not be imported by two threads at once.
+        with nullcontext() if self.loaded()[lens] else self._loading:
+            # A row of its own: the encoder's array may be larger, or not ours to lock.
+            embedding = encoder.encode_text([query])[0].copy()
         embedding.setflags(write=False)
-        return embedding
+        self._known.add(lens, query, embedding)
+        return EncodedQuery(embedding, _ms_since(started), cached=False)
+
+
+class _KnownQueries:
+    """Embeddings of the queries that were asked last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._embeddings: OrderedDict[tuple[Lens, str], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, lens: Lens, query: str) -> np.ndarray | None:
+        """Return a query's embedding, if it is known, and put off that it is forgotten."""
+        with self._lock:
+            embedding = self._embeddings.get((lens, query))
+            if embedding is not None:
+                self._embeddings.move_to_end((lens, query))
+            return embedding
+
+    def add(self, lens: Lens, query: str, embedding: np.ndarray) -> None:
+        """Remember a query's embedding in the place of the one that was asked longest ago."""
+        with self._lock:
+            self._embeddings[lens, query] = embedding
+            while len(self._embeddings) > self._most:
+                self._embeddings.popitem(last=False)
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

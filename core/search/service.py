@@ -28,7 +28,7 @@ from core.search.query import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.models.profiles import Models
+    from core.models.profiles import EncodedQuery, Models
 
 logger = logging.getLogger(__name__)
 
@@ -235,11 +235,14 @@ class SearchService:
         """
         k, _ = self._check(k, "captions", index, None)
         text = self.normalise(query)
+        coming = {lens: self.models.begin_query(lens, text) for lens in LENSES}
         deep: dict[Lens, SearchResult] = {}
         failures: dict[Lens, str] = {}
         for lens in LENSES:
             try:
-                deep[lens] = self._by_text(text, max(k, FUSION_DEPTH), lens, index, None)
+                encoded = coming[lens].result()
+                depth = max(k, FUSION_DEPTH)
+                deep[lens] = self._ranked(text, encoded, depth, lens, index, None)
             except TwoLensError as error:
                 logger.warning("the %s lens failed: %s", lens, error)
                 failures[lens] = str(error)
@@ -299,7 +302,17 @@ class SearchService:
     def _by_text(
         self, text: str, k: int, lens: Lens, index: IndexKind, nprobe: int | None
     ) -> SearchResult:
-        encoded = self.models.encode_query(lens, text)
+        return self._ranked(text, self.models.encode_query(lens, text), k, lens, index, nprobe)
+
+    def _ranked(
+        self,
+        text: str,
+        encoded: EncodedQuery,
+        k: int,
+        lens: Lens,
+        index: IndexKind,
+        nprobe: int | None,
+    ) -> SearchResult:
         hits, search_ms = self._search(encoded.embedding, k, lens, index, nprobe)
         searched(lens, text)
         return SearchResult(lens, index, hits, encoded.encode_ms, search_ms, encoded.cached)
