@@ -10,17 +10,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from core.models.profiles import PROFILES
+from tests.core import planted
+
+ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_of_a_test"
 READER = "hf_that_may_only_read"
 _LARGE = (".safetensors", ".parquet", ".npy", ".faiss")
 _KINDS = ("datasets", "spaces")
+
+
+def publish_shapes(hub: LocalHub, folder: Path) -> str:
+    """Put a gallery that the small models can search onto a hub: mine/shapes; give its commit."""
+    mini = PROFILES["mini"]
+    rows = planted.unit_rows(6, mini.sentence.dim), planted.unit_rows(6, mini.clip.dim, 1)
+    planted.gallery_on_disk(folder / "shapes", mini, *rows, "shapes")
+    done = hub.precompute(folder / "home", "publish", "gallery", folder / "shapes", "mine/shapes")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()[-40:]
 
 
 @dataclass
@@ -80,6 +98,20 @@ class LocalHub(ThreadingHTTPServer):
             "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": token,
         }
+
+    def precompute(
+        self, home: object, *arguments: object, **environment: str
+    ) -> subprocess.CompletedProcess:
+        """Run a command against this hub: the client reads its address when it is imported."""
+        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", "precompute", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, **quiet, **self.environment(home), **environment},
+            capture_output=True,
+            text=True,
+            timeout=800,
+        )
 
 
 @contextmanager
@@ -298,6 +330,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_DELETE(self) -> None:
+        key, _ = self._key_and_rest(self._path())
+        del self.server.repositories[key].variables[json.loads(self._body())["key"]]
+        self._variables(key)
+
     def _content(self, key: str, repository: Repository, kind: str, rest: list[str]) -> None:
         try:
             commit, files = repository.files(rest[0] if rest else "main")
@@ -324,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _variables(self, key: str) -> None:
         variables = self.server.repositories[key].variables
-        self._answer(200, {key: {"key": key, "value": value} for key, value in variables.items()})
+        self._answer(200, {name: {"value": value} for name, value in variables.items()})
 
     def _file(self, name: str, commit: str, files: dict[str, bytes]) -> None:
         if name not in files:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from core.config import ProfileName
 from core.quiet import quiet_libraries
+from precompute.terminal import ProfileOption, say
 
 app = typer.Typer(no_args_is_help=True, help="Put models, galleries and the app onto the Hub.")
 
@@ -88,10 +92,74 @@ def gallery(
     typer.echo(f"Serve it: python app.py --gallery {HUB_PREFIX}{repository}@{commit}")
 
 
+@app.command()
+def space(
+    repository: Repository,
+    galleries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gallery",
+            help="hf:OWNER/NAME[@REVISION], pinned to the commit it has now; may be given more "
+            "than once (default: the gallery of photos inside packages).",
+            show_default=False,
+        ),
+    ] = None,
+    hardware: Annotated[
+        str, typer.Option(help="zero, cpu, or a GPU by the Hub's name, such as l4x1.")
+    ] = "zero",
+    profile: ProfileOption = None,
+    private: Private = False,
+    message: Message = None,
+    wait_s: Annotated[
+        float, typer.Option(min=0, help="Longest wait for the build; 0 to not wait.")
+    ] = 1800,
+    dry_run: DryRun = False,
+) -> None:
+    """Put the app onto the Hugging Face Hub as a Space, wait until it answers, and say where."""
+    from tempfile import TemporaryDirectory
+
+    from precompute.hub.space import MARKER, Space, hardware_named, stage_space
+    from precompute.hub.space_settings import configure, pinned_galleries, preloaded
+    from precompute.hub.space_start import QUERY, wait_for
+    from precompute.hub.upload import Destination, upload_tree
+
+    quiet_libraries(downloads=False)
+    chosen: ProfileName = profile.value if profile else "mini"
+    wanted = Space(chosen, hardware_named(hardware), pinned_galleries(galleries or [], chosen, say))
+    wanted = replace(wanted, preloaded=preloaded(wanted, say))
+    with TemporaryDirectory(prefix="twolens-publish-") as temporary:
+        staged = Path(temporary)
+        stage_space(wanted, staged)
+        files = {p.relative_to(staged).as_posix(): p for p in staged.rglob("*") if p.is_file()}
+        amount = _amount(list(files.values()))
+        if dry_run:
+            _show_files(files)
+            for key, value in wanted.variables.items():
+                typer.echo(f"{key}={value}")
+            typer.echo(f"{amount}, would be published as the Space {repository} on {hardware}.")
+            return
+        to = Destination(
+            *(repository, "space", MARKER, "TwoLens", private),
+            sdk="gradio",
+            hardware=wanted.hardware,
+            variables=wanted.variables,
+        )
+        commit = upload_tree(
+            staged, to, message or "Publish TwoLens", before=configure(wanted, say)
+        )
+    typer.echo(f"{amount}, published as the Space {repository} at {commit}.")
+    if wait_s:
+        answer = wait_for(repository, commit, wait_s, say)
+        typer.echo(
+            f"It answers at {answer.address}: for {QUERY!r}, in {answer.query_ms:.0f} ms, captions "
+            f"find {answer.captions} and CLIP finds {answer.clip}."
+        )
+
+
 def _amount(files: list[Path]) -> str:
     return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
 
 
-def _show_files(files: dict[str, Path]) -> None:
+def _show_files(files: Mapping[str, Path]) -> None:
     for name, path in sorted(files.items()):
         typer.echo(f"{path.stat().st_size:>13,}  {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,12 @@ class Destination:
     variables: Mapping[str, str] | None = None
 
 
-def upload_tree(folder: Path, to: Destination, message: str) -> str:
+def upload_tree(
+    folder: Path,
+    to: Destination,
+    message: str,
+    before: Callable[[HfApi, str], None] = lambda hub, name: None,
+) -> str:
     """Make a repository hold exactly the files of a folder, and check what arrived.
 
     What was broken off is begun again by the same call; what has arrived is not sent again.
@@ -55,6 +60,7 @@ def upload_tree(folder: Path, to: Destination, message: str) -> str:
         folder: May hold links to files.
         to: Where; made if it does not exist.
         message: Of the commit.
+        before: Is called with the repository's name once it is there and before files come.
 
     Returns:
         The commit, 40 hex digits.
@@ -63,7 +69,7 @@ def upload_tree(folder: Path, to: Destination, message: str) -> str:
         HubError: The Hub cannot be reached, refuses, or has other bytes in the end; the
             repository holds something else; a file changed meanwhile.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoFile
 
     hub = HfApi()
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
@@ -77,6 +83,7 @@ def upload_tree(folder: Path, to: Destination, message: str) -> str:
                 f"The {to.kind} {to.name} exists and holds no {to.holds}: {sorted(others)[0]} is "
                 "in it. Choose another name, or delete it on the Hub."
             )
+        before(hub, to.name)
         commit = _upload(hub, folder, to, message)
         names = sorted(files)
         arrived = [
@@ -89,7 +96,7 @@ def upload_tree(folder: Path, to: Destination, message: str) -> str:
                 revision=commit,
             )
         ]
-    known = {file.path: _hash_there(file) for file in arrived if hasattr(file, "blob_id")}
+    known = {file.path: _hash_there(file) for file in arrived if isinstance(file, RepoFile)}
     changed = sorted(name for name in files if known.get(name) not in hashes[name])
     if changed:
         raise HubError(
