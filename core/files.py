@@ -10,6 +10,18 @@ from pathlib import Path
 _CHUNK_BYTES = 1 << 20
 
 
+def local_path(given: str) -> Path:
+    """Return what a user calls a file or folder, ``~`` being their home folder.
+
+    A name of an unknown user stays as it is: there is no such folder.
+    """
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def sha256_of(path: Path) -> str:
     """Return the hex sha256 of a file, read in chunks."""
     digest = hashlib.sha256()

@@ -176,7 +176,8 @@ def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
 
     rows = [asdict(record) for record in records]
     schema = records_schema(several=any(record.more_captions for record in records))
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+    with path.open("wb") as file:  # by its path, only one that is text could be written
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
     fsync(path)
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.errors import ModelNotFoundError
-from core.files import sha256_of
+from core.files import local_path, sha256_of
 from core.models.spec import ModelSpec
 
 HUB_ID = re.compile(r"\A(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?\Z", re.ASCII)
@@ -60,7 +60,7 @@ def located(given: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
         spec = ModelSpec(Path(rest).name, given, licence="not stated")
         local_folder(spec)
         return spec
-    folder = Path(given).expanduser()
+    folder = local_path(given)
     if folder.is_dir():
         where = folder.resolve()
         return ModelSpec(where.name, f"path:{where}", licence="not stated")

@@ -188,7 +188,8 @@ class Index:
             index = faiss.IndexFlatIP(self.dim)
             index.add(self._vectors)
         try:
-            faiss.write_index(index, str(path))
+            with path.open("wb") as file:  # FAISS takes no path that is not text
+                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         except RuntimeError as error:
             reason = f"{path.name} could not be written: {error}"
             raise OSError(errno.EIO, reason) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.config import Settings
 from core.errors import GalleryError, SourceError
+from core.files import local_path
 from core.images.decode import WORKING_PX, DecodeLimits
 from core.models.devices import resolve_device
 from core.models.locate import revision_of
@@ -78,7 +79,7 @@ def check_sizes(options: BuildOptions) -> None:
 
 def check_apart(source: str, out: Path) -> None:
     """Raise GalleryError if a local source and the gallery lie inside each other."""
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if not folder.exists():
         return
     folder = folder.resolve()
@@ -126,7 +127,7 @@ def large_px(options: BuildOptions, source: Source, settings: Settings) -> int |
 
 
 def _absolute(source: str) -> str:
-    path = Path(source).expanduser()
+    path = local_path(source)
     return str(path.resolve()) if path.exists() else source
 
 

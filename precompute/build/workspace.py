@@ -397,4 +397,5 @@ def _not_of_a_gallery(folder: Path) -> str | None:
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    # A plan names a folder, whose name may be no text.
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="surrogatepass")

@@ -190,7 +190,8 @@ def _check_references_are_text(folder: Path) -> None:
     import pyarrow.parquet as pq
 
     try:
-        kind = pq.read_schema(folder / RECORDS_FILE).field("references").type
+        with (folder / RECORDS_FILE).open("rb") as file:
+            kind = pq.read_schema(file).field("references").type
     except (OSError, KeyError, pa.ArrowException):
         return  # opening the gallery says what is wrong with the file
     text = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind

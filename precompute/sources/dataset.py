@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Dataset | IterableDataset
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, EOFError, TarError, zlib.error)
+_UNREADABLE = (
+    *(OSError, ValueError, RuntimeError, LookupError, EOFError, TarError, zlib.error),
+    *(TypeError, AttributeError),
+)
 """What the library raises of files that are damaged, or not what their names say."""
 _SEVERAL_SUBSETS = re.compile(r"Config name is missing.*?\[(.*?)\]")
 T = TypeVar("T")

@@ -91,7 +91,8 @@ def _holds_pictures(path: Path, names: frozenset[str]) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(path)
+        with path.open("rb") as file:
+            schema = pq.read_schema(file)
     except (OSError, pa.ArrowException):
         return False
     return any(_is_picture(field.type, field.name in names) for field in schema)

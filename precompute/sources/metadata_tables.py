@@ -302,7 +302,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        yield from pq.read_table(path).to_pylist()
+        with path.open("rb") as file:
+            yield from pq.read_table(file).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{path.name} cannot be read ({reason}).") from error

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from core.errors import SourceError
+from core.files import local_path
 from precompute.sources.types import IMAGE_COLUMNS, KeptSource, Source, SourceOptions
 
 _DATASET_ID = re.compile(r"\A[\w][\w.-]*(/[\w][\w.-]*)?\Z", re.ASCII)
@@ -34,7 +35,7 @@ def open_kept_source(options: SourceOptions) -> KeptSource:
 def _open(options: SourceOptions, *, kept: bool) -> KeptSource:
     if options.limit is not None and options.limit < 1:
         raise SourceError(f"--limit must be 1 or more, not {options.limit}.")
-    path = Path(options.source).expanduser()
+    path = local_path(options.source)
     if path.exists():
         return _open_local(path, options, kept=kept)
     if options.source.count("/") > 1 or not _DATASET_ID.match(options.source):

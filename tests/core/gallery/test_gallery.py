@@ -223,7 +223,7 @@ def test_a_rewrite_that_dies_leaves_no_gallery(planted):
     """The old manifest goes first: half of the new files must not pass for the old gallery."""
     (planted.folder / "clip.ivf.faiss").unlink()
     (planted.folder / "clip.ivf.faiss").mkdir()
-    with pytest.raises(OSError, match="clip.ivf.faiss could not be written"):
+    with pytest.raises(OSError, match="Is a directory.*clip.ivf.faiss"):
         write(planted, planted.folder)
     with pytest.raises(IncompleteGalleryError):
         Gallery.open(planted.folder, planted.profile)

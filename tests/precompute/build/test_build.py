@@ -450,6 +450,14 @@ def test_names_that_are_not_utf8_or_not_a_name(tiny, tmp_path):
     build(options(source, out, tiny))
     assert [row["file_name"] for row in rows(out)] == ["000.png", "caf\ufffd.png"]
     assert Gallery.open(out, tiny).manifest.name == "odd name"
+    captioned = photos(tmp_path / "in\udcff", 1)
+    pq.write_table(
+        pa.table({"file_name": ["000.png"], "text": ["a dog"]}), tmp_path / "metadata.parquet"
+    )
+    (tmp_path / "metadata.parquet").rename(captioned / "metadata.parquet")
+    out = tmp_path / "out\udcff"
+    build(options(captioned, out, tiny))
+    assert [record.references for record in Gallery.open(out, tiny).records] == [("a dog",)]
 
 
 def test_another_plan_starts_over_and_says_so(tiny, tmp_path):

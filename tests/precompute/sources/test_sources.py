@@ -123,6 +123,8 @@ class TestFolder:
     def test_what_is_no_source(self, photos, tmp_path):
         with pytest.raises(SourceError, match="There is no folder"):
             opened(tmp_path / "absent" / "deep")
+        with pytest.raises(SourceError, match="There is no folder ~nobody-of-this-name/photos"):
+            opened("~nobody-of-this-name/photos")
         with pytest.raises(SourceError, match="is a file"):
             opened(photos / "a.png")
         with pytest.raises(SourceError, match="--limit"):
@@ -231,6 +233,11 @@ class TestDataset:
         (tmp_path / "saved" / "state.json").write_text("{}")
         with pytest.raises(SourceError):
             opened(tmp_path / "saved")
+        (tmp_path / "dict").mkdir()
+        for content in ("[1]", '{"splits": 1}', "7", "{"):
+            (tmp_path / "dict" / "dataset_dict.json").write_text(content)
+            with pytest.raises(SourceError, match="could not be read"):
+                opened(tmp_path / "dict")
 
 
 @pytest.mark.parametrize(
