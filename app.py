@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from core.config import Settings, get_settings
 from core.errors import REFUSALS, SourceError, TwoLensError, sentence_of
-from core.images.decoder_pool import close_decoders
+from core.images.sandbox.decoder_pool import close_decoders
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ImageError
-from core.images.decoder_pool import decoder_pool
 from core.images.recognise import RefusedError
+from core.images.sandbox.decoder_pool import decoder_pool
 
 if TYPE_CHECKING:
     import threading

@@ -2,7 +2,7 @@
 
 The format is recognised by content; blocks and pages are counted, and the pixel limit is checked
 on the header, before a pixel is decoded. It runs in a process of its own: see
-:mod:`core.images.decoder_pool`.
+:mod:`core.images.sandbox.decoder_pool`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ from core.images.colour import (
     lab_to_rgb,
     to_srgb,
 )
-from core.images.lean import BROKEN_PROFILE, Lean, check_jpeg, lean_gif, lean_png, webp_size
 from core.images.recognise import DAMAGED, TRUNCATED, RefusedError, kind_of
 from core.images.samples import eight_bit_grey, tiff_of_other_depth
 from core.images.thumbnails import reduced
 from core.images.tiff_pages import TiffPages, tiff_pages
+from core.images.trimming import (
+    BROKEN_PROFILE,
+    Trimmed,
+    check_jpeg,
+    trimmed_gif,
+    trimmed_png,
+    webp_size,
+)
 
 NO_END_MARKER = "lacks its end marker; all of the picture is there"
 _EXIF_ORIENTATION = 0x0112
@@ -133,12 +140,12 @@ def open_picture(content: bytes, max_pixels: int, reserve: Callable[[int], None]
         # Its decoder takes memory for the whole picture as it reads the header.
         admit(webp_size(content), _BYTES_PER_PIXEL[kind])
     has_end = kind != "JPEG" or check_jpeg(content)
-    lean = {"PNG": lean_png, "GIF": lean_gif}.get(kind, Lean)(content)
-    image = _plugin(kind, lean.content)
+    trimmed = {"PNG": trimmed_png, "GIF": trimmed_gif}.get(kind, Trimmed)(content)
+    image = _plugin(kind, trimmed.content)
     if kind != "WEBP":
         admit(image.size, _BYTES_PER_PIXEL[kind])
-    opened = OpenedPicture(kind, lean.content, image, lean.frames, lean.profile, has_end)
-    opened.notes += lean.notes
+    opened = OpenedPicture(kind, trimmed.content, image, trimmed.frames, trimmed.profile, has_end)
+    opened.notes += trimmed.notes
     if kind in ("WEBP", "AVIF", "HEIF"):
         opened.frames = getattr(image, "n_frames", 1)
     if kind in ("AVIF", "HEIF"):

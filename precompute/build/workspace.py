@@ -40,7 +40,7 @@ from core.gallery.layout import (
     THUMBNAILS_FOLDER,
 )
 from core.records import LENSES, ImageRecord, Lens, record_from
-from precompute.sources.system_files import is_system_file
+from precompute.sources.photo_folders.system_files import is_system_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -45,7 +45,7 @@ def run(
     from core.models.sentence import MiniLmEncoder
     from precompute.calibrate.rerank import class_tokens, fit_probe, write_choice
     from precompute.calibrate.threshold import writable_folder
-    from precompute.evaluate.recall import owners_of, recall
+    from precompute.evaluate.metrics.retrieval_metrics import owners_of, recall
     from precompute.sources.pairs import load_pairs
 
     quiet_libraries(downloads=False)

@@ -29,9 +29,10 @@ from core.gallery.reader import Gallery
 from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
 from core.records import INDEX_KINDS, LENSES, SAMPLE_NAME, UNSURE
-from precompute.evaluate import index_curve, lens_results, metrics
+from precompute.evaluate import index_curve, lens_results
 from precompute.evaluate.fusion_choice import TunedFusions
 from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
+from precompute.evaluate.metrics import caption_metrics
 from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
@@ -240,7 +241,7 @@ def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
 def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
     # References without words, such as "🐕!", say nothing that words could be compared with.
     worded = [
-        [text for text in record.references if metrics.normalise_caption(text)]
+        [text for text in record.references if caption_metrics.normalise_caption(text)]
         for record in gallery.records
     ]
     rows = [row for row, texts in enumerate(worded) if texts]
@@ -253,9 +254,9 @@ def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
     clip = gallery.manifest.clip
     return CaptionQuality(
         images=len(records),
-        bleu_4=round(metrics.bleu4(captions, references), 2),
+        bleu_4=round(caption_metrics.bleu4(captions, references), 2),
         cider=_cider(captions, references),
-        clip_score=round(metrics.clip_score(gallery.embeddings("clip")[rows], embedded), 4),
+        clip_score=round(caption_metrics.clip_score(gallery.embeddings("clip")[rows], embedded), 4),
         clip_model=f"{clip.name} ({clip.revision})",
         flagged=sum(bool({*record.caption_flags} - {UNSURE}) for record in records) / len(records),
         distinct=len(set(captions)) / len(captions),
@@ -264,7 +265,7 @@ def _caption_quality(gallery: Gallery, models: Models) -> CaptionQuality | None:
 
 def _cider(captions: list[str], references: list[list[str]]) -> float | None:
     try:
-        return round(metrics.cider(captions, references), 4)
+        return round(caption_metrics.cider(captions, references), 4)
     except MissingDependencyError as error:
         logger.warning("CIDEr is left out. %s", error)
         return None

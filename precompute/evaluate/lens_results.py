@@ -9,9 +9,10 @@ import numpy as np
 
 from core.gallery.metrics_file import LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES, Lens
-from precompute.evaluate import metrics, resampling
+from precompute.evaluate import resampling
 from precompute.evaluate.fusion_choice import PICKS, TunedFusions
 from precompute.evaluate.fusions import BothLenses
+from precompute.evaluate.metrics.retrieval_metrics import RETRIEVAL_METRICS, retrieval
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import Scorer, ranks_of, scored
 
@@ -34,7 +35,7 @@ class LensResult:
     """What one lens made of all queries.
 
     Attributes:
-        values: float (queries, metrics), in the order of ``metrics.RETRIEVAL_METRICS``.
+        values: float (queries, metrics), in the order of ``RETRIEVAL_METRICS``.
         ranks: int (queries,), exact rank of the best placed relevant picture.
     """
 
@@ -85,7 +86,7 @@ def rank_all(
         for name, own in zip(baselines, others, strict=True):
             ranks[name][pairs] = ranks_of(own, rows, pictures)
     placed = [each for name in names for each in relevant.placed(ranks[name])]
-    values = np.stack(list(metrics.retrieval(placed).values()), axis=1)
+    values = np.stack(list(retrieval(placed).values()), axis=1)
     everything = slice(0, queries)
     return {
         name: LensResult(own, relevant.best(ranks[name], everything))
@@ -97,7 +98,7 @@ def figures(
     results: Mapping[LensName, LensResult], asked: AskedQueries, *, resamples: int, seed: int
 ) -> dict[LensName, LensFigures]:
     """Return means and 95 % intervals of every lens, from the same resamples for all."""
-    names = metrics.RETRIEVAL_METRICS
+    names = RETRIEVAL_METRICS
     bounds = resampling.mean_intervals(
         np.concatenate([each.values for each in results.values()], axis=1),
         asked.clusters,
@@ -124,7 +125,7 @@ def paired_tests(
 ) -> tuple[PairedTest, ...]:
     """Compare the pairs of :data:`TESTED` that were measured in :data:`TESTED_METRICS`."""
     compared = [(one, two) for one, two in TESTED if one in results and two in results]
-    columns = [metrics.RETRIEVAL_METRICS.index(name) for name in TESTED_METRICS]
+    columns = [RETRIEVAL_METRICS.index(name) for name in TESTED_METRICS]
     differences = np.concatenate(
         [results[a].values[:, columns] - results[b].values[:, columns] for a, b in compared],
         axis=1,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.models.captioner.settings import Decoding
-from precompute.evaluate.metrics import normalise_caption
+from precompute.evaluate.metrics.caption_metrics import normalise_caption
 from precompute.finetune.captions.recipe import DETAIL_PROMPT
 
 if TYPE_CHECKING:

@@ -1,3 +1,3 @@
 """Where pictures come from: folders, datasets, presets."""
 
-__all__ = ["benchmarks", "caption_columns", "open", "pairs", "presets", "system_files", "types"]
+__all__ = ["benchmarks", "caption_columns", "open", "pairs", "photo_folders", "presets", "types"]

@@ -46,7 +46,7 @@ def _open(options: SourceOptions, *, kept: bool) -> KeptSource:
 
 
 def _open_local(path: Path, options: SourceOptions, *, kept: bool) -> KeptSource:
-    from precompute.sources.folder import FolderSource, with_train_split
+    from precompute.sources.photo_folders.folder import FolderSource, with_train_split
 
     if path.is_dir() and not _is_dataset_folder(path):
         return FolderSource(path, with_train_split(path, options) if kept else options)
@@ -64,6 +64,6 @@ def _is_dataset_folder(path: Path) -> bool:
     """Tell a dataset written by ``datasets``, or a folder of its files, from one of photos."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return True
-    from precompute.sources.folder_kind import table_files
+    from precompute.sources.photo_folders.folder_kind import table_files
 
     return table_files(path, IMAGE_COLUMNS) is not None

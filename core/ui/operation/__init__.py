@@ -3,9 +3,9 @@
 __all__ = [
     "door",
     "health",
+    "link_preview",
     "metrics",
     "preview_picture",
     "route_names",
-    "link_preview",
     "visitors",
 ]

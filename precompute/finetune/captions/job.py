@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.files import write_atomically
-from precompute.evaluate.metrics import bleu4, cider
+from precompute.evaluate.metrics.caption_metrics import bleu4, cider
 from precompute.finetune.captions.batches import encoded_images, tokenise_captions
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
 from precompute.finetune.captions.self_critical import SelfCritic

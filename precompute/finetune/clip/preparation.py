@@ -14,7 +14,7 @@ import torch
 from core.errors import SourceError
 from core.models.clip.towers import ClipFiles, load_image_tower, load_text_tower, new_text_tower
 from core.models.locate import revision_of
-from precompute.evaluate.recall import owners_of
+from precompute.evaluate.metrics.retrieval_metrics import owners_of
 from precompute.finetune.clip.asset import reset_head, start_of_logits
 from precompute.finetune.clip.recipe import ContrastiveRecipe
 from precompute.finetune.clip.towers import Tower, TunedClip

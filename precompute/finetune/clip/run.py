@@ -14,7 +14,7 @@ from core.files import write_atomically
 from core.models.clip.encoder import ClipEncoder
 from core.models.devices import resolve_device
 from core.models.spec import ImageTextEncoder, ModelSpec
-from precompute.evaluate.recall import Recall, owners_of, recall
+from precompute.evaluate.metrics.retrieval_metrics import Recall, owners_of, recall
 from precompute.finetune.clip.asset import write_clip_asset
 from precompute.finetune.clip.preparation import Inputs, Preparation
 from precompute.finetune.clip.recipe import ContrastiveRecipe

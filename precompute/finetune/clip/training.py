@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 
-from precompute.evaluate.recall import Recall, recall
+from precompute.evaluate.metrics.retrieval_metrics import Recall, recall
 from precompute.finetune.clip.recipe import ContrastiveRecipe
 from precompute.finetune.clip.towers import TunedClip
 from precompute.finetune.shared.loop import Loop, Schedule

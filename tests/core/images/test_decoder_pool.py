@@ -18,9 +18,9 @@ from PIL import Image
 
 from core.errors import DecodingStoppedError
 from core.images.decode import DecodeLimits, decode
-from core.images.decoder_pool import DecoderPool
-from core.images.memory_budget import MemoryBudget
 from core.images.recognise import RefusedError
+from core.images.sandbox.decoder_pool import DecoderPool
+from core.images.sandbox.memory_budget import MemoryBudget
 from tests.core.encoded_pictures import LIMITS, encoded, refusal, slow_bmp, two_halves
 from tests.core.images.test_colour import chunk
 
@@ -176,7 +176,7 @@ def test_processes_end_with_their_parent_even_in_the_middle_of_a_picture(number,
 import pathlib, sys, threading, time
 sys.path.insert(0, ".")
 from core.images.decode import DecodeLimits, decode
-from core.images.decoder_pool import decoder_pool
+from core.images.sandbox.decoder_pool import decoder_pool
 path = pathlib.Path({str(tmp_path / "slow.bmp")!r})
 work = lambda: decode(path, "x", DecodeLimits(50_000_000, 100_000_000))
 threading.Thread(target=work).start()
@@ -206,7 +206,7 @@ def test_threads_that_begin_together_share_one_pool():
     script = """
 import sys, threading
 sys.path.insert(0, ".")
-from core.images.decoder_pool import decoder_pool
+from core.images.sandbox.decoder_pool import decoder_pool
 found, together = set(), threading.Barrier(8)
 def work():
     together.wait()

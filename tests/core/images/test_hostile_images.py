@@ -106,7 +106,7 @@ def test_bombs_take_no_memory():
     script = """
 import resource, sys
 sys.path.insert(0, ".")
-from core.images.decoder_pool import DecoderPool
+from core.images.sandbox.decoder_pool import DecoderPool
 from core.images.recognise import RefusedError
 from tests.core.images.test_hostile_images import BOMBS, DecodeLimits, encoded, two_halves
 

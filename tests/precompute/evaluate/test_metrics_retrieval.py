@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from precompute.evaluate import metrics
-from precompute.evaluate.metrics import RETRIEVAL_METRICS, cider, clip_score, retrieval
+from precompute.evaluate.metrics import retrieval_metrics
+from precompute.evaluate.metrics.caption_metrics import bleu4, cider, clip_score
+from precompute.evaluate.metrics.retrieval_metrics import RETRIEVAL_METRICS, retrieval
 
 
 def by_hand(first: np.ndarray, relevant: list[dict[int, int]]) -> dict[str, np.ndarray]:
@@ -38,9 +39,9 @@ def placed(first: np.ndarray, relevant: list[dict[int, int]]) -> list[tuple[tupl
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("depth", [7, 40])
-@pytest.mark.parametrize("batch", [metrics.BATCH_PICTURES, 1, 300])
+@pytest.mark.parametrize("batch", [retrieval_metrics.BATCH_PICTURES, 1, 300])
 def test_the_library_agrees_with_the_definitions(monkeypatch, several, depth, batch):
-    monkeypatch.setattr(metrics, "BATCH_PICTURES", batch)
+    monkeypatch.setattr(retrieval_metrics, "BATCH_PICTURES", batch)
     generator = np.random.default_rng(3)
     first = np.stack([generator.permutation(60)[:depth] for _ in range(200)])
     relevant = [
@@ -86,4 +87,4 @@ def test_clip_score_is_two_and_a_half_times_the_positive_cosine():
 def test_references_without_words_are_worth_nothing(captions, references):
     pytest.importorskip("pycocoevalcap")
     pytest.importorskip("sacrebleu")
-    assert (cider(captions, references), metrics.bleu4(captions, references)) == (0.0, 0.0)
+    assert (cider(captions, references), bleu4(captions, references)) == (0.0, 0.0)

@@ -263,7 +263,7 @@ def test_the_shipped_checkpoint_describes_each_photo_in_its_own_words(mini, shar
 def test_the_shipped_checkpoint_reaches_its_floor(mini, shared_data):
     """On 100 of the validation images; the figure of all 1,000 is in the model card."""
     pytest.importorskip("sacrebleu")
-    from precompute.evaluate.metrics import bleu4
+    from precompute.evaluate.metrics.caption_metrics import bleu4
 
     folder = shared_data / "flickr8k" / "validation"
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:10]

@@ -11,7 +11,7 @@ import torch
 
 from core.models.profiles import PROFILES
 from core.models.sentence import MiniLmEncoder
-from precompute.evaluate.metrics import cider
+from precompute.evaluate.metrics.caption_metrics import cider
 from precompute.finetune.captions.batches import epoch_batches
 from precompute.finetune.captions.job import Job
 from precompute.finetune.captions.recipe import Instruction, RewardRecipe

@@ -26,7 +26,7 @@ from core.models.clip.towers import (
     load_text_tower,
 )
 from core.models.spec import ModelSpec
-from precompute.evaluate.recall import recall
+from precompute.evaluate.metrics.retrieval_metrics import recall
 from precompute.finetune.clip.preparation import Inputs
 from precompute.finetune.clip.recipe import ALL, ContrastiveRecipe
 from precompute.finetune.clip.run import evaluate, train

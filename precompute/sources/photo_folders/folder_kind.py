@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from core.errors import SourceError
-from precompute.sources.side_files import PHOTO_SUFFIXES
-from precompute.sources.system_files import is_system_file
+from precompute.sources.photo_folders.side_files import PHOTO_SUFFIXES
+from precompute.sources.photo_folders.system_files import is_system_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,7 @@ from core.errors import TwoLensError
 
 _CODE = (
     "import sys; sys.path[:] = {path!r}; "
-    "from core.images.decoder_process import main; main({arguments})"
+    "from core.images.sandbox.decoder_process import main; main({arguments})"
 )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from core.errors import SourceError
 from precompute.sources.caption_columns import holds_captions, no_captions
-from precompute.sources.folder_listing import FolderListing
-from precompute.sources.metadata_tables import FileNames, Row, read_table
-from precompute.sources.side_files import find_side_files
+from precompute.sources.photo_folders.folder_listing import FolderListing
+from precompute.sources.photo_folders.metadata_tables import FileNames, Row, read_table
+from precompute.sources.photo_folders.side_files import find_side_files
 from precompute.sources.types import (
     METADATA_FILES,
     Columns,

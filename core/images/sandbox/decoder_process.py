@@ -1,6 +1,6 @@
 """What runs in a decoding process: pictures come in by one pipe and go out decoded.
 
-Started by :mod:`core.images.decoder_pool`, which explains the messages. The process imports
+Started by :mod:`core.images.sandbox.decoder_pool`, which explains the messages. The process imports
 nothing but decoders, ends with its parent, and is held to limits of time and memory by the system.
 """
 

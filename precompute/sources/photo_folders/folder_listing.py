@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from core.errors import SourceError
-from precompute.sources.system_files import is_system_file
+from precompute.sources.photo_folders.system_files import is_system_file
 
 
 class FolderListing:

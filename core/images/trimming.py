@@ -38,7 +38,7 @@ _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Lean:
+class Trimmed:
     """A file without what its first picture does not need.
 
     Attributes:
@@ -54,7 +54,7 @@ class Lean:
     notes: tuple[str, ...] = ()
 
 
-def lean_png(content: bytes) -> Lean:
+def trimmed_png(content: bytes) -> Trimmed:
     """Keep the chunks of a PNG that its pixels depend on.
 
     Raises:
@@ -86,7 +86,7 @@ def lean_png(content: bytes) -> Lean:
     else:
         kept.append(content[at:])
     profile, notes = _png_profile(colour)
-    return Lean(b"".join(kept), max(1, frames), profile, notes)
+    return Trimmed(b"".join(kept), max(1, frames), profile, notes)
 
 
 def _fits(name: bytes, size: int, content: bytes) -> bool:
@@ -141,7 +141,7 @@ def _png_profile(colour: dict[bytes, bytes]) -> tuple[bytes | None, tuple[str, .
     return measured_profile(gamma, corners), ()
 
 
-def lean_gif(content: bytes) -> Lean:
+def trimmed_gif(content: bytes) -> Trimmed:
     """Keep the first frame of a GIF, and count the others.
 
     Raises:
@@ -160,7 +160,7 @@ def lean_gif(content: bytes) -> Lean:
         if not first:
             raise
         frames = 0
-    return Lean(head + control + first, frames)
+    return Trimmed(head + control + first, frames)
 
 
 def _gif_blocks(content: bytes, at: int) -> Iterator[tuple[int, int]]:

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from core.errors import DecodingStoppedError
-from core.images.decoder_handle import DecoderProcess, ProcessDiedError
-from core.images.memory_budget import MemoryBudget
 from core.images.pixels import Pixels
 from core.images.recognise import OUT_OF_MEMORY, RefusedError
+from core.images.sandbox.decoder_handle import DecoderProcess, ProcessDiedError
+from core.images.sandbox.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from core.images.decode import DecodeLimits

@@ -1,0 +1,3 @@
+"""Metrics of retrieval and of captions: thin layers over the field's libraries."""
+
+__all__ = ["caption_metrics", "retrieval_metrics"]

@@ -1,0 +1,3 @@
+"""Folders of photos: which files count, and the tables and side files that hold captions."""
+
+__all__ = ["folder", "folder_kind", "system_files"]
