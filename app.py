@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from core.models.profiles import Models
     from core.models.spec import Captioner
     from core.ui.operation.health import Health
-    from core.ui.parts.shelf import Shelf
+    from core.ui.parts.shelf import AwaitedGallery, Shelf
     from core.uploads.registry import Uploads
 
 logger = logging.getLogger("twolens")
@@ -63,6 +63,7 @@ def _run(settings: Settings) -> int:
         logging.getLogger(ours).setLevel(logging.INFO)
     models = open_models(settings)
     shelf = open_shelf(settings, models)
+    awaited = shelf.awaited
     uploads = open_uploads(settings, models)
     if settings.model_idle_s:
         args = (models, uploads.captioner, settings.model_idle_s)
@@ -70,6 +71,13 @@ def _run(settings: Settings) -> int:
     # A host that stops a Space sends SIGTERM, which by itself would leave visitors' photos.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        if awaited is not None:
+            threading.Thread(
+                target=_finish,
+                args=(awaited, shelf, models, settings.max_query_chars),
+                name="first-gallery",
+                daemon=True,
+            ).start()
         serve(shelf, settings, uploads)
     except OSError as error:
         if error.filename is not None:
@@ -79,6 +87,8 @@ def _run(settings: Settings) -> int:
     except SystemExit:
         logger.info("ended by SIGTERM")
     finally:
+        if awaited is not None:
+            awaited.stop()
         close_decoders()
         uploads.close()
     return 0
@@ -110,6 +120,8 @@ def end_process(status: int) -> NoReturn:
 def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
     """Open the galleries of the settings, or the default gallery if there are none.
 
+    A default gallery that is not there yet, or not measured, becomes the shelf's ``awaited``.
+
     Raises:
         GalleryError: A gallery cannot be served.
         HubError: One of the Hub cannot be had, or is not what was published.
@@ -125,12 +137,11 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         local_copy(gallery, settings.cache_dir, profile) if is_on_hub(gallery) else Path(gallery)
         for gallery in settings.galleries
     ]
+    sample = None
     if not folders:
         try:
             sample = SampleGallery(settings.cache_dir, profile, settings.sample_photos)
-            sample.build()
-            sample.measure()
-            folders = [sample.folder]
+            folders = [sample.folder] if sample.unusable is None else []
         except SourceError as error:
             # The page itself then says that it has no gallery, and what to run.
             logger.warning("%s", error)
@@ -143,6 +154,8 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
                 other,
                 profile.captioner.name,
             )
+    if sample is not None and not sample.measured:
+        shelf.awaited = sample
     return shelf
 
 
@@ -194,6 +207,22 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
         settings=settings,
         health=health,
     )
+
+
+def _finish(awaited: AwaitedGallery, shelf: Shelf, models: Models, max_query_chars: int) -> None:
+    """Build and measure what is missing of the default gallery while the page is served."""
+    try:
+        if not shelf.entries:
+            awaited.build()
+            for encoder in (models.sentence, models.clip):
+                encoder.encode_text(["a photo"])  # so that the page's first answer comes at once
+            shelf.add(awaited.folder, models, max_query_chars=max_query_chars)
+        awaited.measure()
+    except REFUSALS as error:
+        awaited.trouble = sentence_of(error)
+        logger.warning("%s", awaited.trouble)
+    else:
+        shelf.awaited = None
 
 
 def _keep_fresh(shelf: Shelf) -> None:

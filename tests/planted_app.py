@@ -104,6 +104,7 @@ def write_planted_gallery(
     pictures: Sequence[Planted] = PICTURES,
     name: str = "planted",
     caption_pooling: CaptionPooling = "mean",
+    source: str = "drawn",
 ) -> Path:
     folder.mkdir(parents=True)
     records = []
@@ -137,7 +138,7 @@ def write_planted_gallery(
         ),
         clip_embeddings=encoder.encode_text([picture.seen for picture in pictures]),
         profile=profile,
-        source=SourceRef(kind="folder", id="drawn"),
+        source=SourceRef(kind="folder", id=source),
         captions_per_image=max(len(record.captions) for record in records),
         caption_pooling=caption_pooling,
         created_at=planted.CREATED_AT,
@@ -168,12 +169,16 @@ def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("plante
 
 def shelf_of(folders: Sequence[Path], profile: Profile) -> Shelf:
     """Serve planted galleries with planted encoders."""
-    models = Models(
+    return Shelf.open(folders, profile, planted_models(profile), max_query_chars=1000)
+
+
+def planted_models(profile: Profile) -> Models:
+    """Return encoders that see nothing but words; the CLIP lens fails on "unplugged"."""
+    return Models(
         profile,
         sentence=WordsEncoder(profile.sentence),
         clip=WordsEncoder(profile.clip, fails_on="unplugged"),
     )
-    return Shelf.open(folders, profile, models, max_query_chars=1000)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import gradio as gr
 from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
+from core.ui.opening import add_opening, is_awaited
 from core.ui.parts.events import PAGE_EVENT, PageBlocks
 from core.ui.parts.markup import escape
 from core.ui.parts.shelf import Shelf
-from core.ui.parts.states import start_state
+from core.ui.parts.states import opening_state, start_state
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.compare import compare_tab
 from core.ui.tabs.evaluation import evaluation_tab
@@ -119,6 +120,9 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
 
         def on_gallery(name: str) -> list[object]:
             start = start_state(shelf, name)
+            return [start, start, start, *of_gallery(name)]
+
+        def of_gallery(name: str | None) -> list[object]:
             clusters = [cluster_count(shelf, name, lens) for lens in LENSES]
             options: list[object] = [
                 part
@@ -129,24 +133,24 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
                     gr.Slider(value=2, maximum=max(2, count)),
                 )
             ]
-            return [start, start, start, *options, gallery_description(shelf, name)]
+            return [*options, gallery_description(shelf, name)]
 
-        gallery.change(
-            on_gallery,
-            gallery,
-            [
-                compare.results,
-                *(tab.results for tab in lens_tabs),
-                *(part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)),
-                described,
-            ],
-            **PAGE_EVENT,
-        )
+        all_results = [compare.results, *(tab.results for tab in lens_tabs)]
+        parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]
+        gallery.change(on_gallery, gallery, [*all_results, *parts, described], **PAGE_EVENT)
+
+        others = [tab.results for tab in lens_tabs]
+        waiting = add_opening(page, shelf, compare, others, [*parts, described], of_gallery)
 
         def redraw() -> None:
             """Begin each page that is opened from now on with what is served now."""
-            for results in (compare.results, *(tab.results for tab in lens_tabs)):
+            for results in all_results:
                 results.value = start_state(shelf, None)
+            compare.results.value = opening_state(shelf)
+            gallery.choices = [(name, name) for name in shelf.names]
+            gallery.value = shelf.names[0] if shelf.entries else None
+            gallery.visible = len(shelf.entries) > 1
+            waiting.active = is_awaited(shelf)
             described.value = gallery_description(shelf, None)
             page.config = page.get_config_file()
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,7 +52,7 @@ class PackagedPhoto:
     license: str
     source_url: str
     captions: tuple[str, ...]
-    nouns: frozenset[str]
+    nouns: tuple[str, ...]
 
     @property
     def file_name(self) -> str:
@@ -85,7 +85,7 @@ def packaged_photos() -> tuple[PackagedPhoto, ...]:
                 license=photo.get("license", from_package),
                 source_url=photo.get("source_url", package["source_url"]),
                 captions=tuple(photo["captions"]),
-                nouns=frozenset(photo["nouns"].split()),
+                nouns=tuple(photo["nouns"].split()),
             )
         )
     return tuple(photos)
@@ -128,6 +128,12 @@ class SampleGallery:
         profile: The models that will search it.
         limit: Most photos; None takes all.
 
+    Attributes:
+        folder: Where it is, or will be.
+        total: Number of its photos.
+        done: How many of them were described so far.
+        trouble: Why it will not come, if its owner says so.
+
     Raises:
         SourceError: No installed package holds a photo.
     """
@@ -142,6 +148,7 @@ class SampleGallery:
                 "python app.py --gallery galleries/mine"
             )
         self.profile = profile
+        self.total, self.done, self.trouble = len(self.photos), 0, ""
         name = f"{profile.name}-{_digest(self.photos)}"
         self.folder = cache_dir / "galleries" / name / SAMPLE_NAME
         self._staged = cache_dir / "photos" / name / SAMPLE_NAME
@@ -170,11 +177,8 @@ class SampleGallery:
         """Whether it was evaluated."""
         return (self.folder / METRICS_FILE).is_file()
 
-    def build(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
+    def build(self) -> None:
         """Build it by ``python -m precompute build``, whose words go to the terminal.
-
-        Args:
-            on_progress: Called with the number of photos described, now and then.
 
         Raises:
             SourceError: It could not be built, or was stopped.
@@ -188,7 +192,7 @@ class SampleGallery:
         arguments = ["build", str(self._staged), "--out", str(self.folder)]
         arguments += ["--profile", self.profile.name]
         arguments += ["--overwrite"] if self.folder.exists() else []
-        status = self._run([*arguments, *self._models("captioner", "clip")], on_progress)
+        status = self._run([*arguments, *self._models("captioner", "clip")])
         if status != 0:
             raise SourceError(
                 "The default gallery could not be built; the terminal says why. To serve another "
@@ -217,9 +221,10 @@ class SampleGallery:
         except subprocess.TimeoutExpired:
             running.kill()
 
-    def _run(
-        self, arguments: Sequence[str], on_progress: Callable[[int], None] = lambda done: None
-    ) -> int:
+    def _run(self, arguments: Sequence[str]) -> int:
+        from precompute.build.workspace import Workspace
+
+        workspace = Workspace(self.folder.resolve())
         command = [sys.executable, "-m", "precompute", *arguments]
         with self._lock:
             if self._stopped:
@@ -229,12 +234,7 @@ class SampleGallery:
             try:
                 return self._running.wait(0.5)
             except subprocess.TimeoutExpired:
-                on_progress(self._described())
-
-    def _described(self) -> int:
-        from precompute.build.workspace import Workspace
-
-        return min(Workspace(self.folder.resolve()).thumbnails, len(self.photos))
+                self.done = max(self.done, min(workspace.thumbnails, self.total))
 
     def _models(self, *kinds: str) -> list[str]:
         """Return the options for models that are not a profile's own."""
@@ -249,10 +249,6 @@ class SampleGallery:
 
 
 def _digest(photos: Sequence[PackagedPhoto]) -> str:
-    facts = "\n".join(f"{photo}:{size}" for photo in photos if (size := _size(photo)))
+    found = ((photo, photo.find()) for photo in photos)
+    facts = "\n".join(f"{photo}:{path.stat().st_size}" for photo, path in found if path)
     return hashlib.sha256(facts.encode()).hexdigest()[:8]
-
-
-def _size(photo: PackagedPhoto) -> int:
-    path = photo.find()
-    return path.stat().st_size if path is not None else 0

@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
+from typing import TypeVar
 
 import httpx
+import psutil
 import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
@@ -25,6 +27,7 @@ import core
 from core.config import get_settings
 from core.errors import ModelError
 from core.gallery.layout import MANIFEST_FILE, RECORDS_FILE
+from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.reader import Gallery
 from core.models.locate import local_folder
 from core.models.profiles import PROFILES
@@ -33,6 +36,9 @@ from tests.e2e.visiting import Visit
 
 REPOSITORY = Path(core.__file__).resolve().parents[1]
 START_LIMIT_S = 90
+BUILD_LIMIT_S = 600
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -246,15 +252,45 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     context.close()
 
 
-def test_the_default_gallery_is_built_once_and_then_reused(needs_mini, tmp_path):
+def test_the_default_gallery_is_built_once_while_the_page_is_served(needs_mini, tmp_path):
     _need(PROFILES["mini"].captioner)
-    cache = {"TWOLENS_CACHE_DIR": str(tmp_path), "TWOLENS_SAMPLE_PHOTOS": "6"}
-    with running_app(**cache) as address:
-        (listed,) = Client(address, verbose=False).predict(api_name="/galleries")
-        assert (listed["name"], listed["images"] >= 6) == ("sample-photos", True)
-    (manifest,) = tmp_path.glob(f"galleries/*/*/{MANIFEST_FILE}")
-    written = manifest.stat().st_mtime_ns
-    with running_app(**cache) as address:
-        assert httpx.get(address).status_code == 200
-    assert manifest.stat().st_mtime_ns == written
+    few = {"TWOLENS_CACHE_DIR": str(tmp_path), "TWOLENS_SAMPLE_PHOTOS": "6"}
+    with running_app(**few) as address:
+        client = Client(address, verbose=False)
+        (listed,) = _until(lambda: client.predict(api_name="/galleries"))
+        assert (listed["name"], listed["images"]) == ("sample-photos", 6)
+        (metrics,) = _until(lambda: list(tmp_path.glob(f"galleries/*/*/{METRICS_FILE}")))
+    found = json.loads(metrics.read_text())
+    assert found["queries"] == 30
+    assert "TwoLens team wrote" in found["provenance"]["query_origin"]
+    written = metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns
+    with running_app(**few) as address:
+        assert len(Client(address, verbose=False).predict(api_name="/galleries")) == 1
+    assert metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns == written
     assert get_settings().cache_dir != tmp_path
+
+
+def test_the_app_ends_with_what_it_started_to_build_its_gallery(needs_mini, tmp_path):
+    _need(PROFILES["mini"].captioner)
+
+    def builders() -> list[psutil.Process]:
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if {"build", "precompute"} <= set(process.info["cmdline"] or ())
+            and any(str(tmp_path) in word for word in process.info["cmdline"])
+        ]
+
+    with running_app(TWOLENS_CACHE_DIR=str(tmp_path), TWOLENS_SAMPLE_PHOTOS="2") as address:
+        assert httpx.get(f"{address}/health").json()["status"] == "starting"
+        _until(builders)
+    assert builders() == []
+
+
+def _until(look: Callable[[], list[T]]) -> list[T]:
+    """Return what ``look`` returns once that is not empty."""
+    deadline = time.monotonic() + BUILD_LIMIT_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.5)
+    return found

@@ -49,13 +49,17 @@ class Health:
         entries = self._shelf.entries
         models = self._models()
         reasons = []
-        if not entries:
+        awaited = self._shelf.awaited
+        building = awaited is not None and not entries and not awaited.trouble
+        if building:
+            reasons.append("The first gallery is being built.")
+        elif not entries:
             reasons.append("No gallery is served.")
         if self._warming:
             reasons.append("The models that embed queries are being loaded.")
         elif self._trouble and not all(model["loaded"] for model in models.values()):
             reasons.append(self._trouble)
-        status = "ready" if not reasons else "starting" if self._warming else "failing"
+        status = "ready" if not reasons else "starting" if self._warming or building else "failing"
         return {
             "status": status,
             "reasons": reasons,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from core.errors import QueryError, TwoLensError, sentence_of
 from core.gallery.layout import MANIFEST_FILE
@@ -88,6 +89,38 @@ class ShelvedGallery:
         return "Caption given by the source" if given else "Written by the captioner"
 
 
+class AwaitedGallery(Protocol):
+    """A gallery that is being built, and then measured, while the app runs.
+
+    Attributes:
+        folder: Where it will be.
+        total: Pictures that it will have.
+        done: How many of them were described.
+        trouble: Why it will not come, or "".
+    """
+
+    folder: Path
+    total: int
+    done: int
+    trouble: str
+
+    def build(self) -> None:
+        """Build it, if it is not there.
+
+        Raises:
+            TwoLensError: It could not be built.
+        """
+        ...
+
+    def measure(self) -> None:
+        """Evaluate it, if it was not."""
+        ...
+
+    def stop(self) -> None:
+        """End what builds or measures it, at once."""
+        ...
+
+
 class Shelf:
     """The galleries of a running app, in the order in which they were given.
 
@@ -95,12 +128,14 @@ class Shelf:
         profile: The models that answer.
         entries: The galleries; may be empty, which the page then says. An entry never changes:
             a gallery that was built anew is another one in its place.
-        when_replaced: Called after :meth:`refresh` has replaced an entry.
+        awaited: A gallery that is being built or measured; None if none is.
+        when_replaced: Called after an entry was replaced or added.
     """
 
     def __init__(self, profile: Profile, entries: tuple[ShelvedGallery, ...] = ()) -> None:
         """Index the entries by name and slug."""
         self.profile = profile
+        self.awaited: AwaitedGallery | None = None
         self.when_replaced: Callable[[], None] = lambda: None
         self._refused: dict[str, tuple[int, ...]] = {}
         self._hold(entries)
@@ -128,26 +163,38 @@ class Shelf:
         Raises:
             GalleryError: One of the folders cannot be served; the first such is reported.
         """
-        entries: list[ShelvedGallery] = []
+        shelf = cls(profile)
         seen: set[str] = set()
         for folder in folders:
             place = os.path.realpath(folder)
-            if place in seen:
-                continue
-            seen.add(place)
-            gallery = Gallery.open(folder, profile)
-            names = {entry.name for entry in entries}
-            slugs = {entry.slug for entry in entries}
-            entries.append(
-                ShelvedGallery(
-                    name=_unique(gallery.name, names, " ({})"),
-                    slug=_unique(_slug(gallery.name), slugs, "-{}"),
-                    version=_version(gallery),
-                    gallery=gallery,
-                    service=SearchService(gallery, models, max_query_chars=max_query_chars),
-                )
-            )
-        return cls(profile, tuple(entries))
+            if place not in seen:
+                seen.add(place)
+                shelf.add(folder, models, max_query_chars=max_query_chars)
+        return shelf
+
+    def add(self, folder: Path, models: Models, *, max_query_chars: int) -> None:
+        """Open and verify one more gallery, and serve it after the others.
+
+        Args:
+            folder: Its folder.
+            models: As for :meth:`open`, and so on.
+            max_query_chars: Longest query that is answered.
+
+        Raises:
+            GalleryError: It cannot be served.
+        """
+        gallery = Gallery.open(folder, self.profile)
+        names = {entry.name for entry in self.entries}
+        slugs = {entry.slug for entry in self.entries}
+        entry = ShelvedGallery(
+            name=_unique(gallery.name, names, " ({})"),
+            slug=_unique(_slug(gallery.name), slugs, "-{}"),
+            version=_version(gallery),
+            gallery=gallery,
+            service=SearchService(gallery, models, max_query_chars=max_query_chars),
+        )
+        self._hold((*self.entries, entry))
+        self.when_replaced()
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ from core.search.service import SearchResult
 from core.ui.parts.cards import alt_text, plain_row, skeleton_row
 from core.ui.parts.events import sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.shelf import AwaitedGallery, Shelf, ShelvedGallery
 
 EXAMPLES = (
     "two children on a beach",
@@ -20,18 +20,26 @@ EXAMPLES = (
     "something sad",
 )
 SAMPLE_EXAMPLES = (
-    "an animal looking at me",
-    "a cup of coffee",
     "something that flies",
-    "a tall tower",
-    "far away in space",
+    "a place to sit",
+    "people having a party",
+    "a wild cat",
+    "a view over the water",
 )
+"""The first is answered when the page opens."""
 PICTURES_BEFORE_SEARCH = 10
 
 
 def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
     """Return queries that fit a gallery."""
     return SAMPLE_EXAMPLES if entry.source_id == SAMPLE_NAME else EXAMPLES
+
+
+def opening_query(shelf: Shelf) -> str | None:
+    """Return the example that is answered when the page opens; None if none is."""
+    if shelf.entries and shelf.entry().source_id == SAMPLE_NAME:
+        return SAMPLE_EXAMPLES[0]
+    return None
 
 
 def examples_line(entry: ShelvedGallery, current: str = "") -> str:
@@ -87,10 +95,31 @@ def answered(shelf: Shelf, gallery: str | None, render: Callable[[], str]) -> st
 def start_state(shelf: Shelf, gallery: str | None) -> str:
     """Return what stands before the first search: examples and pictures of the gallery."""
     if not shelf.entries:
-        return no_gallery_state()
+        return building_state(shelf.awaited) if shelf.awaited else no_gallery_state()
     entry = shelf.entry(gallery)
     answer = f"{examples_line(entry)}{_some_pictures(entry)}"
     return stage(answer, two_lens_skeleton())
+
+
+def opening_state(shelf: Shelf) -> str:
+    """Return what a page begins with: room for the answer that it will ask for, if it asks."""
+    if opening_query(shelf) is None:
+        return start_state(shelf, None)
+    return stage(f"{examples_line(shelf.entry())}{two_lens_skeleton()}", two_lens_skeleton())
+
+
+def building_state(awaited: AwaitedGallery) -> str:
+    """Return what stands where the first gallery is being built, or why it could not be."""
+    if awaited.trouble:
+        return no_gallery_state(awaited.trouble)
+    count = f"{awaited.done} of {awaited.total}"
+    answer = (
+        f'<section class="tl-notice tl-building"><h2>Building the first gallery: {count}</h2>'
+        f'<progress max="{awaited.total}" value="{awaited.done}">{count}</progress>'
+        "<p>Photos that came with the installation are being described and indexed, once. This "
+        "page turns into the gallery by itself.</p></section>"
+    )
+    return stage(answer, "")
 
 
 def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
@@ -104,10 +133,11 @@ def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
     return stage(answer, two_lens_skeleton(), summary=sentence)
 
 
-def no_gallery_state() -> str:
-    """Return what stands where no gallery is loaded: what to run."""
+def no_gallery_state(why: str = "") -> str:
+    """Return what stands where no gallery is loaded: why, if that is known, and what to run."""
+    reason = f"<p><strong>{escape(why)}</strong></p>" if why else ""
     answer = (
-        '<section class="tl-notice"><h2>No gallery is loaded</h2>'
+        f'<section class="tl-notice"><h2>No gallery is loaded</h2>{reason}'
         "<p>A gallery is a folder of pictures with their captions and indexes. Build one, then "
         "start the app on it:</p><pre>python -m precompute build PHOTOS --out galleries/mine\n"
         "python app.py --gallery galleries/mine</pre></section>"

@@ -35,6 +35,7 @@ from core.ui.parts.states import (
     lens_failure,
     lens_heading,
     match_note,
+    opening_state,
     start_state,
     timing,
     top_pictures,
@@ -72,7 +73,7 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     """
     box = search_box("compare", k_label="Pictures per lens")
     results = gr.HTML(
-        start_state(shelf, None),
+        opening_state(shelf),
         elem_classes=["tl-bare", "tl-results"],
         js_on_load=RESULTS_BRIDGE,
         apply_default_css=False,

@@ -67,7 +67,7 @@ def evaluation_view(shelf: Shelf, gallery: str | None) -> str:
     entry = shelf.entry(gallery)
     found = read_metrics(entry.gallery)
     if not isinstance(found, Metrics):
-        return _without_figures(entry, found)
+        return _without_figures(entry, found, being_measured=shelf.awaited is not None)
     return "".join(
         (
             _verdict(found),
@@ -82,9 +82,14 @@ def evaluation_view(shelf: Shelf, gallery: str | None) -> str:
     )
 
 
-def _without_figures(entry: ShelvedGallery, sentence: str) -> str:
+def _without_figures(entry: ShelvedGallery, sentence: str, *, being_measured: bool) -> str:
     folder = f"galleries/{entry.gallery.folder.name}"
     records = entry.gallery.records
+    if being_measured:
+        return (
+            '<section><h2>Which is better?</h2><div class="tl-notice"><p>This gallery is being '
+            "measured at this moment. Open this tab again in half a minute.</p></div></section>"
+        )
     if any(record.references for record in records):
         why = (
             "Its source has captions that people wrote, so both lenses can be measured. One "

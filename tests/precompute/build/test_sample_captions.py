@@ -16,10 +16,10 @@ FLOOR = 0.62
 """A little under what the shipped captioner reaches."""
 
 
-def names_one(caption: str, nouns: frozenset[str]) -> bool:
+def names_one(caption: str, nouns: tuple[str, ...]) -> bool:
     """Tell whether a caption has one of the nouns, be it in the plural."""
     words = re.findall(r"[a-z]+", caption.lower())
-    return any({word, word.removesuffix("s"), word.removesuffix("es")} & nouns for word in words)
+    return any({word, word.removesuffix("s"), word.removesuffix("es")} & {*nouns} for word in words)
 
 
 def test_most_captions_name_the_main_thing_of_their_photo(capsys):
