@@ -91,6 +91,7 @@ def detail_of(
     sure = sure_of_its_words(shown)
     return {
         "id": record.id,
+        "gallery": entry.public_slug,
         "src": entry.thumbnail_url(record.id),
         "large": entry.large_url(record.id),
         "caption": shown.text,

@@ -51,6 +51,11 @@ class ShelvedGallery:
         return f"large/{self.slug}/{image_id}.webp?v={self.version}"
 
     @property
+    def public_slug(self) -> str:
+        """What the endpoints know the gallery by; "" for pictures that they do not serve."""
+        return self.slug
+
+    @property
     def source_id(self) -> str:
         """Name of what the gallery was built from."""
         return self.gallery.manifest.source.id

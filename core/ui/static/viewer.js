@@ -246,7 +246,9 @@
       make("p", "tl-origin", [picture.origin, picture.confidence].filter(Boolean).join(" · ")),
     );
     for (const flag of picture.flags) facts.append(make("p", "tl-flag", flag));
-    for (const part of [moreCaptions(picture), standings(picture)]) if (part) facts.append(part);
+    for (const part of [moreCaptions(picture), standings(picture), page.why(picture)]) {
+      if (part) facts.append(part);
+    }
     if (bridgeOf(cards[place])) facts.append(onwardFrom(picture)); // else nothing can search
     const list = make("dl", "tl-file");
     row(list, "File", picture.file);

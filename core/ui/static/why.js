@@ -1,24 +1,18 @@
-/* Why this picture? In the detail view, asked for by the visitor: the words of its caption that
-   speak for the query, and the parts of the picture where CLIP sees it. */
+/* Why this picture? In the large view, asked for by the visitor: the words of its captions that speak
+   for the query, the parts of the picture where CLIP sees it, and what another caption would do. */
 (() => {
   "use strict";
-  if (window.twolensWhy) return;
-  window.twolensWhy = true;
-
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text) node.textContent = text;
-    return node;
-  };
+  const page = window.twolens;
+  if (page.why) return;
+  const { make, button } = page;
 
   const SORRY = "It cannot be said now why this picture was found.";
 
-  const asked = async (picture) => {
-    const answer = await fetch("gradio_api/run/why", {
+  const asked = async (name, ...data) => {
+    const answer = await fetch(`gradio_api/run/${name}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ data: [picture.query, picture.id, picture.gallery] }),
+      body: JSON.stringify({ data }),
     });
     const content = await answer.json().catch(() => ({}));
     if (!answer.ok || !content.data) throw new Error(content.error || content.detail || SORRY);
@@ -67,7 +61,7 @@
     [shade.width, shade.height] = [columns, rows];
     const dots = shade.getContext("2d").createImageData(columns, rows);
     patches.flat().forEach((value, place) => {
-      dots.data[4 * place + 3] = 205 * (1 - value);
+      dots.data[4 * place + 3] = 190 * (1 - Math.sqrt(value)); // faint parts can be seen too
     });
     shade.getContext("2d").putImageData(dots, 0, 0);
     pen.clearRect(0, 0, canvas.width, canvas.height);
@@ -100,20 +94,56 @@
       if (image.complete && image.naturalWidth) drawMap(canvas, image, area, word.patches);
     };
     for (const word of words) {
-      const choice = make("button", "", word.text);
-      choice.type = "button";
-      for (const kind of ["click", "mouseenter", "focus"]) {
-        choice.addEventListener(kind, () => show(word));
-      }
+      const choice = button("", word.text, () => show(word));
+      for (const kind of ["mouseenter", "focus"]) choice.addEventListener(kind, () => show(word));
       choices.append(choice);
     }
     image.addEventListener("load", () => {
       [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
       show(words[0]);
     });
-    image.src = picture.thumbnail || picture.src;
+    image.src = picture.src;
     box.append(canvas, choices);
     box.append(make("p", "tl-why-note", "The brighter a part, the more it speaks for these words."));
+    return box;
+  };
+
+  /* Where the picture would stand with another caption, while the visitor types it. */
+  const tryPart = (picture) => {
+    const box = make("div", "tl-why-part");
+    const label = make("label", "tl-why-try", "Try another caption");
+    const field = make("input");
+    field.type = "text";
+    field.maxLength = 300;
+    field.value = picture.caption;
+    label.append(field);
+    const places = make("p", "tl-why-places", "Its places change as you type. Nothing is stored.");
+    places.setAttribute("aria-live", "polite");
+    const told = (name, moved, count) => {
+      const [from, to] = [moved.before.rank, moved.after.rank];
+      const place = from === to ? `still place ${to}` : `place ${from} → ${to}`;
+      return `${name}: ${place} of ${count}`;
+    };
+    let latest = 0;
+    const tryNow = async () => {
+      const turn = ++latest;
+      const { query, id, gallery } = picture;
+      try {
+        const moved = await asked("try_caption", query, id, field.value, gallery);
+        if (turn !== latest) return; // what was typed since is on its way
+        const lines = [told("Caption lens", moved.captions, moved.pictures)];
+        if (moved.fused) lines.push(told("Best of both", moved.fused, moved.pictures));
+        places.textContent = lines.join(". ") + ".";
+      } catch (error) {
+        if (turn === latest) places.textContent = error.message || SORRY;
+      }
+    };
+    let waiting = 0;
+    field.addEventListener("input", () => {
+      clearTimeout(waiting);
+      if (field.value.trim()) waiting = setTimeout(tryNow, 60);
+    });
+    box.append(label, places);
     return box;
   };
 
@@ -122,9 +152,9 @@
     body.setAttribute("aria-live", "polite");
     box.append(body);
     try {
-      const found = await asked(picture);
+      const found = await asked("why", picture.query, picture.id, picture.gallery);
       const parts = [];
-      if (found.captions) parts.push(captionPart(found));
+      if (found.captions) parts.push(captionPart(found), tryPart(picture));
       if (found.clip) parts.push(clipPart(found, picture));
       for (const sentence of Object.values(found.failures)) {
         parts.push(make("p", "tl-flag", sentence));
@@ -142,9 +172,8 @@
     }
   };
 
-  document.addEventListener("twolens:enlarged", (event) => {
-    const { picture, facts, before } = event.detail;
-    if (!picture.query || !picture.gallery) return;
+  page.why = (picture) => {
+    if (!picture.query || !picture.gallery) return null;
     const box = make("details", "tl-why");
     box.append(make("summary", "", "Why this picture?"));
     let begun = false;
@@ -153,6 +182,6 @@
       begun = true;
       answerInto(box, picture);
     });
-    facts.insertBefore(box, before || null);
-  });
+    return box;
+  };
 })();

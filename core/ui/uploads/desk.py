@@ -46,6 +46,11 @@ class ShelvedUpload(ShelvedGallery):
         return large_address(self.session, image_id)
 
     @property
+    def public_slug(self) -> str:
+        """Nothing: the endpoints of galleries do not serve a visitor's photos."""
+        return ""
+
+    @property
     def source_id(self) -> str:
         """Nothing: an upload was not built from a source with a name."""
         return ""
