@@ -244,7 +244,9 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     visit.cards(".tl-lens.clip").first.click()
     dialog = visit.page.get_by_role("dialog")
     expect(dialog.locator("dt", has_text="Licence")).to_be_visible()
-    expect(dialog.get_by_role("link")).to_have_attribute("href", re.compile("^https?://"))
+    expect(dialog.locator(".tl-file").get_by_role("link")).to_have_attribute(
+        "href", re.compile("^https?://")
+    )
     expect(dialog).to_contain_text("Written by the captioner")
     dialog.get_by_text("Why this picture?").click()
     expect(dialog.locator(".tl-why-words span").first).to_be_visible()
