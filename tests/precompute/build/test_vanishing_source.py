@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import SourceError
 from precompute.build.workspace import Workspace
-from tests.precompute.build.test_build import build, options, photos, rows
+from tests.precompute.build.builds import build, options, photos, rows
 from tests.precompute.conftest import noise_photo
 
 COUNT = 30

@@ -1,0 +1,39 @@
+"""A planted gallery and a service over it."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.gallery.reader import Gallery
+from core.models.profiles import Models
+from core.search.service import SearchService
+from tests.core.planted import PlantedEncoder, unit_rows
+
+QUERIES = ("a dog", "two dogs", "un café", "🐕", "собака бежит", "犬", "!?")
+RED = (255, 0, 0)
+
+
+def planted_texts(dim, seed):
+    return dict(zip(QUERIES, unit_rows(len(QUERIES), dim, seed), strict=True))
+
+
+@pytest.fixture
+def sentence(planted_original):
+    return PlantedEncoder(planted_original.profile.sentence, planted_texts(8, seed=11))
+
+
+@pytest.fixture
+def clip(planted_original):
+    red = unit_rows(1, 6, seed=13)[0]
+    spec = planted_original.profile.clip
+    return PlantedEncoder(spec, planted_texts(6, seed=12), {RED: red})
+
+
+@pytest.fixture
+def gallery(planted_original):
+    return Gallery.open(planted_original.folder, planted_original.profile)
+
+
+@pytest.fixture
+def service(gallery, planted_original, sentence, clip):
+    return SearchService(gallery, Models(planted_original.profile, sentence=sentence, clip=clip))

@@ -1,0 +1,48 @@
+"""Builds of small folders, for the tests of builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from core.models.profiles import Models, Profile
+from precompute.build import pipeline
+from precompute.build.pipeline import BuildOptions, BuildResult
+from precompute.sources.types import SourceOptions
+from tests.precompute.conftest import noise_photo
+
+MODELS: dict[Profile, Models] = {}
+
+
+def build(options: BuildOptions, say=lambda _: None) -> BuildResult | None:
+    """Build with models that stay in memory from test to test."""
+    models = MODELS.setdefault(options.profile, Models(options.profile, device="cpu"))
+    return pipeline.build(options, models=models, say=say)
+
+
+def options(source: Path, out: Path, profile, **changes) -> BuildOptions:
+    names = SourceOptions.__dataclass_fields__
+    of_source = {name: changes.pop(name) for name in list(changes) if name in names}
+    return BuildOptions(
+        source=SourceOptions(str(source), **of_source),
+        out=out,
+        profile=profile,
+        progress=False,
+        **{"batch_size": 3, "shard_size": 5, **changes},
+    )
+
+
+def rows(gallery: Path) -> list[dict]:
+    return pq.read_table(gallery / "records.parquet").to_pylist()
+
+
+def photos(folder: Path, count: int, first: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        (folder / f"{i:03d}.png").write_bytes(noise_photo(i))
+    return folder
+
+
+def litter(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
