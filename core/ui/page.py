@@ -10,7 +10,7 @@ import gradio as gr
 from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
-from core.ui.opening import add_opening, is_awaited
+from core.ui.first_gallery import is_awaited, turn_into_first_gallery
 from core.ui.parts.events import PAGE_EVENT, PageBlocks
 from core.ui.parts.markup import escape
 from core.ui.parts.shelf import Shelf
@@ -140,7 +140,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
         gallery.change(on_gallery, gallery, [*all_results, *parts, described], **PAGE_EVENT)
 
         others = [tab.results for tab in lens_tabs]
-        waiting = add_opening(page, shelf, compare, others, [*parts, described], of_gallery)
+        waiting = turn_into_first_gallery(shelf, compare, others, [*parts, described], of_gallery)
 
         def redraw() -> None:
             """Begin each page that is opened from now on with what is served now."""

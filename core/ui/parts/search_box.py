@@ -12,6 +12,7 @@ PLACEHOLDER = "a dog catching a frisbee in the snow"
 RESULTS_BRIDGE = """
 element.twolensTrigger = (name, data) => trigger(name, data); // sends 'pick' and 'similar'
 watch('value', () => window.dispatchEvent(new CustomEvent('twolens:shown', {detail: element})));
+window.dispatchEvent(new CustomEvent('twolens:ready', {detail: element}));
 """
 """Lets the page's own script send the events of a results area and learn of new results."""
 

@@ -35,13 +35,6 @@ def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
     return SAMPLE_EXAMPLES if entry.source_id == SAMPLE_NAME else EXAMPLES
 
 
-def opening_query(shelf: Shelf) -> str | None:
-    """Return the example that is answered when the page opens; None if none is."""
-    if shelf.entries and shelf.entry().source_id == SAMPLE_NAME:
-        return SAMPLE_EXAMPLES[0]
-    return None
-
-
 def examples_line(entry: ShelvedGallery, current: str = "") -> str:
     """Return the examples as buttons; the one that was asked is marked."""
     chips = "".join(
@@ -102,10 +95,12 @@ def start_state(shelf: Shelf, gallery: str | None) -> str:
 
 
 def opening_state(shelf: Shelf) -> str:
-    """Return what a page begins with: room for the answer that it will ask for, if it asks."""
-    if opening_query(shelf) is None:
+    """Return what the page begins with; an example's query, which its script asks at once."""
+    if not shelf.entries or shelf.entry().source_id != SAMPLE_NAME:
         return start_state(shelf, None)
-    return stage(f"{examples_line(shelf.entry())}{two_lens_skeleton()}", two_lens_skeleton())
+    examples = examples_line(shelf.entry())
+    answer = f'{examples}<div data-open="{escape(SAMPLE_EXAMPLES[0])}">{two_lens_skeleton()}</div>'
+    return stage(answer, two_lens_skeleton())
 
 
 def building_state(awaited: AwaitedGallery) -> str:

@@ -61,8 +61,20 @@
     region.textContent = text;
   });
 
+  /* The default gallery opens with the answer to an example. */
+  const answerExample = (host) => {
+    const waiting = host.querySelector("[data-open]");
+    if (!waiting) return;
+    const query = waiting.dataset.open;
+    waiting.removeAttribute("data-open");
+    host.twolensTrigger("pick", { query });
+  };
+
+  window.addEventListener("twolens:ready", (event) => setTimeout(answerExample, 0, event.detail));
+
   window.addEventListener("twolens:shown", (event) => {
     const host = event.detail;
+    answerExample(host);
     const stage = host.querySelector(".tl-stage");
     if (!stage) return;
     announce(stage.dataset.summary || "");
