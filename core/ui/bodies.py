@@ -109,7 +109,7 @@ def _read(body: bytes) -> Any:  # noqa: ANN401 - any JSON
         raise Refusal(400, f"JSON has no number {constant}.")
 
     try:
-        return json.loads(body, parse_constant=refuse)
+        return json.loads(body.decode("utf-8"), parse_constant=refuse)
     except RecursionError:
         raise Refusal(400, "The JSON is nested too deep.") from None
     except ValueError as error:

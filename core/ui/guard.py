@@ -193,6 +193,8 @@ class Guard:
         elif scope["method"] == "POST":
             most = self._limits.list_bytes if rule.body == "call" else self._limits.body_bytes
             body = await self._body(scope, receive, most)
+            if b"json" not in _header(scope, b"content-type").lower():
+                raise Refusal(415, "The body is JSON: send it with Content-Type: application/json.")
             value = check_body(body)
             if rule.body != "call" or not check_call(path, value, self._functions, self._unread):
                 check_size(len(body), self._limits.body_bytes)

@@ -193,6 +193,7 @@ class TestBodies:
             ("compare", b'{"data": [', "not JSON"),
             ("compare", b"", "not JSON"),
             ("compare", b"\xff\xfe\xfd", "not JSON"),
+            ("compare", '{"data": ["dog"]}'.encode("utf-16"), "not JSON"),
             ("compare", b"[1, 2]", "a JSON object"),
             ("compare", b'{"data": "x"}', "the list of the function's arguments"),
             ("compare", b'{"data": [' + b"[" * 900 + b"]" * 900 + b"]}", "nested more than"),
@@ -213,6 +214,14 @@ class TestBodies:
         assert 400 <= reply.status_code < 500
         assert sentence in reply.json()["error"]
         assert len(reply.text) < 400
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+    def test_nor_what_does_not_say_that_it_is_json(self, guarded, kind):
+        for body in (b'{"data": ["dog"]}', b'{"data": ["\\ud83d"]}', b"{"):
+            url = f"{guarded.address}{RUN}/compare"
+            reply = HTTP.post(url, content=body, headers={"Content-Type": kind} if kind else {})
+            assert reply.status_code == 415
+            assert "Content-Type: application/json" in reply.json()["error"]
 
     @pytest.mark.parametrize(
         ("path", "body"),
