@@ -1,21 +1,22 @@
-"""all-MiniLM-L6-v2, the sentence encoder of the caption lens, on transformers alone."""
+"""all-MiniLM-L6-v2, the sentence encoder of the caption lens."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import ModelNotFoundError
+from core.models.bert import FILES, TOKENIZER_NAME, Bert, BertTokenizer, read_config
 from core.models.devices import resolve_device
 from core.models.encoding import Once, embed_texts, require_dim, require_precision
 from core.models.locate import hub_remedy, local_folder
 from core.models.spec import ModelSpec
+from core.models.tensors import read_tensors
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 _MOST_TOKENS = 256
 
@@ -39,8 +40,8 @@ class TokenEmbeddings:
 class MiniLmEncoder:
     """all-MiniLM-L6-v2, or another BERT-like sentence encoder with mean pooling.
 
-    What ``sentence_transformers`` computes for it, token for token, without that package's
-    import, which would be a quarter of the time from the app's start to its first answer.
+    What ``sentence_transformers`` computes for it, without that package's import, nor that of
+    ``transformers``: they would be a third of the work from the app's start to its first answer.
 
     Args:
         spec: Which model; ``spec.dim`` is checked after the load.
@@ -52,8 +53,6 @@ class MiniLmEncoder:
         self.spec = spec
         self._device = device
         self._model = Once(self._load)
-        # Fast tokenizers fail with "Already borrowed" when two threads set their padding.
-        self._tokenizing = threading.Lock()
 
     @property
     def is_loaded(self) -> bool:
@@ -69,21 +68,8 @@ class MiniLmEncoder:
             ModelNotFoundError: The weights cannot be loaded.
             ModelError: Their dimension is not the one of the specification.
         """
-        tokenizer, model = self._model.get()
-
-        def embed(batch: Sequence[str]) -> torch.Tensor:
-            with self._tokenizing:
-                tokens = tokenizer(
-                    list(batch),
-                    padding=True,
-                    truncation=True,
-                    max_length=_MOST_TOKENS,
-                    return_tensors="pt",
-                ).to(model.device)
-            mask = tokens["attention_mask"].unsqueeze(-1)
-            return (model(**tokens).last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-
-        return embed_texts(embed, texts, model.config.hidden_size)
+        tokenizer, bert = self._model.get()
+        return embed_texts(lambda batch: bert.mean(tokenizer(batch)), texts, bert.width)
 
     def unload_idle(self, seconds: float) -> bool:
         """Forget weights that were not used for so long; return whether there were any."""
@@ -98,41 +84,41 @@ class MiniLmEncoder:
         """
         import torch
 
-        tokenizer, model = self._model.get()
+        tokenizer, bert = self._model.get()
         found = []
         for text in texts:
-            with self._tokenizing:
-                tokens = tokenizer(
-                    text, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt"
-                ).to(model.device)
-            words = tuple(tokens.word_ids(0))
+            (encoding,) = tokenizer.encode([text])
+            words = tuple(encoding.word_ids)
             count = 1 + max((word for word in words if word is not None), default=-1)
-            spans = tuple(tuple(tokens.word_to_chars(0, word)) for word in range(count))
+            spans = tuple(tuple(encoding.word_to_chars(word)) for word in range(count))
             with torch.inference_mode():
-                vectors = model(**tokens).last_hidden_state[0].float().cpu().numpy()
+                vectors = bert(torch.tensor([encoding.ids]))[0].cpu().numpy()
             found.append(TokenEmbeddings(vectors, words, spans))
         return found
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[BertTokenizer, Bert]:
         require_precision(self.spec, "fp32")
-        folder = local_folder(self.spec)
-        from transformers import AutoModel, AutoTokenizer
+        folder = local_folder(self.spec) or self._hub_folder()
+        from safetensors import SafetensorError
 
-        where = str(folder or self.spec.source.removeprefix("hub:"))
-        options = {"local_files_only": True} if folder else {"revision": self.spec.revision}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model = AutoModel.from_pretrained(
-                where,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype="float32",
-                # Sentences are pooled from the tokens; BERT's own pooler is not a part of it.
-                add_pooling_layer=False,
-                **options,
-            )
-        except (OSError, ValueError, KeyError) as error:
-            remedy = "Its folder is incomplete." if folder else hub_remedy(self.spec)
-            raise ModelNotFoundError(self.spec.name, remedy) from error
-        require_dim(self.spec, model.config.hidden_size)
-        return tokenizer, model.to(resolve_device(self._device)).eval()
+            config = read_config(folder)
+            bert = Bert(config, read_tensors(folder))
+            tokenizer = BertTokenizer(folder / TOKENIZER_NAME, _MOST_TOKENS, bert.pad_id)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelNotFoundError(self.spec.name, "Its folder is incomplete.") from error
+        require_dim(self.spec, bert.width)
+        return tokenizer, bert.to(resolve_device(self._device))
+
+    def _hub_folder(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        repository = self.spec.source.removeprefix("hub:")
+        try:
+            paths = [
+                Path(hf_hub_download(repository, name, revision=self.spec.revision))
+                for name in FILES
+            ]
+        except (OSError, ValueError) as error:
+            raise ModelNotFoundError(self.spec.name, hub_remedy(self.spec)) from error
+        return paths[0].parent

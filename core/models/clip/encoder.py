@@ -14,7 +14,7 @@ from core.models.clip.towers import (
     TextTower,
     find_clip_files,
     load_image_tower,
-    load_text_tower,
+    load_query_tower,
 )
 from core.models.devices import keep_freed_memory, resolve_device
 from core.models.encoding import (
@@ -170,6 +170,6 @@ class ClipEncoder:
         return tower
 
     def _load_text_tower(self) -> TextTower:
-        tower = load_text_tower(self._files.get())
+        tower = load_query_tower(self._files.get())
         tower.module.to(self._torch_device)
         return tower

@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError, ModelNotFoundError
+from core.models.bert import read_config
+from core.models.clip.sentence_tower import (
+    SentenceTower,
+    build_sentence_tower,
+    is_sentence_tower,
+    sentence_tokenizer,
+)
 from core.models.locate import hub_remedy, local_folder
 from core.models.spec import ModelSpec, Precision
 
@@ -26,6 +33,8 @@ LOCAL_WEIGHTS_NAME = "model.safetensors"
 HUB_WEIGHTS_NAME = "open_clip_model.safetensors"
 
 _BASE_PREFIX = "package:"
+_CONTEXT_LENGTH = 77
+"""open_clip's, where a configuration says nothing."""
 _OUTSIDE_TOWERS = frozenset({"logit_scale", "logit_bias"})
 
 
@@ -72,7 +81,7 @@ class TextTower:
         tokenize: Maps texts to token ids (n, length); not thread-safe.
     """
 
-    module: torch.nn.Module
+    module: torch.nn.Module | SentenceTower
     tokenize: Callable[[Sequence[str]], torch.Tensor]
 
 
@@ -126,6 +135,53 @@ def load_text_tower(files: ClipFiles) -> TextTower:
     supplied = "transformer." if _base_package(files.model_cfg) else ""
     _fill(tower.module, files, prefix="text.", supplied_elsewhere=supplied)
     return tower
+
+
+def load_query_tower(files: ClipFiles) -> TextTower:
+    """Return :func:`load_text_tower` for inference alone, built without open_clip where it can be.
+
+    Raises:
+        ModelNotFoundError: The weights or the package are missing, or do not fit.
+    """
+    base, text_cfg = _base_package(files.model_cfg), files.model_cfg["text_cfg"]
+    if base is None or not is_sentence_tower(text_cfg, base):
+        return load_text_tower(files)
+    from safetensors import SafetensorError
+
+    projection = _projection(
+        int(read_config(base)["hidden_size"]),
+        text_cfg.get("hf_proj_width"),
+        files.model_cfg["embed_dim"],
+    )
+    length = text_cfg.get("context_length", _CONTEXT_LENGTH)
+    try:
+        tensors = _tensors_below(files.weights, "text.")
+        tower = build_sentence_tower(tensors, projection, base)
+        return TextTower(tower, sentence_tokenizer(base, length))
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelNotFoundError(
+            files.spec.name, f"The text tower in {files.weights.name} does not fit its config."
+        ) from error
+
+
+def _projection(features: int, width: int | None, dim: int) -> torch.nn.Module:
+    """Return the last layers of a text tower; open_clip's own have no ``width``."""
+    from torch import nn
+
+    if width is not None:
+        return _wide_projection(features, width, dim)
+    middle = (features + dim) // 2
+    return nn.Sequential(
+        nn.Linear(features, middle, bias=False), nn.GELU(), nn.Linear(middle, dim, bias=False)
+    )
+
+
+def _tensors_below(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): opened.get_tensor(name) for name in names}
 
 
 def new_image_tower(files: ClipFiles) -> ImageTower:
