@@ -90,7 +90,7 @@ class MiniLmEncoder:
             (encoding,) = tokenizer.encode([text])
             words = tuple(encoding.word_ids)
             count = 1 + max((word for word in words if word is not None), default=-1)
-            spans = tuple(tuple(encoding.word_to_chars(word)) for word in range(count))
+            spans = tuple(encoding.word_to_chars(word) or (0, 0) for word in range(count))
             with torch.inference_mode():
                 vectors = bert(torch.tensor([encoding.ids]))[0].cpu().numpy()
             found.append(TokenEmbeddings(vectors, words, spans))

@@ -256,11 +256,11 @@ def test_half_precision_files_are_read_as_fp32(plain, tmp_path):
 
 def test_many_threads_load_a_tower_once_and_agree(minilm_clip, monkeypatch):
     loads = []
-    real = towers.build_text_tower
+    real = towers.build_sentence_tower
     monkeypatch.setattr(
         towers,
-        "build_text_tower",
-        lambda cfg: loads.append(threading.get_ident()) or real(cfg),
+        "build_sentence_tower",
+        lambda *parts: loads.append(threading.get_ident()) or real(*parts),
     )
     encoder = ClipEncoder(minilm_clip, device="cpu")
     expected = ClipEncoder(minilm_clip, device="cpu").encode_text(TEXTS)
