@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ImageError
-from core.images.recognise import RefusedError
+from core.images.recognise import RefusedError, kind_of
 from core.images.sandbox.decoder_pool import decoder_pool
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from core.config import Settings
 
+_HEAD_BYTES = 4096
 WORKING_PX = 640
 """Longer side of a decoded picture: more than any model or thumbnail here looks at."""
 
@@ -106,6 +107,16 @@ def decode(
         raise ImageError(file_name, refusal.reason) from refusal
     digest = hashlib.sha256(content).hexdigest()
     return DecodedImage(found.image, digest, found.width, found.height, found.notes)
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Tell whether a file begins like a picture of a kind that is read here; decode nothing."""
+    try:
+        with path.open("rb") as file:
+            kind_of(file.read(_HEAD_BYTES))
+    except (OSError, RefusedError):
+        return False
+    return True
 
 
 def _read(path: Path, file_name: str, max_bytes: int) -> bytes:

@@ -28,7 +28,7 @@ TITLE = "TwoLens"
 """Of the page, and the name of its MCP server."""
 _STATIC = Path(__file__).parent / "static"
 _STYLES = ("page.css", "viewer.css", "why.css", "upload.css", "evaluation.css")
-_SCRIPTS = ("base.js", "why.js", "viewer.js", "page.js")
+_SCRIPTS = ("base.js", "why.js", "viewer.js", "page.js", "upload.js")
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.describing import Described
-    from core.uploads.session import UploadSession, WaitingFile
+    from core.uploads.session import UploadSession
+    from core.uploads.waiting_file import WaitingFile
 
 _NICENESS = 10
 _PACE_S = 0.25

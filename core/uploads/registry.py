@@ -175,6 +175,18 @@ class Uploads:
             place.ends_at = place.used_at + self.settings.upload_idle_s
             return place.session
 
+    def by_keep_token(self, token: str) -> UploadSession | None:
+        """Return the living upload of whose browser kept this token, and put off its end."""
+        with self._lock:
+            sessions = [place.session for place in self._places.values()]
+        for session in sessions:
+            if secrets.compare_digest(session.keep_token.encode(), token.encode()):
+                try:
+                    return self.get(session.id)
+                except UploadError:
+                    return None
+        return None
+
     def by_view_token(self, token: str) -> UploadSession | None:
         """Return the upload whose thumbnails and downloads a token opens, if it lives."""
         with self._lock:

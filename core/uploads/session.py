@@ -24,6 +24,7 @@ from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
 from core.uploads.limits import Notice, Notices, UploadLimits, disk_trouble
 from core.uploads.snapshot import GrowingEmbeddings, Snapshot
+from core.uploads.waiting_file import WaitingFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,21 +34,6 @@ logger = logging.getLogger(__name__)
 
 _WAITING_FOLDER = "waiting"
 _TOKEN_BYTES = 24
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingFile:
-    """A file that was received and not yet described.
-
-    Attributes:
-        path: Where it lies in the upload's own folder, under a name of ours.
-        file_name: Its owner's name for it, fit to show.
-        size: Bytes.
-    """
-
-    path: Path
-    file_name: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +53,7 @@ class UploadSession:
     Attributes:
         id: Secret that stands for the visitor; known to the server only.
         view_token: Secret in the addresses of thumbnails and downloads; allows reading only.
+        keep_token: Secret by which its browser finds the upload again after a reload.
         folder: The upload's own folder, readable by this process's user alone.
         limits: How much it may hold.
         notices: What became of files that are not simply there.
@@ -83,6 +70,7 @@ class UploadSession:
         """
         self.id = secrets.token_urlsafe(_TOKEN_BYTES)
         self.view_token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self.keep_token = secrets.token_urlsafe(_TOKEN_BYTES)
         self.folder = folder
         self.limits = limits
         self.notices = Notices()

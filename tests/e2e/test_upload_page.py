@@ -27,7 +27,7 @@ HOSTILE_CAPTION = '"><script>window.pwned=1</script><b onclick="window.pwned=1">
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uploads")
-    uploads = colour_uploads(folder, upload_closed_s=0.5, upload_queue_size=2)
+    uploads = colour_uploads(folder, upload_closed_s=4, upload_queue_size=2)
     changed = {"GRADIO_HEARTBEAT_INTERVAL": "0.5"}  # notices a closed tab sooner than in 15 s
     before = {name: os.environ.get(name) for name in (*changed, "GRADIO_TEMP_DIR")}
     os.environ.update(changed)
@@ -85,7 +85,7 @@ def folder(tmp_path_factory, request) -> Path:
 
 
 def drop(visit: Visit, folder: Path) -> None:
-    visit.page.set_input_files("#upload-folder input[type=file]", str(folder))
+    visit.page.set_input_files("#upload-drop input.folder", str(folder))
 
 
 def drop_files(visit: Visit, *paths: Path) -> None:
@@ -116,7 +116,8 @@ def test_a_folder_is_described_searched_corrected_taken_away_and_forgotten(
     page = visit.page
     expect(page.get_by_text("captioner writes a caption for each photo")).to_be_visible()
     drop(visit, folder)
-    expect(state(visit)).to_contain_text("14 photos are ready to be described. That takes about")
+    expect(state(visit)).to_contain_text("13 photos are ready to be described. That takes about")
+    expect(state(visit)).to_contain_text("1 file is no photo")
 
     uploads.captioner.gate.clear()
     page.click("#upload-describe")
@@ -155,6 +156,7 @@ def test_a_folder_is_described_searched_corrected_taken_away_and_forgotten(
     page.click("#upload-search")
     expect(first.locator("img")).to_have_attribute("alt", HOSTILE_CAPTION)
     row.get_by_role("button").click()
+    page.get_by_role("button", name="Remove", exact=True).last.click()
     expect(page.locator("#upload-saved")).to_contain_text("Removed")
     expect(page.locator("[data-remove]")).to_have_count(12)
     assert page.evaluate("window.pwned") is None
@@ -162,9 +164,13 @@ def test_a_folder_is_described_searched_corrected_taken_away_and_forgotten(
     with page.expect_download() as download:
         page.get_by_role("link", name="captions.csv").click()
     assert len(Path(download.value.path()).read_text().splitlines()) == 13
-    assert len(files_of(uploads)) == 12
+    assert len(files_of(uploads)) == 24  # a thumbnail and a large copy each
 
     page.click("#upload-forget")
+    page.locator(".tl-confirm").get_by_role("button", name="Keep").click()
+    expect(page.locator("[data-remove]")).to_have_count(12)
+    page.click("#upload-forget")
+    page.locator(".tl-confirm").get_by_role("button", name="Forget everything").click()
     expect(state(visit)).to_contain_text("Everything is forgotten")
     expect(page.locator("[data-remove]")).to_have_count(0)
     expect(visit.cards("#upload-results")).to_have_count(0)
@@ -196,12 +202,17 @@ def test_stop_keeps_what_is_done_and_more_files_are_added_later(open_tab, upload
     expect(state(visit)).to_contain_text("17 photos are ready")
     visit.page.click("#upload-describe")
     expect(state(visit)).to_contain_text("16 photos described")
+    again = visit.page.get_by_role("button", name="16 more photos: search again")
+    again.click()
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(5)
+    expect(again).to_have_count(0)
     expect(state(visit)).to_contain_text("1 file came twice")
 
 
 def test_a_picture_searches_the_visitors_photos_and_leaves_no_file(open_tab, uploads, tmp_path):
     for row, colour in enumerate(colours(6)):
         (tmp_path / f"photo {row}.png").write_bytes(picture_bytes(colour, size=(64, 48)))
+    wait_until_clean(uploads)
     visit = open_tab()
     drop_files(visit, *sorted(tmp_path.glob("*.png")))
     expect(state(visit)).to_contain_text("6 photos are ready")
@@ -336,6 +347,54 @@ def test_closing_the_tab_forgets(open_tab, uploads, served, tmp_path):
     assert "secret name" not in everything_gradio_keeps(served[2])
 
 
+def test_a_reload_finds_the_photos_again_and_the_browser_asks_before(open_tab, uploads, tmp_path):
+    for row, colour in enumerate(colours(3)):
+        (tmp_path / f"photo {row}.png").write_bytes(picture_bytes(colour))
+    visit = open_tab()
+    page = visit.page
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    buttons = [page.locator(f"#upload-{name}") for name in ("describe", "stop", "forget")]
+    for button in buttons:
+        expect(button).to_be_disabled()
+    drop_files(visit, *sorted(tmp_path.glob("*.png"))[:2])
+    expect(state(visit)).to_contain_text("2 photos are ready")
+    expect(buttons[0]).to_be_enabled()
+    expect(buttons[1]).to_be_disabled()
+    page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("2 photos described")
+    expect(buttons[0]).to_be_disabled()
+    for _ in range(2):  # the second time the tab is another one for the server again
+        page.reload()
+        page.get_by_role("tab", name="Your photos").click()
+        expect(state(visit)).to_contain_text("2 photos can be searched")
+        expect(visit.cards("#upload-results")).to_have_count(2)
+    assert asked == ["beforeunload", "beforeunload"]
+    page.fill("#upload-query input", "colour 000")
+    page.press("#upload-query input", "Enter")
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(2)
+    page.click("#upload-forget")
+    page.locator(".tl-confirm").get_by_role("button", name="Forget everything").click()
+    expect(state(visit)).to_contain_text("Everything is forgotten")
+    page.reload()
+    page.get_by_role("tab", name="Your photos").click()
+    expect(buttons[2]).to_be_disabled()
+    assert len(asked) == 2
+    assert files_of(uploads) == []
+
+
+def test_a_token_of_nobody_finds_nothing(open_tab, uploads, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(picture_bytes((8, 8, 8)))
+    owner = open_tab()
+    drop_files(owner, path)
+    expect(state(owner)).to_contain_text("1 photo is ready")
+    (session,) = (place.session for place in uploads._places.values() if place.session.waiting)
+    assert uploads.by_keep_token(session.keep_token) is session
+    for guess in ("", session.view_token, session.keep_token[:-1], "ä"):
+        assert uploads.by_keep_token(guess) is None
+
+
 def test_on_a_phone(open_tab, uploads, folder):
     visit = open_tab(viewport=PHONE, has_touch=True)
     drop_files(visit, *sorted(folder.rglob("*.jpg")), folder / HOSTILE_NAME)
@@ -357,7 +416,7 @@ def test_on_a_phone(open_tab, uploads, folder):
 def test_every_text_can_be_read(open_tab, uploads, folder, scheme):
     visit = open_tab(color_scheme=scheme)
     drop(visit, folder)
-    expect(state(visit)).to_contain_text("14 photos are ready")
+    expect(state(visit)).to_contain_text("13 photos are ready")
     visit.page.click("#upload-describe")
     expect(state(visit)).to_contain_text("13 photos described")
     visit.page.get_by_text("Captions and downloads").click()

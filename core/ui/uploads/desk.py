@@ -79,6 +79,7 @@ class UploadDesk:
         self.inbox = inbox
         self._lock = threading.Lock()
         self._tabs: dict[str, str] = {}
+        self._closed: set[str] = set()
         uploads.when_forgotten = self._forgotten
 
     def find(self, tab: str | None) -> UploadSession | None:
@@ -96,7 +97,22 @@ class UploadDesk:
         """
         with self._lock:
             upload_id = self._tabs.get(tab or "")
+            self._closed.discard(tab or "")
         return self.uploads.get(upload_id)
+
+    def resume(self, tab: str | None, token: str) -> UploadSession | None:
+        """Give a tab the upload that its visitor had before they loaded the page again.
+
+        Args:
+            tab: Gradio's name for the tab as it is now.
+            token: What the browser kept for it (:attr:`UploadSession.keep_token`).
+        """
+        session = self.uploads.by_keep_token(token)
+        if session is None or not tab:
+            return None
+        with self._lock:
+            self._tabs[tab] = session.id
+        return session
 
     def take_in(
         self, tab: str | None, files: Sequence[dict[str, Any]] | None, visitor: str
@@ -211,7 +227,11 @@ class UploadDesk:
         """Stop a visitor's run and let their upload end soon."""
         with self._lock:
             upload_id = self._tabs.get(tab or "")
-        if upload_id is not None:
+            if upload_id is None:
+                return
+            self._closed.add(tab or "")
+            owners = {owner for owner, owned in self._tabs.items() if owned == upload_id}
+        if owners <= self._closed:  # else it was loaded again already
             self.uploads.leave(upload_id)
 
     def _forgotten(self, upload_id: str) -> None:
@@ -219,6 +239,7 @@ class UploadDesk:
             tabs = [tab for tab, owned in self._tabs.items() if owned == upload_id]
             for tab in tabs:
                 del self._tabs[tab]
+            self._closed.difference_update(tabs)
 
     def _too_much(self, size: int) -> str:
         limits = self.uploads.limits

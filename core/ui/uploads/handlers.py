@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
@@ -46,7 +46,7 @@ class UploadHandlers:
     def __init__(self, desk: UploadDesk) -> None:
         """Serve all visitors of one app."""
         self._desk = desk
-        self._searched: WeakSet[UploadSession] = WeakSet()
+        self._searched: WeakKeyDictionary[UploadSession, int] = WeakKeyDictionary()
 
     def on_files(self, sent: Any, request: gr.Request) -> tuple:  # noqa: ANN401
         """Files arrived: an empty sender and the state."""
@@ -68,14 +68,13 @@ class UploadHandlers:
                 sentence = "Add photos first; then they can be described."
                 yield trouble_view(sentence, session), *unchanged
                 return
-            self._searched.discard(session)
             for found, progress in self._desk.describe(request.session_hash):
                 if found.ended:
                     return  # the page says already that it is forgotten
                 if progress.finished:
-                    yield finished_view(found, progress), *self._after(found)
+                    yield finished_view(found, progress, self._more(found)), *self._after(found)
                 else:
-                    yield running_view(found, progress), *unchanged
+                    yield running_view(found, progress, self._more(found)), *unchanged
         except Exception as error:
             yield trouble_view(sentence_for(error, "describing"), session), *self._after(session)
 
@@ -141,7 +140,7 @@ class UploadHandlers:
             session.remove(record.id)
         except Exception as error:
             return _saved(sentence_for(error, "removing"), bad=True), *(gr.skip(),) * 4
-        self._searched.discard(session)
+        self._searched.pop(session, None)
         state = ready_view(self._desk.uploads, session)
         return _saved(f"Removed: {record.file_name}"), state, *self._after(session)
 
@@ -150,6 +149,13 @@ class UploadHandlers:
         gone = self._desk.forget(request.session_hash)
         sentence = FORGOTTEN if gone else "There is nothing to forget."
         return nothing_view(sentence), no_photos(), captions_table(None), "", "", ""
+
+    def on_resume(self, event: gr.EventData, request: gr.Request) -> tuple:
+        """The page was loaded again by who had an upload: state, results, table, downloads."""
+        session = self._desk.resume(request.session_hash, event_value(event, "token"))
+        if session is None:
+            return nothing_view(), *(gr.skip(),) * 3
+        return ready_view(self._desk.uploads, session), *self._after(session)
 
     def on_unload(self, request: gr.Request) -> None:
         """The tab was closed or reloaded."""
@@ -160,8 +166,12 @@ class UploadHandlers:
         session = self._desk.find(request.session_hash)
         if session is None or not len(session.snapshot):
             return None
-        self._searched.add(session)
+        self._searched[session] = len(session.snapshot)
         return self._desk.shelf(session)
+
+    def _more(self, session: UploadSession) -> int:
+        """Return how many pictures came since the visitor last searched; 0 if they never did."""
+        return len(session.snapshot) - self._searched.get(session, len(session.snapshot))
 
     def _after(self, session: UploadSession | None) -> tuple:
         """Return results, table and downloads for what is described now."""

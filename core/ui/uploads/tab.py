@@ -11,7 +11,7 @@ from core.ui.parts.picture_query import picture_query
 from core.ui.parts.search_box import RESULTS_BRIDGE, search_box
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.handlers import UploadHandlers, no_photos
-from core.ui.uploads.views import captions_table, introduction, nothing_view
+from core.ui.uploads.views import captions_table, drop_zone, introduction, nothing_view
 
 DESCRIBE_EVENT: dict[str, Any] = {
     "concurrency_id": "describe",
@@ -29,9 +29,22 @@ element.addEventListener('change', (event) => {
 });
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-remove]');
-  if (button) trigger('remove', {id: button.dataset.remove});
+  if (!button) return;
+  const name = button.closest('tr').querySelector('.tl-file-name').textContent;
+  window.twolens.confirm(`Remove ${name}?`, 'Remove').then(
+    (yes) => yes && trigger('remove', {id: button.dataset.remove})
+  );
 });
 """
+
+STATE_BRIDGE = """
+const tell = (first) => window.dispatchEvent(
+  new CustomEvent('twolens:upload', {detail: {first, resume: (data) => trigger('resume', data)}})
+);
+watch('value', () => tell(false));
+setTimeout(() => tell(true));
+"""
+"""Tells the page's script what there is now, and lets it find the upload again after a reload."""
 
 
 def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
@@ -42,19 +55,25 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
         desk: What does the work.
     """
     gr.HTML(introduction(desk.uploads), apply_default_css=False, elem_classes=["tl-bare"])
-    with gr.Row(elem_classes=["tl-senders"]):
-        folder = gr.File(
-            label="Drop a folder", file_count="directory", height=150, elem_id="upload-folder"
-        )
-        files = gr.File(
-            label="Drop photos", file_count="multiple", height=150, elem_id="upload-files"
-        )
+    gr.HTML(drop_zone(), apply_default_css=False, elem_classes=["tl-bare"], elem_id="upload-drop")
+    # Sends what the zone was given; seen while it does.
+    sender = gr.File(
+        file_count="multiple", show_label=False, elem_id="upload-files", elem_classes=["tl-sender"]
+    )
     with gr.Row(elem_classes=["tl-upload-buttons"]):
-        describe = gr.Button("Describe and index", variant="primary", elem_id="upload-describe")
-        stop = gr.Button("Stop", elem_id="upload-stop")
-        forget = gr.Button("Forget everything", variant="stop", elem_id="upload-forget")
+        describe = gr.Button(
+            "Describe and index", elem_id="upload-describe", elem_classes=["tl-button", "first"]
+        )
+        stop = gr.Button("Stop", elem_id="upload-stop", elem_classes=["tl-button"])
+        forget = gr.Button(
+            "Forget everything", elem_id="upload-forget", elem_classes=["tl-button", "bad"]
+        )
     state = gr.HTML(
-        nothing_view(), apply_default_css=False, elem_id="upload-state", elem_classes=["tl-bare"]
+        nothing_view(kind="start"),
+        apply_default_css=False,
+        js_on_load=STATE_BRIDGE,
+        elem_id="upload-state",
+        elem_classes=["tl-bare"],
     )
     left_queue = gr.Textbox(visible="hidden")
     box = search_box("upload", k_label="Pictures per lens")
@@ -84,8 +103,8 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
     on = UploadHandlers(desk)
     page_event = {**PAGE_EVENT, "show_progress": "minimal"}
     each_one = {**PAGE_EVENT, "trigger_mode": "multiple"}  # the second of two quick ones counts too
-    for sender in (folder, files):
-        sender.upload(on.on_files, sender, [sender, state], preprocess=False, **each_one)
+    sender.upload(on.on_files, sender, [sender, state], preprocess=False, **each_one)
+    state.resume(on.on_resume, None, [state, results, table, downloads], **PAGE_EVENT)
     run = describe.click(
         on.on_describe,
         None,

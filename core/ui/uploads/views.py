@@ -14,6 +14,8 @@ from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices
 from core.uploads.registry import Uploads
 from core.uploads.session import UploadSession
 
+ACCEPTED = "image/*,.avif,.heic,.heif,.tif,.tiff,.dng,.cr2,.nef,.arw"
+"""What a browser's dialog for photos offers; what can be read is found out from the content."""
 PICTURES_WATCHED = 24
 """Pictures shown while a run is under way; the next ones begin a new page."""
 
@@ -30,7 +32,7 @@ def introduction(uploads: Uploads) -> str:
         "lenses index it, and you can search meanwhile.</p>"
         "<p>Only you can see them. They leave this server when you press "
         f"<em>Forget everything</em>, or {minutes} minute{'s' if minutes > 1 else ''} after you "
-        "close or reload this page.</p>"
+        "close this page.</p>"
         f'<p class="tl-note">At most {limits.files:,} photos, {limits.bytes / 1e6:,.0f} MB and '
         f"{limits.pixels / 1e6:,.0f} megapixels in all; {limits.decode.max_bytes / 1e6:,.0f} MB "
         f"and {limits.decode.max_pixels / 1e6:,.0f} megapixels each. JPEG, PNG, WebP, AVIF, HEIC, "
@@ -38,31 +40,48 @@ def introduction(uploads: Uploads) -> str:
     )
 
 
-def nothing_view(sentence: str = "") -> str:
-    """Return the state of a visitor without photos, with a sentence on what just happened."""
-    line = f'<p class="tl-said" role="status">{escape(sentence)}</p>' if sentence else ""
-    return f'<div class="tl-upload-state">{line}</div>'
+def drop_zone() -> str:
+    """Return the place to drop or choose photos; the page's script sends what it is given."""
+    return (
+        '<div class="tl-drop"><p><strong>Drop photos or a folder here</strong></p>'
+        '<div><button type="button" class="tl-button" data-choose="files">Choose photos</button>'
+        '<button type="button" class="tl-button" data-choose="folder">Choose a folder</button>'
+        f'</div><input type="file" class="files" multiple accept="{ACCEPTED}" hidden '
+        'aria-label="Photos"><input type="file" class="folder" webkitdirectory hidden '
+        'aria-label="Folder"></div>'
+    )
+
+
+def nothing_view(sentence: str = "", kind: str = "nothing") -> str:
+    """Return the state of a visitor without photos, with a sentence on what just happened.
+
+    Args:
+        sentence: What happened, or "".
+        kind: ``start`` for a page that does not know yet whether there is an upload.
+    """
+    said = f'<p class="tl-said" role="status">{escape(sentence)}</p>' if sentence else ""
+    return _framed(None, kind, said)
 
 
 def trouble_view(sentence: str, session: UploadSession | None = None) -> str:
     """Return the state after something that could not be done, and why."""
     waiting = _waiting_line(session) if session else ""
     notices = notices_view(session.notices) if session else ""
-    return (
-        f'<div class="tl-upload-state"><p class="tl-said bad" role="alert">{escape(sentence)}</p>'
-        f"{waiting}{notices}</div>"
-    )
+    alert = f'<p class="tl-said bad" role="alert">{escape(sentence)}</p>'
+    return _framed(session, "trouble", f"{alert}{waiting}{notices}")
 
 
 def ready_view(uploads: Uploads, session: UploadSession) -> str:
     """Return what waits to be described and how long that will take, before it starts."""
-    count = len(session.waiting)
+    count = sum(file.is_picture for file in session.waiting)
     described = len(session.snapshot)
+    there = f"{_photos(described)} can be searched. " if described else ""
+    others = len(session.waiting) - count
+    left_out = ""
+    if others:
+        left_out = f" {_files(others)} {_are(others)} no photo and will be left out."
     if not count:
-        sentence = (
-            f"{_photos(described)} can be searched." if described else "No photo is here yet."
-        )
-        return _state(session, sentence)
+        return _state(session, f"{there or 'No photo is here yet.'}{left_out}".strip(), "ready")
     name = uploads.captioner.spec.name
     if isinstance(uploads.captioner, RentedCaptioner):
         batch = uploads.batch_size
@@ -74,10 +93,11 @@ def ready_view(uploads: Uploads, session: UploadSession) -> str:
         )
     else:
         cost = f"That takes about {_duration(uploads.estimate_s(count))} here, with {name}."
-    return _state(session, f"{_photos(count)} {_are(count)} ready to be described. {cost}")
+    said = f"{there}{_photos(count)} {_are(count)} ready to be described. {cost}{left_out}"
+    return _state(session, said, "ready")
 
 
-def running_view(session: UploadSession, progress: Progress) -> str:
+def running_view(session: UploadSession, progress: Progress, more: int = 0) -> str:
     """Return how far a run is: a bar, numbers, and the pictures as they come."""
     share = progress.settled / progress.total if progress.total else 1.0
     facts = [f"{progress.settled} of {progress.total}"]
@@ -89,15 +109,23 @@ def running_view(session: UploadSession, progress: Progress) -> str:
         f'<div class="tl-progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{100 * share:.0f}"><i style="width:{share:.1%}"></i></div>'
     )
-    return (
-        f'<div class="tl-upload-state is-running"><p class="tl-said">Describing your photos: '
-        f"{' · '.join(facts)}</p>{bar}{_watched(session, progress.decoded)}"
-        f"{notices_view(session.notices, listed=False)}</div>"
+    said = f'<p class="tl-said">Describing your photos: {" · ".join(facts)}</p>'
+    return _framed(
+        session,
+        "running",
+        f"{said}{bar}{_search_again(more)}{_watched(session, progress.decoded)}"
+        f"{notices_view(session.notices, listed=False)}",
     )
 
 
-def finished_view(session: UploadSession, progress: Progress) -> str:
-    """Return what a run did, and what is left if it was stopped."""
+def finished_view(session: UploadSession, progress: Progress, more: int = 0) -> str:
+    """Return what a run did, what is left if it was stopped, and what came since a search.
+
+    Args:
+        session: The upload.
+        progress: Of the run, at its end.
+        more: Pictures that came since the visitor last searched.
+    """
     speed = f" at {progress.images_per_s:.1f} a second" if progress.described else ""
     sentence = f"{_photos(progress.described)} described{speed}."
     waiting = len(session.waiting)
@@ -107,7 +135,7 @@ def finished_view(session: UploadSession, progress: Progress) -> str:
         )
     elif not len(session.snapshot):
         sentence = "None of these files is a photo that can be used."
-    return _state(session, sentence)
+    return _state(session, sentence, "finished", _search_again(more))
 
 
 def given_up_view(session: UploadSession) -> str:
@@ -117,6 +145,7 @@ def given_up_view(session: UploadSession) -> str:
         session,
         f"Stopped before it began; the place in the queue is free again. {_photos(count)} still "
         f"{'wait' if count > 1 else 'waits'}.",
+        "finished",
     )
 
 
@@ -202,10 +231,28 @@ def downloads_view(session: UploadSession | None) -> str:
     )
 
 
-def _state(session: UploadSession, sentence: str) -> str:
+def _state(session: UploadSession, said: str, kind: str, onward: str = "") -> str:
+    line = f'<p class="tl-said" role="status">{escape(said)}</p>'
+    return _framed(session, kind, f"{line}{onward}{notices_view(session.notices)}")
+
+
+def _framed(session: UploadSession | None, kind: str, inner: str) -> str:
+    """Return a state with what the page's script must know of it."""
+    data = f'data-kind="{kind}"'
+    if session is not None and not session.ended:
+        data += (
+            f' data-waiting="{len(session.waiting)}" data-photos="{len(session.snapshot)}" '
+            f'data-keep="{escape(session.keep_token)}"'
+        )
+    return f'<div class="tl-upload-state is-{kind}" {data}>{inner}</div>'
+
+
+def _search_again(more: int) -> str:
+    if more <= 0:
+        return ""
     return (
-        f'<div class="tl-upload-state"><p class="tl-said" role="status">{escape(sentence)}</p>'
-        f"{notices_view(session.notices)}</div>"
+        f'<p><button type="button" class="tl-chip" data-search-again>{more:,} more '
+        f"photo{'' if more == 1 else 's'}: search again</button></p>"
     )
 
 
@@ -234,6 +281,10 @@ def _said(caption: Caption | None) -> str:
 def _waiting_line(session: UploadSession) -> str:
     count = len(session.waiting)
     return f"<p>{_photos(count)} {_are(count)} waiting.</p>" if count else ""
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def _photos(count: int) -> str:
