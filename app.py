@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import ValidationError
 
 from core.config import Settings, get_settings
-from core.errors import REFUSALS, SourceError, TwoLensError, sentence_of
+from core.errors import REFUSALS, SourceError, TwoLensError, VoteError, sentence_of
 from core.images.sandbox.decoder_pool import close_decoders
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    from core.duel.votes import Votes
     from core.models.profiles import Models
     from core.models.spec import Captioner
     from core.ui.operation.health import Health
@@ -206,7 +207,23 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
         uploads=uploads,
         settings=settings,
         health=health,
+        votes=open_votes(settings),
     )
+
+
+def open_votes(settings: Settings) -> Votes | None:
+    """Return the votes of blind duels; None, and a line in the log, if they cannot be kept."""
+    from core.duel.votes import Votes, mirror_to
+
+    path = settings.votes_file or settings.cache_dir / "votes" / "votes.sqlite"
+    try:
+        mirror = None
+        if settings.votes_repository:
+            mirror = mirror_to(settings.votes_repository, path.parent / "mirrored")
+        return Votes(path, mirror)
+    except (VoteError, OSError, ValueError) as error:
+        logger.warning("there are no blind duels: %s", sentence_of(error))
+        return None
 
 
 def _finish(awaited: AwaitedGallery, shelf: Shelf, models: Models, max_query_chars: int) -> None:

@@ -143,6 +143,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Most memory for decoding large pictures, all of them together.",
     )
+    votes_file: Path | None = Field(
+        None, description="SQLite file of the votes of blind duels; in the cache folder unless set."
+    )
+    votes_repository: str | None = Field(
+        None,
+        min_length=1,
+        description="Dataset repository of the Hub, OWNER/NAME, that gets a copy of each vote.",
+    )
     thumbnail_px: int = Field(320, ge=32, description="Longer side of a thumbnail.")
     large_px: int = Field(
         1280, ge=32, description="Longer side of the pictures that are kept for the large view."

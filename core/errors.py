@@ -7,6 +7,7 @@
     │   ├── QueryError             query, k, nprobe, lens or index kind
     │   ├── UnknownImageError      no such image id in the gallery
     │   ├── ImageError             one file that cannot be used, with the reason
+    │   ├── VoteError              a vote in a blind duel that cannot be taken
     │   ├── UploadError            an upload that has ended, is busy, or finds no room
     │   └── SourceError            a dataset or folder that cannot be read as asked
     ├── GalleryError               a gallery on disk, with its path
@@ -72,6 +73,10 @@ class ImageError(InputError):
         self.reason = reason
         shown = file_name if len(file_name) <= 80 else file_name[:60] + "…" + file_name[-16:]
         super().__init__(f"{shown} {reason}.")
+
+
+class VoteError(InputError):
+    """A vote in a blind duel that cannot be taken, or votes that cannot be opened."""
 
 
 class UploadError(InputError):

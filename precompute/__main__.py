@@ -43,6 +43,7 @@ _add("evaluate", "precompute.evaluate.command")
 _add("match", "precompute.calibrate.match_command")
 _add("rerank", "precompute.calibrate.rerank_command")
 _add("threshold", "precompute.calibrate.threshold_command")
+_add("votes", "precompute.evaluate.votes_command")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from core.config import Settings, get_settings
+from core.duel.votes import Votes
 from core.ui.bodies import Function
 from core.ui.connections import bound_connections
 from core.ui.guard import Guard, RequestLimits
@@ -47,6 +48,7 @@ def launch(
     uploads: Uploads | None = None,
     settings: Settings | None = None,
     health: Health | None = None,
+    votes: Votes | None = None,
 ) -> gr.Blocks:
     """Serve the page and the endpoints.
 
@@ -57,6 +59,7 @@ def launch(
         port: Port to listen on; 0 picks a free one.
         block: Whether to return only when the server stops.
         settings: Hold the limits of requests; those of the uploads or of the environment if None.
+        votes: Keeps the votes of blind duels; None leaves out their tab.
         health: What ``/health`` tells; None for that of a shelf which is not being warmed up.
 
     Returns:
@@ -73,7 +76,7 @@ def launch(
         inbox = Inbox(uploads.inbox, uploads.limits, settings.upload_free_bytes)
         desk = UploadDesk(uploads, inbox)
         routes += [*inbox.routes(), *upload_routes(uploads)]
-    page = build_page(shelf, desk)
+    page = build_page(shelf, desk, votes)
     functions = _functions(page)
     metrics = _metrics(page, health, uploads) if settings.metrics else None
     if metrics is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from core.duel.votes import Votes
 from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
@@ -17,6 +18,7 @@ from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import opening_state, start_state
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.compare import compare_tab
+from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
 from core.ui.uploads.desk import UploadDesk
@@ -27,7 +29,7 @@ from core.ui.why import add_why_endpoint
 TITLE = "TwoLens"
 """Of the page, and the name of its MCP server."""
 _STATIC = Path(__file__).parent / "static"
-_STYLES = ("page.css", "viewer.css", "why.css", "upload.css", "evaluation.css")
+_STYLES = ("page.css", "viewer.css", "why.css", "upload.css", "evaluation.css", "duel.css")
 _SCRIPTS = ("base.js", "why.js", "viewer.js", "page.js", "upload.js")
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
@@ -64,7 +66,9 @@ def head() -> str:
     return f"{_ICON}<style>{style}</style><script>{script}</script>"
 
 
-def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
+def build_page(
+    shelf: Shelf, desk: UploadDesk | None = None, votes: Votes | None = None
+) -> gr.Blocks:
     """Build the page and its endpoints over the galleries of a shelf.
 
     Nothing is loaded and no query is run; a model loads with the first search that needs it.
@@ -72,6 +76,7 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
     Args:
         shelf: The galleries.
         desk: Serves visitors' own photos; None leaves out their tab.
+        votes: Keeps the votes of blind duels; None leaves out their tab.
     """
     with PageBlocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=_TIDY_UP
@@ -113,6 +118,9 @@ def build_page(shelf: Shelf, desk: UploadDesk | None = None) -> gr.Blocks:
                     js=_TAKE_QUERY,
                     api_visibility="private",
                 )
+            if votes is not None:
+                with gr.Tab("Blind duel", id="duel"):
+                    duel_tab(shelf, gallery, votes)
             with gr.Tab("Which is better?", id="evaluation") as tab:
                 evaluation_tab(shelf, gallery, tab)
             with gr.Tab("About", id="about"):
