@@ -1,3 +1,3 @@
 """Visitors' own photos: sessions, intake, limits, captioning and exports."""
 
-__all__ = ["captioner", "exports", "intake", "limits", "registry", "session", "snapshot"]
+__all__ = ["captioner", "exports", "intake", "limits", "registry", "rented", "session", "snapshot"]

@@ -1,10 +1,9 @@
-"""Which captioner describes uploads, on what hardware, and how long a rented GPU is asked for."""
+"""Which captioner describes uploads, and on what hardware."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import ModelNotFoundError
 from core.models.captioner.blip import BlipCaptioner
@@ -14,59 +13,13 @@ from core.models.devices import resolve_device
 from core.models.locate import local_folder, located
 from core.models.profiles import PROFILES
 from core.models.spec import Captioner, ModelSpec, TextEncoder
+from core.uploads.rented import FIRST_SECONDS_AN_IMAGE, RentedCaptioner
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from core.config import Settings
     from core.models.profiles import Profile
-    from core.records import Caption
 
 _MINI = PROFILES["mini"].captioner
-
-RENTED_BATCH = 32
-"""Photos a rental, so that starting one is a small part of it."""
-
-_START_S = 15.0
-_SECONDS_AN_IMAGE = 1.0
-_LONGEST_S = 120.0
-
-
-def rented_seconds(images: Sequence[object] | int, captions: int = 1) -> float:
-    """Return for how long a GPU is rented to caption one batch.
-
-    Args:
-        images: The batch, or its size.
-        captions: Captions an image.
-    """
-    count = images if isinstance(images, int) else len(images)
-    return min(_LONGEST_S, _START_S + _SECONDS_AN_IMAGE * count * captions)
-
-
-class RentedCaptioner:
-    """Runs another captioner on a ZeroGPU Space: a GPU is rented for each batch, and given back.
-
-    Its weights are loaded beforehand: what is loaded inside a rental is lost with it.
-
-    Args:
-        captioner: What writes the captions.
-        rent: ``spaces.GPU``.
-    """
-
-    def __init__(self, captioner: InstructBlipCaptioner, rent: Callable[..., Any]) -> None:
-        """Load the weights and wrap the captioner."""
-        self.spec = captioner.spec
-        captioner.load()
-        self._caption = rent(duration=rented_seconds)(captioner.caption)
-        self._caption_several = rent(duration=rented_seconds)(captioner.caption_several)
-
-    def caption(self, images: Sequence[Image]) -> list[Caption]:
-        """Caption a batch of RGB images; same length and order as ``images``."""
-        return self._caption(images)
-
-    def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
-        """Return each image's caption, and candidates for ``count`` - 1 others, surest first."""
-        return self._caption_several(images, count)
 
 
 def first_guess_s(captioner: Captioner, device: str) -> float:
@@ -77,7 +30,7 @@ def first_guess_s(captioner: Captioner, device: str) -> float:
         device: As in the settings.
     """
     if isinstance(captioner, RentedCaptioner):
-        return _SECONDS_AN_IMAGE
+        return FIRST_SECONDS_AN_IMAGE
     on_cpu = resolve_device(device) == "cpu"
     if isinstance(captioner, BlipCaptioner):
         return 2.5 if on_cpu else 1.0

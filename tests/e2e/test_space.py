@@ -15,6 +15,7 @@ import yaml
 
 from tests.e2e.visiting import Visit
 from tests.local_hub import LocalHub, local_hub, publish_shapes
+from tests.zero_gpu import ZeroGpu, zero_gpu
 
 GALLERY = "hf:mine/shapes"
 
@@ -28,8 +29,8 @@ def hub():
 class RunningSpace:
     """What the Hub does with a Space: takes its files out of the repository and starts app.py."""
 
-    def __init__(self, hub: LocalHub, folder: Path) -> None:
-        self.hub, self.folder = hub, folder / "space"
+    def __init__(self, hub: LocalHub, machine: ZeroGpu, folder: Path) -> None:
+        self.hub, self.machine, self.folder = hub, machine, folder / "space"
         self.process: subprocess.Popen | None = None
 
     def start(self, key: str) -> None:
@@ -51,7 +52,7 @@ class RunningSpace:
             cwd=self.folder,
             env=inherited
             | self.hub.environment(self.folder.parent / "home-of-the-space")
-            | {"SPACE_ID": "mine/demo", "SYSTEM": "spaces", "SPACES_ZERO_GPU": "true"}
+            | {"SPACE_ID": "mine/demo", "SYSTEM": "spaces", **self.machine.environment}
             | {"TWOLENS_PORT": str(port), "XDG_CACHE_HOME": str(self.folder.parent / "cache")}
             | repository.variables,
         )
@@ -64,10 +65,11 @@ class RunningSpace:
 
 @pytest.fixture
 def running(hub, tmp_path):
-    space = RunningSpace(hub, tmp_path)
-    hub.when_committed = space.start
-    yield space
-    space.stop()
+    with zero_gpu() as machine:
+        space = RunningSpace(hub, machine, tmp_path)
+        hub.when_committed = space.start
+        yield space
+        space.stop()
 
 
 def test_a_published_space_starts_from_its_files_alone_and_answers(
@@ -101,3 +103,4 @@ def test_a_published_space_starts_from_its_files_alone_and_answers(
     # Gradio asks for the Space at the real Hub, which is out of reach and knows none of that name.
     of_gradio = ("net::ERR_", "Space not found")
     assert [each for each in visit.problems if not any(said in each for said in of_gradio)] == []
+    assert running.machine.asked == [], "a query rents nothing"

@@ -8,10 +8,10 @@ from core.records import Caption
 from core.ui.parts.markup import escape
 from core.ui.parts.sureness import sureness
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
-from core.uploads.captioner import RentedCaptioner, rented_seconds
 from core.uploads.intake import Progress
 from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices
 from core.uploads.registry import Uploads
+from core.uploads.rented import RentedCaptioner
 from core.uploads.session import UploadSession
 
 ACCEPTED = "image/*,.avif,.heic,.heif,.tif,.tiff,.dng,.cr2,.nef,.arw"
@@ -82,17 +82,18 @@ def ready_view(uploads: Uploads, session: UploadSession) -> str:
         left_out = f" {_files(others)} {_are(others)} no photo and will be left out."
     if not count:
         return _state(session, f"{there or 'No photo is here yet.'}{left_out}".strip(), "ready")
-    name = uploads.captioner.spec.name
-    if isinstance(uploads.captioner, RentedCaptioner):
-        batch = uploads.batch_size
-        full, rest = divmod(count, batch)
-        seconds = full * rented_seconds(batch) + (rented_seconds(rest) if rest else 0)
+    captioner = uploads.captioner
+    if isinstance(captioner, RentedCaptioner):
+        full, rest = divmod(count, uploads.batch_size)
+        seconds = full * captioner.rented_seconds(uploads.batch_size)
+        seconds += captioner.rented_seconds(rest) if rest else 0
         cost = (
             f"A GPU is rented for at most {_duration(seconds)}, which counts towards your daily "
             "GPU minutes."
         )
     else:
-        cost = f"That takes about {_duration(uploads.estimate_s(count))} here, with {name}."
+        seconds = uploads.estimate_s(count)
+        cost = f"That takes about {_duration(seconds)} here, with {captioner.spec.name}."
     said = f"{there}{_photos(count)} {_are(count)} ready to be described. {cost}{left_out}"
     return _state(session, said, "ready")
 

@@ -14,12 +14,10 @@ from core.models.captioner.settings import Decoding
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
 from core.uploads.captioner import (
-    RentedCaptioner,
     first_guess_s,
-    rented_seconds,
     upload_captioner,
 )
-from tests.tiny_models import save_tiny_blip, save_tiny_instructblip
+from tests.tiny_models import save_tiny_blip
 
 
 @pytest.fixture(scope="module")
@@ -152,43 +150,3 @@ class TestChoice:
         assert not Settings().zero_gpu
         monkeypatch.setenv("SPACES_ZERO_GPU", "true")
         assert Settings().zero_gpu
-
-
-class TestRenting:
-    def test_the_time_asked_for_grows_with_the_images_up_to_a_limit(self):
-        assert rented_seconds(0) < rented_seconds(8) < rented_seconds(32)
-        assert rented_seconds(noise(8)) == rented_seconds(8)
-        assert rented_seconds(10_000) == 120
-
-    def test_each_batch_is_one_rental_and_the_weights_are_there_before_the_first(self, tmp_path):
-        spec = ModelSpec("tiny", f"path:{save_tiny_instructblip(tmp_path)}", licence="none")
-        captioner = InstructBlipCaptioner(spec, device="cpu", precision="bf16")
-        rentals, loads = [], []
-        load = captioner.load
-        captioner.load = lambda: loads.append(len(rentals)) or load()
-
-        def rent(*, duration):
-            def wrap(task):
-                def rented(images):
-                    rentals.append(duration(images))
-                    return task(images)
-
-                return rented
-
-            return wrap
-
-        rented = RentedCaptioner(captioner, rent)
-        assert [c.text for c in rented.caption(noise(2))] == [
-            c.text for c in captioner.caption(noise(2))
-        ]
-        assert rentals == [rented_seconds(2)]
-        assert loads[0] == 0
-
-    def test_the_real_decorator_leaves_the_function_alone_off_zero_gpu(self, tmp_path):
-        spaces = pytest.importorskip("spaces", reason="the package spaces is not installed")
-        spec = ModelSpec("tiny", f"path:{save_tiny_instructblip(tmp_path)}", licence="none")
-        captioner = InstructBlipCaptioner(spec, device="cpu")
-        rented = RentedCaptioner(captioner, spaces.GPU)
-        assert [c.text for c in rented.caption(noise(1))] == [
-            c.text for c in captioner.caption(noise(1))
-        ]
