@@ -263,7 +263,8 @@ def _open_tiff(
             image = tiff_of_other_depth(content, admit)
         else:
             admit(image.size, _BYTES_PER_PIXEL["TIFF"])
-            if image.tile[0].codec_name == "raw" and image.tag_v2.get(_PHOTOMETRIC) == _YCBCR:
+            tags = image.tag_v2  # type: ignore[attr-defined]  # every TIFF has them
+            if image.tile[0].codec_name == "raw" and tags.get(_PHOTOMETRIC) == _YCBCR:
                 raise RefusedError(
                     "is a TIFF of a kind that is not read here (YCbCr samples, compression none)"
                 )

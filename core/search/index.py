@@ -189,7 +189,8 @@ class Index:
             index.add(self._vectors)
         try:
             with path.open("wb") as file:  # FAISS takes no path that is not text
-                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+                writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]
+                faiss.write_index(index, writer)
         except RuntimeError as error:
             reason = f"{path.name} could not be written: {error}"
             raise OSError(errno.EIO, reason) from error
