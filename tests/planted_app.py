@@ -51,7 +51,7 @@ PICTURES = (
     Planted("two children play on the beach", "children beach ball"),
     Planted("a red bus in the street", "bus street", (320, 60)),
     Planted("a green train", "train bus station", (50, 320)),
-    Planted("a cat on a sofa", "cat sofa", flags=("retried", "repetition")),
+    Planted("a cat on a sofa", "cat sofa home", flags=("retried", "repetition")),
     Planted(HOSTILE_CAPTION, "hostile markup", source_url="javascript:alert(1)"),
     Planted(LONG_CAPTION, "lighthouse sea"),
     Planted("", "moon night", flags=("empty",)),

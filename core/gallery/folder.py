@@ -15,6 +15,7 @@ from core.errors import CorruptGalleryError, GalleryError, GalleryNotFoundError
 from core.gallery.layout import thumbnail_file
 
 _CHUNK_BYTES = 1 << 20
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff", ".gif")
 
 
 class GalleryFolder:
@@ -63,6 +64,10 @@ class GalleryFolder:
             return stat.S_ISDIR(os.stat(name, dir_fd=self.handle).st_mode)
         except OSError:
             return False
+
+    def holds_photos(self) -> bool:
+        """Tell whether files in it are named like photos."""
+        return any(name.lower().endswith(PHOTO_ENDINGS) for name in os.listdir(self.handle))
 
     def read(self, name: str) -> np.ndarray:
         """Return a file's bytes: uint8 (size,), this process's own.

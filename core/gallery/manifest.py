@@ -266,6 +266,13 @@ def read_manifest(folder: GalleryFolder) -> bytes:
     try:
         return folder.read(MANIFEST_FILE).tobytes()
     except FileNotFoundError as error:
+        if folder.holds_photos():
+            raise IncompleteGalleryError(
+                folder.path,
+                f"{folder.path} is a folder of photos, not a gallery. Make one of it: python -m "
+                f"precompute build {folder.path} --out galleries/{folder.path.name}, then python "
+                f"app.py --gallery galleries/{folder.path.name}",
+            ) from error
         raise IncompleteGalleryError(
             folder.path,
             f"{folder.path} has no {MANIFEST_FILE}: its build did not finish, or it is no "

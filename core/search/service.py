@@ -138,6 +138,7 @@ class SearchService:
         lens: Lens = "captions",
         index: IndexKind = "flat",
         nprobe: int | None = None,
+        start: int = 0,
     ) -> SearchResult:
         """Rank the pictures for a text through one lens.
 
@@ -147,13 +148,15 @@ class SearchService:
             lens: ``captions`` or ``clip``.
             index: ``flat`` or ``ivf``.
             nprobe: Clusters an IVF search looks into; None leaves it to the index.
+            start: Hits to pass over, for a later page of the same ranking.
 
         Raises:
             QueryError: The request cannot be answered.
             ModelError: The lens's encoder cannot be loaded.
         """
         k, nprobe = self._check(k, lens, index, nprobe)
-        return self._by_text(self.normalise(query), k, lens, index, nprobe)
+        found = self._by_text(self.normalise(query), start + k, lens, index, nprobe)
+        return replace(found, hits=found.hits[start:]) if start else found
 
     def by_image(
         self,

@@ -10,6 +10,7 @@ from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
 from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
 from core.search.service import SearchResult
+from core.ui.agents import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 
@@ -123,11 +124,9 @@ def add_endpoints(shelf: Shelf) -> None:
         """
         return [_described(entry) for entry in shelf.entries]
 
-    gr.api(compare, api_name="compare", **_ENDPOINT)
-    gr.api(search_captions, api_name="search_captions", **_ENDPOINT)
-    gr.api(search_clip, api_name="search_clip", **_ENDPOINT)
-    gr.api(similar, api_name="similar", **_ENDPOINT)
-    gr.api(galleries, api_name="galleries", **_ENDPOINT)
+    for endpoint in (compare, search_captions, search_clip, similar, galleries):
+        name, description = endpoint.__name__, description_of(endpoint)
+        gr.api(endpoint, api_name=name, api_description=description, **_ENDPOINT)
 
 
 def compare_json(

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 
 from core.config import Settings, get_settings
 from core.duel.votes import Votes
+from core.ui.agents import answer_agents_in_json
 from core.ui.bodies import Function
 from core.ui.connections import bound_connections
 from core.ui.guard import Guard, RequestLimits
@@ -97,7 +98,7 @@ def launch(
         prevent_thread_lock=True,
         quiet=True,
         share=False,
-        footer_links=["api", "settings"],
+        footer_links=["api"],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
@@ -113,6 +114,7 @@ def launch(
         theme=theme(),
         head=head(),
     )
+    answer_agents_in_json(page)
     bound_connections(page.server.config, limits.connections, limits.seconds)
     logger.info("TwoLens answers on %s", page.local_url)
     if block:

@@ -17,10 +17,11 @@ from core.ui.parts.markup import escape
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import opening_state, start_state
 from core.ui.tabs.about import about_tab, gallery_description
-from core.ui.tabs.compare import compare_tab
+from core.ui.tabs.compare import compare_tab, search
 from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
+from core.ui.tabs.lens import search as lens_search
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
@@ -29,13 +30,20 @@ from core.ui.why import add_why_endpoint
 TITLE = "TwoLens"
 """Of the page, and the name of its MCP server."""
 _STATIC = Path(__file__).parent / "static"
-_STYLES = ("page.css", "viewer.css", "why.css", "upload.css", "evaluation.css", "duel.css")
-_SCRIPTS = ("base.js", "why.js", "viewer.js", "page.js", "upload.js")
+_STYLES = (
+    "page.css",
+    "viewer.css",
+    "why.css",
+    "upload.css",
+    "evaluation.css",
+    "duel.css",
+    "phone.css",
+)
+_SCRIPTS = ("base.js", "why.js", "viewer.js", "asking.js", "page.js", "upload.js")
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)
 """Seconds between two looks into gradio's cache, and the age at which a file there is deleted."""
-_TAKE_QUERY = "(theirs, ours) => ours || theirs"
 
 _LOGO = (
     '<svg class="tl-logo" viewBox="0 0 44 28" width="44" height="28" aria-hidden="true" '
@@ -100,7 +108,7 @@ def build_page(
                 elem_id="gallery",
                 elem_classes=["tl-gallery"],
             )
-        with gr.Tabs(elem_classes=["tl-tabs"]):
+        with gr.Tabs(elem_classes=["tl-tabs"], overflow_behavior="wrap"):
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
             if desk is not None:
@@ -108,16 +116,8 @@ def build_page(
                     upload_tab(page, desk)
             lens_tabs = []
             for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
-                with gr.Tab(title, id=lens) as tab:
-                    built = lens_tab(shelf, gallery, lens, desk)
-                lens_tabs.append(built)
-                tab.select(
-                    None,
-                    [compare.box.query, built.box.query],
-                    built.box.query,
-                    js=_TAKE_QUERY,
-                    api_visibility="private",
-                )
+                with gr.Tab(title, id=lens):
+                    lens_tabs.append(lens_tab(shelf, gallery, lens, desk))
             if votes is not None:
                 with gr.Tab("Blind duel", id="duel"):
                     duel_tab(shelf, gallery, votes)
@@ -126,9 +126,14 @@ def build_page(
             with gr.Tab("About", id="about"):
                 described = about_tab(shelf)
 
-        def on_gallery(name: str) -> list[object]:
-            start = start_state(shelf, name)
-            return [start, start, start, *of_gallery(name)]
+        asking = [part for tab in lens_tabs for part in (tab.box.query, tab.box.k)]
+
+        def on_gallery(name: str, query: str, k: object, *asked: object) -> list[object]:
+            """Ask each tab's words of another gallery; where there are none, start anew."""
+            shown = [search(shelf, query, k, name)]
+            for lens, words, count in zip(LENSES, asked[::2], asked[1::2], strict=True):
+                shown.append(lens_search(shelf, lens, str(words or ""), count, name))
+            return [*shown, *of_gallery(name)]
 
         def of_gallery(name: str | None) -> list[object]:
             clusters = [cluster_count(shelf, name, lens) for lens in LENSES]
@@ -145,7 +150,12 @@ def build_page(
 
         all_results = [compare.results, *(tab.results for tab in lens_tabs)]
         parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]
-        gallery.change(on_gallery, gallery, [*all_results, *parts, described], **PAGE_EVENT)
+        gallery.change(
+            on_gallery,
+            [gallery, compare.box.query, compare.box.k, *asking],
+            [*all_results, *parts, described],
+            **PAGE_EVENT,
+        )
 
         others = [tab.results for tab in lens_tabs]
         waiting = turn_into_first_gallery(shelf, compare, others, [*parts, described], of_gallery)
@@ -172,7 +182,7 @@ def build_page(
 
 def _header(profile: Profile) -> str:
     answering = (
-        '<strong>small models</strong> answer<span class="tl-wide"> · switch to full</span>'
+        "<strong>small models</strong> answer"
         if profile.name == "mini"
         else f"<strong>{escape(profile.name)} models</strong> answer"
     )

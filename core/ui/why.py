@@ -10,6 +10,7 @@ from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
 from core.search.edited import Place, with_caption
 from core.search.explain import CaptionShare, Explanation, Word, explain
+from core.ui.agents import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 
@@ -59,6 +60,7 @@ def add_why_endpoint(shelf: Shelf) -> None:
     gr.api(
         try_caption,
         api_name="try_caption",
+        api_description=description_of(try_caption),
         queue=False,
         concurrency_id="search",
         concurrency_limit=None,
@@ -66,6 +68,7 @@ def add_why_endpoint(shelf: Shelf) -> None:
     gr.api(
         why,
         api_name="why",
+        api_description=description_of(why),
         queue=False,
         # An explanation runs an image tower; searches do not wait for it.
         concurrency_id="why",

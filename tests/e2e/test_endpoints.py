@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -245,9 +244,13 @@ def test_the_endpoints_are_tools_for_agents(address):
     for name in NAMES:
         assert any(tool.endswith(name.strip("/")) for tool in names), (name, names)
     assert len(tools) == len(NAMES)
+    (compare,) = (tool for tool in tools if tool["name"].endswith("compare"))
+    assert compare["description"].startswith("Find pictures by words through both lenses")
+    assert "Returns: query, captions and clip (lists of rank" in compare["description"]
+    assert not any(",," in tool["description"] for tool in tools)
 
 
-def test_an_agent_finds_pictures(address):
+def test_an_agent_finds_pictures(address, shelf):
     mcp = pytest.importorskip("mcp")
     from mcp.client.streamable_http import streamablehttp_client
 
@@ -261,7 +264,10 @@ def test_an_agent_finds_pictures(address):
             assert started.serverInfo.name == "TwoLens"
             names = [tool.name for tool in (await session.list_tools()).tools]
             found = await session.call_tool("compare", {"query": "dog beach", "k": 2})
-            return names, ast.literal_eval(found.content[0].text)
+            listed = await session.call_tool("galleries", {})
+            assert [each["name"] for each in listed.structuredContent["result"]] == shelf.names
+            assert found.structuredContent == json.loads(found.content[0].text)
+            return names, found.structuredContent
 
     # In a thread of its own: the browser tests of the same run keep a loop running in this one.
     with ThreadPoolExecutor(1) as pool:

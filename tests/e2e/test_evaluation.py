@@ -35,11 +35,7 @@ def test_the_tab_reads_well_everywhere(chromium, measured, width, height, scheme
     context = chromium.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
     visit = Visit(page, measured + ("/?__theme=dark" if scheme == "dark" else ""))
-    if width < 600:
-        page.locator(".overflow-menu > button").click()
-        page.locator(".overflow-dropdown button", has_text="Which is better?").click()
-    else:
-        page.get_by_role("tab", name="Which is better?").click()
+    page.get_by_role("tab", name="Which is better?").click()
     heading = page.get_by_role("heading", name="The CLIP lens, on these pictures")
     expect(heading).to_be_visible()
     expect(page.get_by_role("heading", name="Is IVF worth it?")).to_be_visible()

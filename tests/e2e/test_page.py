@@ -184,7 +184,7 @@ def test_another_gallery_can_be_chosen(visit):
 
 
 @on_phone
-def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
+def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight(visit):
     assert visit.overflow() <= 0
     visit.search("dog beach")
     expect(visit.cards(".tl-lens.captions")).to_have_count(5)
@@ -193,11 +193,16 @@ def test_on_a_phone_lenses_stack_rows_scroll_and_targets_are_large(visit):
         visit.page.locator(f".tl-lens.{lens}:visible").bounding_box()
         for lens in ("captions", "clip")
     ]
-    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"]
-    row = visit.page.locator(".tl-lens.captions .tl-row")
-    tops = {round(visit.cards(".tl-lens.captions").nth(n).bounding_box()["y"]) for n in range(5)}
-    assert len(tops) == 1
-    assert row.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    visit.page.evaluate("window.scrollTo(0, 900)")
+    assert 0 <= visit.page.locator("#compare-query").bounding_box()["y"] < 20
+    visit.page.evaluate("window.scrollTo(0, 0)")
+    tabs = visit.page.get_by_role("tab")
+    expect(tabs).to_have_text(["Compare", "Captions", "CLIP", "Which is better?", "About"])
+    for place in range(tabs.count()):
+        box = tabs.nth(place).bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["width"]
     assert visit.small_targets() == []
     shown = visit.page.locator("footer").evaluate(
         "e => [...e.children].filter(c => c.checkVisibility()).map(c => c.innerText.trim())"

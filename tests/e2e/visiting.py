@@ -80,12 +80,7 @@ class Visit:
         box.press("Enter")
 
     def open_tab(self, name: str) -> None:
-        """Open a tab, from the menu if the page is too narrow for all of them."""
-        tab = self.page.get_by_role("tab", name=name, exact=True)
-        if tab.count() == 0:
-            self.page.get_by_role("button", name="More tabs").click()
-            tab = self.page.locator(".overflow-dropdown button", has_text=name)
-        tab.click()
+        self.page.get_by_role("tab", name=name, exact=True).click()
 
     def overflow(self) -> int:
         return self.page.evaluate(

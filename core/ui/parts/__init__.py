@@ -5,6 +5,7 @@ __all__ = [
     "charts",
     "events",
     "markup",
+    "paging",
     "picture_query",
     "search_box",
     "shelf",

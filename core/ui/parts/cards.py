@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from core.records import CORRECTED, LENSES, UNSURE, Caption, FusedHit, Hit, ImageRecord, Lens
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
 from core.ui.parts.shelf import ShelvedGallery
 from core.ui.parts.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
+
+ALIKE = 0.96
+"""Cosine of two pictures' CLIP embeddings from which they are nearly the same: copies of half the
+size or at JPEG quality 40 have 0.98 and more, the nearest of 600 different photos 0.93."""
 
 _FLAG_SENTENCES = {
     "empty": "The captioner wrote nothing for this picture.",
@@ -196,8 +202,10 @@ def hit_row(
 ) -> str:
     """Return the pictures of one lens's ranking, best first."""
     scale = entry.score_range(lens)
-    items = [
-        card(
+    items: dict[str, list[str]] = {}
+    firsts = firsts_of_alike(entry, [hit.id for hit in hits])
+    for hit in hits:
+        item = card(
             entry,
             hit.id,
             standing,
@@ -206,9 +214,36 @@ def hit_row(
             nearest=hit.caption if lens == "captions" else standing.nearest_caption(hit.id),
             both=hit.id in found_by_both,
         )
-        for hit in hits
-    ]
-    return f'<ol class="tl-row">{"".join(items)}</ol>'
+        items.setdefault(firsts[hit.id], []).append(item)
+    shown = "".join(_with_alike(first, alike) for first, *alike in items.values())
+    return f'<ol class="tl-row">{shown}</ol>'
+
+
+def firsts_of_alike(entry: ShelvedGallery, image_ids: Sequence[str]) -> dict[str, str]:
+    """Return for each picture the first one, or itself, that is nearly the same as it.
+
+    Copies of another size or quality are; another photo of the same scene mostly is not.
+    """
+    if len(image_ids) < 2:
+        return {image_id: image_id for image_id in image_ids}
+    rows = np.stack([entry.gallery.embedding("clip", image_id) for image_id in image_ids])
+    alike = rows @ rows.T >= ALIKE
+    firsts: dict[str, str] = {}
+    for place, image_id in enumerate(image_ids):
+        before = (other for other in range(place) if alike[place, other])
+        firsts[image_id] = next((firsts[image_ids[other]] for other in before), image_id)
+    return firsts
+
+
+def _with_alike(item: str, alike: Sequence[str]) -> str:
+    """Return a card with those that are nearly the same folded under it."""
+    if not alike:
+        return item
+    folded = (
+        f'<details class="tl-alike"><summary>+{len(alike)} nearly the same</summary>'
+        f"<ol>{''.join(alike)}</ol></details>"
+    )
+    return f"{item.removesuffix('</li>')}{folded}</li>"
 
 
 def fused_row(

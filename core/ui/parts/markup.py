@@ -112,7 +112,7 @@ def explained(text: str, explanation: str) -> str:
     )
 
 
-def stage(answer: str, skeleton: str, *, summary: str = "") -> str:
+def stage(answer: str, skeleton: str, *, summary: str = "", query: str = "") -> str:
     """Return one whole results area: what is shown, and under it what is shown while searching.
 
     The element's name is new each time. Gradio patches old elements into new ones, and a picture
@@ -122,10 +122,12 @@ def stage(answer: str, skeleton: str, *, summary: str = "") -> str:
         answer: HTML of the results or of a state.
         skeleton: HTML of placeholders of the same shape.
         summary: Plain text for screen readers, announced when it appears.
+        query: The words that were answered; the page then knows whose results it shows.
     """
     tag = f"tl-stage-{secrets.token_hex(4)}"
+    asked = f' data-asked="{escape(query)}"' if query else ""
     return (
-        f'<{tag} class="tl-stage" data-summary="{escape(summary)}">'
+        f'<{tag} class="tl-stage"{asked} data-summary="{escape(summary)}">'
         f'<div class="tl-answer" tabindex="-1">{answer}</div>'
         f'<div class="tl-skeleton" aria-hidden="true">{skeleton}</div></{tag}>'
     )

@@ -148,6 +148,14 @@ def lens_failure(lens: Lens, sentence: str) -> str:
     )
 
 
+def take_along() -> str:
+    """Return buttons that save the results shown as a table, or copy their addresses."""
+    return (
+        '<p class="tl-take"><button type="button" class="tl-chip" data-export="csv">Save as CSV'
+        '</button><button type="button" class="tl-chip" data-export="links">Copy links</button></p>'
+    )
+
+
 def fewer_note(shown: int, asked: int) -> str:
     """Return a note if fewer pictures are shown than were asked for, or ""."""
     if shown >= asked:
@@ -189,9 +197,14 @@ def _some_pictures(entry: ShelvedGallery) -> str:
     ids = [record.id for record in entry.gallery.records]
     step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
     shown = ids[::step][:PICTURES_BEFORE_SEARCH]
-    some = f", here are {len(shown)}" if len(shown) < len(ids) else ""
-    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}{some}"
+    count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}"
+    browse = ""
+    if len(shown) < len(ids):
+        browse = (
+            '<button type="button" class="tl-chip" data-start="0" data-words="">'
+            f"Browse all {len(ids):,}</button>"
+        )
     return (
         f'<section class="tl-lens plain"><header class="tl-lens-head"><h2>{escape(entry.name)} '
-        f"<small>{count}</small></h2></header>{plain_row(entry, shown)}</section>"
+        f"<small>{count}</small></h2>{browse}</header>{plain_row(entry, shown)}</section>"
     )

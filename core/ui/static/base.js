@@ -40,5 +40,16 @@
   /** Where dialogs and hidden parts are put: inside gradio's container, for its styles. */
   const root = () => document.querySelector(".gradio-container") || document.body;
 
-  window.twolens = { make, button, icon, bridgeOf, root };
+  /** Puts text on the clipboard; by way of a field in a node where the page is not on https. */
+  const copy = async (text, where) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const field = make("textarea");
+    field.value = text;
+    where.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  };
+
+  window.twolens = { make, button, icon, bridgeOf, root, copy };
 })();

@@ -2,7 +2,7 @@
    a model wrote goes through textContent or setAttribute, never through innerHTML. */
 (() => {
   "use strict";
-  const { make, bridgeOf, root, open } = window.twolens;
+  const { make, bridgeOf, root, open, fieldOf } = window.twolens;
 
   /* ---- best of both: the page has the row for each weight of the lenses ------------------- */
 
@@ -89,9 +89,6 @@
 
   /* ---- the query -------------------------------------------------------------------------- */
 
-  const visible = (node) => node.offsetParent !== null;
-  const fieldOf = (where) => [...where.querySelectorAll(".tl-query input")].find(visible);
-
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, textarea, select, [contenteditable], dialog")) return;
@@ -114,10 +111,15 @@
       bridge.twolensFocus = true;
       return bridge.twolensTrigger("pick", { query: chip.dataset.query });
     }
+    const leaf = event.target.closest("[data-start]");
+    const book = leaf && bridgeOf(leaf);
+    if (book) {
+      book.twolensFocus = true;
+      return book.twolensTrigger("turn", { start: leaf.dataset.start, query: leaf.dataset.words });
+    }
     const jump = event.target.closest("[data-tab]");
     if (!jump) return;
-    // On a narrow page gradio moves the last tabs into a menu.
-    const tab = [...document.querySelectorAll('[role="tab"], .overflow-dropdown button')].find(
+    const tab = [...document.querySelectorAll('[role="tab"]')].find(
       (node) => node.textContent.trim() === jump.dataset.tab,
     );
     if (tab) tab.click();

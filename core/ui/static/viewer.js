@@ -134,16 +134,6 @@
     return node;
   };
 
-  const copy = async (text) => {
-    if (navigator.clipboard) return navigator.clipboard.writeText(text);
-    const field = make("textarea"); // where the page is not served over https
-    field.value = text;
-    dialog.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-  };
-
   const toolsFor = (picture, view) => {
     const tools = make("figcaption", "tl-turn");
     if (cards.length > 1) {
@@ -162,7 +152,8 @@
     if (!picture.src.startsWith("uploads/")) {
       // The address of a visitor's own photo holds a secret.
       const link = tool("Copy link", ICONS.link, async () => {
-        await copy(new URL(picture.large || picture.src, document.baseURI).href);
+        const address = new URL(picture.large || picture.src, document.baseURI).href;
+        await page.copy(address, dialog);
         page.announce("Link copied.");
         said.textContent = "Link copied";
       });
@@ -277,7 +268,9 @@
 
   page.open = (card) => {
     if (!dialog || !dialog.isConnected) build();
-    cards = [...card.closest(".tl-row, .tl-m-pair").querySelectorAll(".tl-card")];
+    // Those that are folded away as nearly the same are passed over, unless one of them is opened.
+    const shown = (each) => each === card || each.checkVisibility({ contentVisibilityAuto: true });
+    cards = [...card.closest(".tl-row, .tl-m-pair").querySelectorAll(".tl-card")].filter(shown);
     place = cards.indexOf(card);
     render();
     if (!dialog.open) dialog.showModal();

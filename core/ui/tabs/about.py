@@ -201,4 +201,9 @@ def numbers_explained(profile: Profile) -> str:
         f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>"
         for term, text in (*_NUMBERS, ("best of both", best[:1].upper() + best[1:]))
     )
-    return f"<section><h2>What the numbers mean</h2><dl>{terms}</dl></section>"
+    return (
+        f"<section><h2>What the numbers mean</h2><dl>{terms}</dl></section>"
+        "<section><h2>What this browser remembers</h2><p>Your last searches are offered again "
+        "while you type; they are kept in this browser and nowhere else. <button "
+        'type="button" class="tl-chip" data-forget-recent>Forget them</button></p></section>'
+    )

@@ -24,6 +24,7 @@ from core.ui.parts.markup import (
     fusion_words,
     stage,
 )
+from core.ui.parts.paging import browse_answer
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.similar import similar_answer
@@ -37,6 +38,7 @@ from core.ui.parts.states import (
     match_note,
     opening_state,
     start_state,
+    take_along,
     timing,
     top_pictures,
     two_lens_skeleton,
@@ -80,11 +82,14 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     )
 
     def on_search(query: str, k: object, gallery_name: str) -> str:
-        return answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
+        return search(shelf, query, k, gallery_name)
 
     def on_pick(k: object, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
         query = event_value(event, "query")
         return query, on_search(query, k, gallery_name)
+
+    def on_page(gallery_name: str, event: gr.EventData) -> str:
+        return answered(shelf, gallery_name, lambda: browse_answer(shelf, gallery_name, event))
 
     def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
         return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
@@ -98,7 +103,13 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     )
     results.pick(on_pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
+    results.turn(on_page, gallery, results, **SEARCH_EVENT)
     return CompareTab(box, results)
+
+
+def search(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
+    """Return the results area for a query, or a state that says why there are no results."""
+    return answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
 
 
 def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
@@ -118,6 +129,7 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
         _comparison(entry, comparison, standing, asked),
         two_lens_skeleton(),
         summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
+        query=comparison.query,
     )
 
 
@@ -133,7 +145,7 @@ def _comparison(
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
         f"{fewer_note(shown, asked)}"
-        f"{_fused(entry, comparison, standing, both, asked)}{_details(comparison)}"
+        f"{_fused(entry, comparison, standing, both, asked)}{take_along()}{_details(comparison)}"
     )
 
 

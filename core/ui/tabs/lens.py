@@ -15,6 +15,7 @@ from core.search.service import FUSION_DEPTH, SearchResult
 from core.ui.parts.cards import hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
+from core.ui.parts.paging import browse_answer, pager, start_of
 from core.ui.parts.picture_query import connect_picture_query, picture_query
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.shelf import Shelf
@@ -28,6 +29,7 @@ from core.ui.parts.states import (
     match_note,
     one_lens_skeleton,
     start_state,
+    take_along,
     timing,
     top_pictures,
 )
@@ -105,8 +107,18 @@ def lens_tab(
     )
 
     def on_search(query: str, k: object, kind: str, probes: float, gallery_name: str) -> str:
+        return search(shelf, lens, query, k, gallery_name, kind, probes)
+
+    def on_page(k: object, kind: str, probes: float, gallery_name: str, event: gr.EventData) -> str:
+        query = event_value(event, "query")
+        if not query:
+            return answered(shelf, gallery_name, lambda: browse_answer(shelf, gallery_name, event))
         return answered(
-            shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
+            shelf,
+            gallery_name,
+            lambda: answer(
+                shelf, lens, query, k, kind, probes, gallery_name, start=start_of(event)
+            ),
         )
 
     def on_pick(
@@ -128,6 +140,7 @@ def lens_tab(
     )
     results.pick(on_pick, options, [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
+    results.turn(on_page, options, results, **SEARCH_EVENT)
     if ask is not None and desk is not None:
         connect_picture_query(ask, desk, shelf, box.k, gallery, results)
     return LensTab(box, folded, index, nprobe, results)
@@ -140,10 +153,43 @@ def cluster_count(shelf: Shelf, gallery_name: str | None, lens: Lens) -> int:
     return shelf.entry(gallery_name).gallery.index(lens, "ivf").nlist or 1
 
 
+def search(
+    shelf: Shelf,
+    lens: Lens,
+    query: str,
+    k: object,
+    gallery_name: str,
+    kind: str = "flat",
+    probes: float = 2,
+) -> str:
+    """Return the results area for a query, or a state that says why there are no results."""
+    return answered(
+        shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
+    )
+
+
 def answer(
-    shelf: Shelf, lens: Lens, query: str, k: object, kind: str, probes: float, gallery_name: str
+    shelf: Shelf,
+    lens: Lens,
+    query: str,
+    k: object,
+    kind: str,
+    probes: float,
+    gallery_name: str,
+    *,
+    start: int = 0,
 ) -> str:
     """Return the results area for a query; the start state for an empty one.
+
+    Args:
+        shelf: The galleries.
+        lens: Which lens answers.
+        query: The words.
+        k: Pictures a page.
+        kind: Of index.
+        probes: Clusters that an IVF search looks into.
+        gallery_name: Which gallery is searched.
+        start: Pictures before the page.
 
     Raises:
         QueryError: The query, k, index or nprobe cannot be answered.
@@ -153,17 +199,21 @@ def answer(
         return start_state(shelf, gallery_name)
     entry, asked = shelf.entry(gallery_name), picture_count(k)
     clusters = cluster_count(shelf, gallery_name, lens)
-    exact = entry.service.by_text(query, FUSION_DEPTH, lens)
+    total = len(entry.gallery)
+    start = min(start, max(0, total - 1))
+    deep = max(FUSION_DEPTH - start, asked)
+    exact = entry.service.by_text(query, deep, lens, start=start)
     ranking: SearchResult = exact
     line = ""
     if kind != "flat" and clusters >= WORTH_CLUSTERS:
         nprobe = min(int(probes or 1), clusters)
         ranking = entry.service.by_text(
             query,
-            FUSION_DEPTH,
+            deep,
             lens,
             kind,  # type: ignore[arg-type]  # the service refuses what is not a kind
             nprobe,
+            start,
         )
         line = _index_line(exact, ranking, asked, f"{nprobe} of {clusters}")
     other: Lens = "clip" if lens == "captions" else "captions"
@@ -172,16 +222,18 @@ def answer(
         rankings[other] = entry.service.by_text(query, FUSION_DEPTH, other).hits
     standing = standing_of(query.strip(), rankings)
     hits = ranking.hits[:asked]
+    pages = pager(start, len(hits), total, asked, query.strip())
+    note = match_note(entry, exact) if start == 0 else ""
     body = (
         f"{examples_line(entry, query.strip())}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
-        f"{lens_heading(lens, note=match_note(entry, exact))}"
-        f"{hit_row(entry, hits, standing, lens=lens)}</section>"
-        f"{fewer_note(len(hits), asked)}"
-        f"{details([timing(ranking)])}"
+        f"{lens_heading(lens, note=note)}"
+        f"{hit_row(entry, hits, standing, lens=lens)}</section>{pages}"
+        f"{'' if start else fewer_note(len(hits), asked)}"
+        f"{take_along()}{details([timing(ranking)])}"
     )
     summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)
-    return stage(body, one_lens_skeleton(), summary=summary)
+    return stage(body, one_lens_skeleton(), summary=summary, query=entry.service.normalise(query))
 
 
 def _index_line(exact: SearchResult, ivf: SearchResult, asked: int, searched: str) -> str:

@@ -13,6 +13,7 @@ from core.search.query import picture_count
 from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
+from core.ui.parts.paging import browse_answer
 from core.ui.parts.picture_query import picture_state
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
@@ -107,6 +108,15 @@ class UploadHandlers:
         if shelf is None:
             return no_photos()
         return answered(shelf, None, lambda: similar_answer(shelf, event, k, ""))
+
+    def on_page(self, event: gr.EventData, request: gr.Request) -> str:
+        """Look through all photos: the results."""
+        shelf = self._shelf(request)
+        return (
+            answered(shelf, None, lambda: browse_answer(shelf, None, event))
+            if shelf
+            else no_photos()
+        )
 
     def on_picture(self, file: Any, k: object, request: gr.Request) -> tuple:  # noqa: ANN401
         """A picture to search by was sent: an empty sender and the results."""

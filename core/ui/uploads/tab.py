@@ -131,6 +131,7 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
     )
     results.pick(on.on_pick, box.k, [box.query, results], **SEARCH_EVENT)
     results.similar(on.on_similar, box.k, results, **SEARCH_EVENT)
+    results.turn(on.on_page, None, results, **SEARCH_EVENT)
     ask.change(on.on_picture, [ask, box.k], [ask, results], preprocess=False, **SEARCH_EVENT)
     table.correct(on.on_correct, None, saved, **each_one)
     table.remove(on.on_remove, None, [saved, state, results, table, downloads], **each_one)

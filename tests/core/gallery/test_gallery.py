@@ -229,6 +229,15 @@ def test_a_rewrite_that_dies_leaves_no_gallery(planted):
         Gallery.open(planted.folder, planted.profile)
 
 
+def test_a_folder_of_photos_is_told_from_a_gallery(tmp_path, planted):
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "IMG_1.JPG").write_bytes(b"any")
+    with pytest.raises(IncompleteGalleryError) as refused:
+        Gallery.open(tmp_path / "holiday", planted.profile)
+    assert "is a folder of photos, not a gallery" in str(refused.value)
+    assert f"precompute build {tmp_path / 'holiday'} --out galleries/holiday" in str(refused.value)
+
+
 def forge(planted, name):
     """Make the manifest agree with a file that was changed after the build."""
     files = {**planted.manifest.files, name: sha256_of(planted.folder / name)}

@@ -168,3 +168,17 @@ def test_one_caption_has_nothing_to_open(shelf):
     markup = hit_row(shelf.entry(), hits, Standing(), lens="captions")
     assert "<details" not in markup
     assert carried(markup)[0]["more"] == []
+
+
+def test_nearly_the_same_pictures_are_folded_into_the_card_of_the_first(tmp_path):
+    copies = [*PICTURES[:3], replace(PICTURES[1], caption="a copy of it")]
+    profile = planted_profile(tmp_path)
+    entry = shelf_of([write_planted_gallery(tmp_path / "g", profile, copies)], profile).entry()
+    hits = [Hit(image_id(row), 0.5 - row / 10, row + 1) for row in range(4)]
+    row = hit_row(entry, hits, Standing(), lens="clip")
+    assert row.count('<li class="tl-item">') == 4
+    folded = row[row.index('<details class="tl-alike">') : row.index("</details></li>")]
+    assert "+1 nearly the same" in folded
+    assert image_id(3) in folded
+    before = row[: row.index('<details class="tl-alike">')]
+    assert before.count('<li class="tl-item">') == 2  # it stands under the second

@@ -1,0 +1,79 @@
+"""Pages: through a whole gallery, and through a ranking beyond its first pictures."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from core.errors import QueryError
+from core.ui.parts.cards import plain_row
+from core.ui.parts.events import event_value
+from core.ui.parts.markup import escape, stage
+from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.states import examples_line, one_lens_skeleton
+
+PICTURES_A_PAGE = 40
+"""Of a gallery that is looked through."""
+
+
+def start_of(event: gr.EventData) -> int:
+    """Return where the page begins that an event asks for, from 0.
+
+    Raises:
+        QueryError: It is no such number.
+    """
+    given = event_value(event, "start")
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
+        raise QueryError(f"A page begins at a whole number; got {given[:40]!r}.")
+    return int(given)
+
+
+def pager(start: int, shown: int, total: int, step: int, words: str = "") -> str:
+    """Return which pictures are shown, and buttons to the pages before and after; HTML.
+
+    Args:
+        start: Pictures before the first one shown.
+        shown: Pictures shown.
+        total: Pictures in all.
+        step: Pictures a page.
+        words: The query that ranks them; "" for the gallery's own order.
+    """
+    if not start and shown >= total:
+        return ""
+
+    def leaf(to: int, text: str, there: bool) -> str:
+        off = "" if there else " disabled"
+        return (
+            f'<button type="button" class="tl-chip" data-start="{to}" '
+            f'data-words="{escape(words)}"{off}>{text}</button>'
+        )
+
+    last = start + shown
+    return (
+        f'<nav class="tl-pages" aria-label="Pages">'
+        f"{leaf(max(0, start - step), '← Back', start > 0)}"
+        f"<span>{start + 1:,} to {last:,} of {total:,}</span>"
+        f"{leaf(last, 'On →', last < total)}</nav>"
+    )
+
+
+def browse_state(entry: ShelvedGallery, start: int) -> str:
+    """Return a page of a gallery, in its own order."""
+    total = len(entry.gallery)
+    start = min(start, max(0, total - 1) // PICTURES_A_PAGE * PICTURES_A_PAGE)
+    ids = [record.id for record in entry.gallery.records[start : start + PICTURES_A_PAGE]]
+    pages = pager(start, len(ids), total, PICTURES_A_PAGE)
+    answer = (
+        f'{examples_line(entry)}<section class="tl-lens plain"><header class="tl-lens-head"><h2>'
+        f"{escape(entry.name)} <small>all {total:,} pictures</small></h2>{pages}</header>"
+        f"{plain_row(entry, ids)}</section>{pages}"
+    )
+    return stage(answer, one_lens_skeleton(), summary=f"{len(ids)} of {total:,} pictures.")
+
+
+def browse_answer(shelf: Shelf, gallery: str | None, event: gr.EventData) -> str:
+    """Return the page of a gallery that an event of the page asks for.
+
+    Raises:
+        QueryError: There is no such gallery, or no such page.
+    """
+    return browse_state(shelf.entry(gallery), start_of(event))
