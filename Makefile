@@ -16,7 +16,7 @@ lint: .venv/.requirements-dev
 	$(BIN)/mypy
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "TwoLens needs Python 3.10 or newer; set PYTHON=...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "TwoLens needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
 
 .venv/.requirements: requirements.txt | .venv/bin/python

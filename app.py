@@ -198,7 +198,7 @@ def serve(shelf: Shelf, settings: Settings, uploads: Uploads | None = None) -> N
     from core.ui.operation.health import Health
 
     health = Health(shelf)
-    threading.Thread(target=_warm_up, args=(health,), name="warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=(health, shelf), name="warm-up", daemon=True).start()
     threading.Thread(target=_keep_fresh, args=(shelf,), name="galleries", daemon=True).start()
     launch(
         shelf,
@@ -262,9 +262,10 @@ def _keep_lean(models: Models, describes: Captioner, idle_s: float) -> None:
             logger.exception("unloading idle models failed")
 
 
-def _warm_up(health: Health) -> None:
+def _warm_up(health: Health, shelf: Shelf) -> None:
     try:
         health.warm_up()
+        shelf.warm_up_others()
     except TwoLensError as error:
         logger.warning("the first search will fail: %s", error)
 

@@ -21,6 +21,8 @@ from core.search.service import SearchResult, SearchService
 
 logger = logging.getLogger("twolens")
 
+_WARM_QUERY = "a photo"
+
 
 @dataclass(frozen=True, slots=True)
 class ShelvedGallery:
@@ -264,7 +266,16 @@ class Shelf:
             ModelError: An encoder cannot be loaded.
         """
         if self.entries:
-            self.entries[0].service.compare("a photo", k=1)
+            self.entries[0].service.compare(_WARM_QUERY, k=1)
+
+    def warm_up_others(self) -> None:
+        """Make what a first search of each other gallery would wait for.
+
+        Raises:
+            ModelError: An encoder cannot be loaded.
+        """
+        for entry in self.entries[1:]:
+            entry.service.compare(_WARM_QUERY, k=1)
 
 
 def _version(gallery: Gallery) -> str:

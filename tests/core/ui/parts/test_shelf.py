@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import GalleryNotFoundError, QueryError
 from core.models.profiles import Models
+from core.search.service import SearchService
 from core.ui.parts.shelf import Shelf
 from tests.planted_app import image_id, planted_profile, write_planted_gallery
 
@@ -58,3 +59,16 @@ def test_a_thumbnail_s_address_changes_with_the_gallery(shelf):
     first, second = (entry.thumbnail_url(image_id(0)) for entry in (planted, three))
     assert first.startswith(f"thumbnails/planted/{image_id(0)}.webp?v=")
     assert first.split("?")[1] != second.split("?")[1]
+
+
+def test_each_gallery_is_made_ready_the_first_one_before_the_others(shelf, monkeypatch):
+    asked, compare = [], SearchService.compare
+
+    def noting(service, query, **how):
+        asked.append(service.gallery.name)
+        return compare(service, query, **how)
+
+    monkeypatch.setattr(SearchService, "compare", noting)
+    shelf.warm_up()
+    shelf.warm_up_others()
+    assert asked == shelf.names
