@@ -386,7 +386,7 @@ def _not_of_a_gallery(folder: Path) -> str | None:
         is_gallery = "thumbnails_sha256" in manifest
         if is_gallery:
             own |= {str(name).partition("/")[0] for name in manifest.get("files", ())}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         is_gallery = False
     names = sorted(path.name for path in folder.iterdir())
     partial = {f".{name}.partial" for name in own}

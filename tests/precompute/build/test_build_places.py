@@ -37,9 +37,10 @@ def test_what_is_not_a_gallery_is_never_replaced(tiny, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.tex").write_text("years of work")
-    (home / "manifest.json").write_text("{}")
-    with pytest.raises(GalleryError, match="not a gallery's"):
-        build(options(source, home, tiny, overwrite=True))
+    for content in ("{}", '["thumbnails_sha256"]', '"thumbnails_sha256"', "["):
+        (home / "manifest.json").write_text(content)
+        with pytest.raises(GalleryError, match="not a gallery's"):
+            build(options(source, home, tiny, overwrite=True))
     assert (home / "thesis.tex").read_text() == "years of work"
     with pytest.raises(GalleryError, match="is a file"):
         build(options(source, home / "thesis.tex", tiny, overwrite=True))
