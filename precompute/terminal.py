@@ -37,6 +37,21 @@ ProfileOption = Annotated[
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the figures to this file.")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+# Of trainings.
+DataOption = Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split of --data.")]
+ImageColumnOption = Annotated[
+    str | None, typer.Option(help="Column of the images; not needed if there is one.")
+]
+CaptionColumnOption = Annotated[
+    str | None, typer.Option(help="Column of the captions; not needed if its name is a usual one.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="Train on this many images, the first.")
+]
 
 
 class Commands(TyperGroup):

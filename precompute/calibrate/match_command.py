@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from core.quiet import quiet_libraries
-from precompute.terminal import ProfileOption
+from precompute import terminal
 
 
 def run(
@@ -25,12 +25,12 @@ def run(
     share: Annotated[
         float, typer.Option(min=0.001, max=0.5, help="Share of good queries that may be flagged.")
     ] = 0.05,
-    profile: ProfileOption = None,
+    profile: terminal.ProfileOption = None,
     clip: Annotated[
         str | None,
         typer.Option(help="CLIP model that built the gallery, if it was not the profile's."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and write nothing.")] = False,
 ) -> None:
     """Choose when the page says that nothing matches, for each lens, and keep that by model.

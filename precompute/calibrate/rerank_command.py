@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from core.quiet import quiet_libraries
+from precompute import terminal
 
 
 def run(
@@ -17,7 +18,7 @@ def run(
     validation: Annotated[
         str | None, typer.Option(help="Held-out photos with captions, to measure retrieval on.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    split: terminal.SplitOption = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Train on so many photos.")] = None,
     candidates: Annotated[
@@ -30,7 +31,7 @@ def run(
             help="Weight of the probe against likelihood; more retrieves better and reads worse.",
         ),
     ] = 3.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
 ) -> None:
     """Fit the linear probe that reranks a captioner's candidates, and write it beside the model.
 

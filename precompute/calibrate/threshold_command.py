@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from core.quiet import quiet_libraries
+from precompute import terminal
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
             "charts, noise and colours are made, and scikit-image's samples added.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    split: terminal.SplitOption = None,
     limit: Annotated[int, typer.Option(min=20, help="Photos, evenly spread.")] = 200,
     share: Annotated[
         float,
@@ -38,7 +39,7 @@ def run(
         str | None,
         typer.Option(help="CLIP model that scores the captions; the mini profile's if not given."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, and write nothing.")] = False,
 ) -> None:
     """Choose the threshold below which a caption is marked unsure, and write it beside the model.

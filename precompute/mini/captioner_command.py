@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from precompute import terminal
 from precompute.finetune.captions.recipe import CaptionRecipe
 
 FIRST = CaptionRecipe(
@@ -30,8 +31,8 @@ _MIN_COUNT = 4
 
 
 def run(
-    data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
+    data: terminal.DataOption,
+    out: terminal.OutOption,
     tower: Annotated[
         str, typer.Option(help="First stage: InstructBLIP checkpoint whose image tower is taken.")
     ] = "asset:mini-instructblip",
@@ -44,7 +45,7 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
 ) -> None:
     """Train the small captioner: first stage behind an image tower, second stage with --first.
 

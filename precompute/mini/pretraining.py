@@ -214,10 +214,9 @@ def _fit(
     """Train the Q-Former to give an image's ``targets`` (n, queries, width) for any prompt."""
     seed, instructions = objective.recipe.seed, objective.recipe.instructions
     parts = _qformer_of(objective)
-    trained = [p for p in objective.model.parameters() if p.requires_grad]
-    objective.model.requires_grad_(False)
-    for parameter in parts.values():
-        parameter.requires_grad_(True)
+    before = {p: p.requires_grad for p in objective.model.parameters()}
+    for parameter in before:
+        parameter.requires_grad_(any(parameter is part for part in parts.values()))
     steps = max(1, len(features) // recipe.batch_size)
 
     def batches(epoch: int, _: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -239,9 +238,8 @@ def _fit(
     ]
     schedule = Schedule(recipe.epochs, steps, seed=seed)
     Loop[tuple[np.ndarray, int]](parts, groups, schedule).fit(batches, backward)
-    objective.model.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    for parameter, trained in before.items():
+        parameter.requires_grad_(trained)
 
 
 def predict_out_of_fold(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from core.errors import SourceError
+from precompute import terminal
 from precompute.finetune.captions.recipe import RECIPES, LoraRecipe, RewardRecipe
 from precompute.finetune.shared.recipes import read_recipe
 
@@ -16,23 +16,16 @@ _SMALL = "asset:mini-instructblip"
 
 
 def run(
-    data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
+    data: terminal.DataOption,
+    out: terminal.OutOption,
     validation: Annotated[
         str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    split: terminal.SplitOption = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of the images; not needed if there is one.")
-    ] = None,
-    caption_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the captions; not needed if its name is a usual one."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many images, the first.")
-    ] = None,
+    image_column: terminal.ImageColumnOption = None,
+    caption_column: terminal.CaptionColumnOption = None,
+    limit: terminal.LimitOption = None,
     model: Annotated[
         str,
         typer.Option(
@@ -79,7 +72,7 @@ def run(
         bool, typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size.")
     ] = False,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
 ) -> None:
     """Fine-tune an InstructBLIP captioner on images with captions.
 
@@ -108,11 +101,9 @@ def run(
     from precompute.sources.pairs import load_pairs
 
     spec = find_model(model)
-    pairs = load_pairs(data, split, image_column, caption_column, limit).readable()
-    measured = None
-    if validation:
-        columns = image_column, caption_column
-        measured = load_pairs(validation, validation_split, *columns).readable()
+    columns = image_column, caption_column
+    pairs = load_pairs(data, split, *columns, limit).readable()
+    measured = load_pairs(validation, validation_split, *columns).readable() if validation else None
     prepared = prepare(spec, chosen, out, device, eight_bit=eight_bit)
     report = Job(prepared, pairs, measured, say=typer.echo).run()
     if prepared.accelerator.is_main_process:

@@ -60,11 +60,13 @@ class CaptionerFiles:
             objective.processor.save_pretrained(self.folder)
         else:
             self._write_adapter()
-        content: dict[str, Any] = {"decoding": asdict(self.decoding)}
-        if self.origin is not None:
-            content["base"] = self.origin
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(self.folder / DECODING_FILE, text.encode())
+        content = {
+            "decoding": asdict(self.decoding),
+            **({"base": self.origin} if self.origin else {}),
+        }
+        write_atomically(
+            self.folder / DECODING_FILE, (json.dumps(content, indent=2) + "\n").encode()
+        )
 
     def _write_all(self, model: Any) -> None:  # noqa: ANN401
         import torch

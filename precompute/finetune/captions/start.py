@@ -183,15 +183,12 @@ def mark_trained(model: Any, recipe: CaptionRecipe) -> Any:  # noqa: ANN401 - In
     if recipe.lora is not None:
         adapted = _add_lora(model, recipe.lora, trains)
     else:
+        qformer = [model.qformer, model.query_tokens, model.vision_model.post_layernorm]
+        modules = {"language": [model.language_model], "projection": [model.language_projection]}
         model.requires_grad_(False)
-        if "language" in trains:
-            model.language_model.requires_grad_(True)
-        if "projection" in trains:
-            model.language_projection.requires_grad_(True)
-        if "qformer" in trains:
-            model.qformer.requires_grad_(True)
-            model.query_tokens.requires_grad_(True)
-            model.vision_model.post_layernorm.requires_grad_(True)
+        for part in trains:
+            for module in {**modules, "qformer": qformer}[part]:
+                module.requires_grad_(True)
     # In bfloat16 small steps would be rounded away.
     for parameter in model.parameters():
         if parameter.requires_grad:

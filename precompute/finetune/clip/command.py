@@ -6,19 +6,19 @@ By default both towers are locked and only their heads learn, on features that a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from core.errors import SourceError
+from precompute import terminal
 from precompute.finetune.clip.recipe import ALL, RECIPES
 from precompute.finetune.shared.recipes import read_recipe
 
 
 def run(
-    data: Annotated[str, typer.Option(help="Imagefolder or dataset id to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and checkpoint.")],
+    data: terminal.DataOption,
+    out: terminal.OutOption,
     validation: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,17 +26,10 @@ def run(
             "on the first is kept."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of the images; not needed if there is one.")
-    ] = None,
-    caption_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the captions; not needed if its name is a usual one."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many images, the first.")
-    ] = None,
+    split: terminal.SplitOption = None,
+    image_column: terminal.ImageColumnOption = None,
+    caption_column: terminal.CaptionColumnOption = None,
+    limit: terminal.LimitOption = None,
     model: Annotated[
         str,
         typer.Option(
@@ -78,7 +71,7 @@ def run(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Write every weight in fp16.")] = False,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: terminal.DeviceOption = "auto",
 ) -> None:
     """Fine-tune an open_clip model on images with captions.
 
@@ -109,13 +102,11 @@ def run(
     from precompute.finetune.clip.run import train
     from precompute.sources.pairs import load_pairs
 
+    columns = image_column, caption_column
     inputs = Inputs(
         start=find_clip_files(clip_spec(model)),
-        pairs=load_pairs(data, split, image_column, caption_column, limit).readable(),
-        measured=[
-            load_pairs(source, None, image_column, caption_column).readable()
-            for source in validation or []
-        ],
+        pairs=load_pairs(data, split, *columns, limit).readable(),
+        measured=[load_pairs(each, None, *columns).readable() for each in validation or []],
         new_text_head=new_text_head,
     )
     for found in train(inputs, out, chosen, device, half=half):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image, Transpose
 
 from core.errors import SourceError
 from core.models.clip.towers import ClipFiles, load_image_tower, load_text_tower, new_text_tower
@@ -20,11 +23,13 @@ from precompute.finetune.clip.recipe import ContrastiveRecipe
 from precompute.finetune.clip.towers import Tower, TunedClip
 from precompute.finetune.clip.training import Batch, Material
 from precompute.finetune.shared.features import cached_features, digest
-from precompute.finetune.shared.views import read_pixels
 from precompute.sources.pairs import Pairs
 
 _FRESH_VIEWS = 1 << 20
 """So many views of an image that hardly any is drawn twice."""
+
+SMALLEST_CROP = 0.5
+"""Smallest share of the area that a cropped view keeps."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,14 @@ class Preparation:
         recipe: How to train.
         device: Where.
         cache: Folder of what is computed once.
-        show: Whether to draw progress bars.
 
     Raises:
         SourceError: Nothing is left to train.
     """
 
-    def __init__(
-        self, inputs: Inputs, recipe: ContrastiveRecipe, device: str, cache: Path, show: bool
-    ) -> None:
+    def __init__(self, inputs: Inputs, recipe: ContrastiveRecipe, device: str, cache: Path) -> None:
         """Load the towers."""
-        self._recipe, self._cache, self._show = recipe, cache, show
+        self._recipe, self._cache = recipe, cache
         start = inputs.start
         self._image = load_image_tower(start)
         packaged = (start.model_cfg["text_cfg"].get("hf_model_name") or "").startswith("package:")
@@ -121,7 +123,7 @@ class Preparation:
 
         key = digest([pairs.fingerprint, len(pairs), repr(preprocess)], tower.body_state())
         path, label = self._cache / f"image-{key}.npy", f"features of {pairs.name[:40]}"
-        found = cached_features(encode, range(len(pairs)), path, label=label, show=self._show)
+        found = cached_features(encode, range(len(pairs)), path, label=label)
         features = torch.from_numpy(np.array(found))
         return lambda batches: (features[list(rows)] for rows, _ in batches)
 
@@ -138,6 +140,64 @@ class Preparation:
         # Texts of like length side by side waste the least padding.
         order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
         label = "features of captions"
-        found = cached_features(encode, order, path, batch=128, label=label, show=self._show)
+        found = cached_features(encode, order, path, batch=128, label=label)
         features = torch.from_numpy(np.array(found))
         return lambda numbers: features[list(numbers)]
+
+
+def view_of(image: Image, view: int, seed: Sequence[int]) -> Image:
+    """Return the image itself for view 0, else a random crop of it, mirrored half of the time."""
+    if view == 0:
+        return image
+    random = np.random.default_rng(seed)
+    # Both sides shrink on their own, so the area and the aspect vary together.
+    shares = np.sqrt(random.uniform(SMALLEST_CROP, 1, 2))
+    width, height = (
+        max(1, round(side * share)) for side, share in zip(image.size, shares, strict=True)
+    )
+    left = int(random.integers(0, image.width - width + 1))
+    top = int(random.integers(0, image.height - height + 1))
+    image = image.crop((left, top, left + width, top + height))
+    return image.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
+
+
+def read_pixels(
+    pairs: Pairs,
+    preprocess: Callable[[Image], torch.Tensor],
+    batches: Iterable[tuple[Sequence[int], Sequence[int]]],
+    *,
+    seed: int,
+    workers: int = 1,
+) -> Iterator[torch.Tensor]:
+    """Yield float32 (n, 3, height, width) for each batch of rows and views, a batch ahead.
+
+    Args:
+        pairs: The images.
+        preprocess: Maps an RGB image to float pixels (3, height, width).
+        batches: Rows of images, and the view of each.
+        seed: Fixes the crops.
+        workers: Threads.
+
+    Raises:
+        ImageError: An image cannot be decoded.
+    """
+
+    def read(row: int, view: int) -> torch.Tensor:
+        return preprocess(view_of(pairs.image(row), view, [seed, view, row]))
+
+    def stack(batch: Iterable[Future[torch.Tensor]]) -> torch.Tensor:
+        pixels = torch.stack([item.result() for item in batch])
+        # Convolutions run up to twice as fast with the channels innermost.
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    waiting: deque[list[Future[torch.Tensor]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for rows, views in batches:
+            waiting.append([pool.submit(read, *each) for each in zip(rows, views, strict=True)])
+            if len(waiting) > 1:
+                yield stack(waiting.popleft())
+        while waiting:
+            yield stack(waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -29,7 +29,6 @@ def train(
     device: str = "auto",
     *,
     half: bool = False,
-    show: bool = True,
 ) -> list[Recall]:
     """Train, write the best epoch into ``out``, and measure it as a search would use it.
 
@@ -40,7 +39,6 @@ def train(
         recipe: How to train.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         half: Whether every tensor is written in half precision.
-        show: Whether to draw progress bars.
 
     Returns:
         The recall on each of ``inputs.measured``, in order.
@@ -54,8 +52,9 @@ def train(
         half_is_fast = where.startswith("cuda") and torch.cuda.is_bf16_supported()
         recipe = replace(recipe, precision="bf16" if half_is_fast else "fp32")
     _check(inputs, recipe)
-    preparation = Preparation(inputs, recipe, where, out / "features", show)
-    model, material = preparation.model, preparation.material(inputs.pairs)
+    preparation = Preparation(inputs, recipe, where, out / "features")
+    model, pairs = preparation.model, inputs.pairs
+    material = preparation.material(pairs)
     probe = preparation.material(inputs.measured[0], measured=True) if inputs.measured else None
     training = ContrastiveTraining(
         model,
@@ -63,7 +62,6 @@ def train(
         len(material),
         out=out,
         identity={**asdict(recipe), **inputs.identity()},
-        show=show,
     )
 
     history = training.fit(
@@ -75,11 +73,7 @@ def train(
     report = {
         "model": inputs.start.spec.name,
         "recipe": asdict(recipe),
-        "data": {
-            "name": inputs.pairs.name,
-            "images": len(inputs.pairs),
-            "captions": len(material.owners),
-        },
+        "data": {"name": pairs.name, "images": len(pairs), "captions": len(material.owners)},
         "recall": [found.as_json() for found in recalls],
         "history": history,
         "torch": torch.__version__,

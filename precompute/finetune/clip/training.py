@@ -97,7 +97,6 @@ class ContrastiveTraining:
         images: Number of training images.
         out: Its ``checkpoint`` is what a run goes on from, its ``log`` is for TensorBoard.
         identity: Everything that must be the same for that; JSON values.
-        show: Whether to draw a progress bar.
 
     Raises:
         SourceError: The checkpoint belongs to another run.
@@ -111,7 +110,6 @@ class ContrastiveTraining:
         *,
         out: Path,
         identity: Mapping[str, Any],
-        show: bool = True,
     ) -> None:
         """Take up what an earlier run left."""
         self.model = model
@@ -133,7 +131,6 @@ class ContrastiveTraining:
             folder=out / "checkpoint",
             identity=identity,
             log=out / "log",
-            show=show,
         )
 
     def fit(

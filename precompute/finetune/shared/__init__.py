@@ -1,3 +1,3 @@
 """What every training needs: data, features, checkpoints, measures."""
 
-__all__ = ["features", "loop", "recipes", "views"]
+__all__ = ["features", "loop", "recipes"]

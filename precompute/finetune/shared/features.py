@@ -24,7 +24,6 @@ def cached_features(
     *,
     batch: int = 16,
     label: str = "features",
-    show: bool = True,
 ) -> np.ndarray:
     """Encode images or texts once, or map what an earlier run left.
 
@@ -34,7 +33,6 @@ def cached_features(
         path: Of the ``.npy`` file; its name holds all that the features depend on.
         batch: Encoded at once.
         label: Of the progress bar.
-        show: Whether to draw one.
 
     Returns:
         float16 (n, ...), in order of the numbers, mapped from disk: 6,000 images may be a gigabyte.
@@ -46,7 +44,7 @@ def cached_features(
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         array = None
-        for start in tqdm(range(0, len(rows), batch), desc=label, unit="batch", disable=not show):
+        for start in tqdm(range(0, len(rows), batch), desc=label, unit="batch"):
             some = rows[start : start + batch]
             with torch.inference_mode():
                 part = encode(some).half().cpu().numpy()

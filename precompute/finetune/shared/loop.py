@@ -87,7 +87,6 @@ class Loop(Generic[T]):
         identity: What must be the same for a run to go on; JSON values.
         accelerator: Of several processes; None is one process.
         log: Folder of figures for TensorBoard.
-        show: Whether to draw a progress bar.
 
     Raises:
         SourceError: The folder holds a run with another identity.
@@ -103,7 +102,6 @@ class Loop(Generic[T]):
         identity: Mapping[str, Any] | None = None,
         accelerator: Accelerator | None = None,
         log: Path | None = None,
-        show: bool = True,
     ) -> None:
         """Make the optimiser, and take up what an earlier run left."""
         self.schedule = schedule
@@ -119,7 +117,6 @@ class Loop(Generic[T]):
         self._rank = accelerator.process_index if accelerator else 0
         self._accelerator = accelerator
         self._identity = json.dumps([self._world, identity], sort_keys=True)
-        self._show = show and self._rank == 0
         self._log_folder = log if self._rank == 0 else None
         self._log: Any = None
         self._saved_at = time.monotonic()
@@ -164,7 +161,7 @@ class Loop(Generic[T]):
             total=schedule.epochs * schedule.steps,
             initial=self.taken,
             unit="step",
-            disable=not self._show,
+            disable=self._rank != 0,
         ) as bar:
             while True:
                 # An epoch is dear: it is saved before it is measured, and measured after a kill.

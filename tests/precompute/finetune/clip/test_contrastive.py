@@ -97,7 +97,7 @@ def tuned(tmp_path_factory):
             out = done[key] = tmp_path_factory.mktemp("run") / "clip"
             options = {"half": others.pop("half", False)}
             inputs = Inputs(start, pairs, measured=others.pop("measured", [pairs]), **others)
-            train(inputs, out, recipe, "cpu", show=False, **options)
+            train(inputs, out, recipe, "cpu", **options)
         return done[key]
 
     return tune
@@ -258,7 +258,7 @@ app()
 def test_a_killed_run_goes_on_to_the_same_weights(photos, plain, pairs, tmp_path):
     recipe = dataclasses.replace(TOWERS, epochs=3)
     inputs = Inputs(plain, pairs, measured=[pairs])
-    train(inputs, tmp_path / "whole", recipe, "cpu", show=False)
+    train(inputs, tmp_path / "whole", recipe, "cpu")
     command = ["finetune", "contrastive", "--data", photos, "--validation", photos]
     command += ["--model", str(plain.weights.parent), "--out", str(tmp_path / "killed")]
     command += ["--unlock-image", "all", "--unlock-text", "all", "--epochs", "3"]
@@ -273,7 +273,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(photos, plain, pairs, tmp_path
         text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    train(inputs, tmp_path / "killed", recipe, "cpu", show=False)
+    train(inputs, tmp_path / "killed", recipe, "cpu")
     expected = tensors(tmp_path / "whole")
     for name, tensor in tensors(tmp_path / "killed").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
@@ -284,7 +284,7 @@ def test_a_run_of_another_recipe_is_not_taken_up(plain, pairs, tuned):
     out = tuned(plain, pairs, HEADS)
     other = dataclasses.replace(HEADS, seed=4)
     with pytest.raises(SourceError, match="another recipe"):
-        train(Inputs(plain, pairs, measured=[pairs]), out, other, "cpu", show=False)
+        train(Inputs(plain, pairs, measured=[pairs]), out, other, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from precompute.finetune.shared.views import read_pixels, view_of
+from precompute.finetune.clip.preparation import read_pixels, view_of
 from precompute.sources.pairs import load_pairs
 from tests.precompute.finetune.clip.test_contrastive import imagefolder
 
