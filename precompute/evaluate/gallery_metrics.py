@@ -47,7 +47,7 @@ _CURVE_QUERIES = 500
 _BY_THE_TEAM = "the captions that the TwoLens team wrote of these photos"
 _TEAM_NOTE = (
     "The team that made TwoLens chose these photos and wrote the captions that are asked for here, "
-    "before any was generated. Photos chosen and described by others are in docs/evaluation.md."
+    "before any was generated. Photos chosen and described by others are in docs/evaluate.md."
 )
 _LIBRARIES = ("ir-measures", "pytrec-eval-terrier", "bm25s", "sacrebleu", "pycocoevalcap", "numpy")
 

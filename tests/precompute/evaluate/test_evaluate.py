@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,10 +20,11 @@ from core.gallery.manifest import Manifest, SourceRef
 from core.gallery.metrics_file import read_metrics
 from core.gallery.reader import Gallery, write_gallery
 from core.models.profiles import PROFILES, Models
-from core.records import LENSES
+from core.records import LENSES, SAMPLE_NAME
 from precompute.__main__ import app
-from precompute.evaluate.command import typed_words
+from precompute.evaluate.command import table, typed_words
 from precompute.evaluate.gallery_metrics import Plan, evaluate
+from precompute.evaluate.report import markdown
 from tests.core.planted import (
     CREATED_AT,
     PlantedEncoder,
@@ -83,7 +85,9 @@ class Planted:
             caption_embeddings=self.images["captions"],
             clip_embeddings=self.images["clip"],
             profile=self.profile,
-            source=SourceRef(kind="imagefolder", id="photos", split="validation"),
+            source=changes.pop(
+                "source", SourceRef(kind="imagefolder", id="photos", split="validation")
+            ),
             created_at=CREATED_AT,
             **changes,
         )
@@ -221,6 +225,21 @@ def test_given_captions_are_not_judged_as_a_captioner_s(planted):
     found = evaluate(planted.plan(), planted.models)
     assert found.captions is None
     assert found.provenance.caption_origin == "column:captions"
+
+
+def test_without_the_package_for_cider_all_else_is_measured(planted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    found = evaluate(planted.plan(), planted.models)
+    assert found.captions is not None and found.captions.cider is None
+    assert "CIDEr not worked out" in table(found)
+    assert "| - |" in markdown(found)
+
+
+def test_the_default_gallery_says_who_wrote_its_queries(planted):
+    planted.write(source=SourceRef(kind="imagefolder", id=SAMPLE_NAME))
+    found = evaluate(planted.plan(), planted.models)
+    assert "TwoLens team wrote" in found.provenance.query_origin
+    assert "The team that made TwoLens" in found.notes[0]
 
 
 @pytest.fixture
