@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.duel.kinds import QUERY_KINDS, QueryKind
-from core.duel.votes import CONTENDERS, Choice, Contender
+from core.duel.votes import CONTENDERS, OTHER, Choice, Contender
+from core.search.query_kinds import QUERY_KINDS
 
 _STEPS = 100
 _SAMPLES = 1_000
@@ -39,8 +39,8 @@ class Strength:
 
 
 def strengths(
-    counts: Mapping[tuple[QueryKind, Contender, Contender, Choice], int],
-    kind: QueryKind | None = None,
+    counts: Mapping[tuple[str, Contender, Contender, Choice], int],
+    kind: str | None = None,
 ) -> tuple[tuple[Strength, ...], int]:
     """Fit the strengths to counted votes.
 
@@ -80,10 +80,10 @@ def strengths(
 
 
 def by_kind(
-    counts: Mapping[tuple[QueryKind, Contender, Contender, Choice], int], least: int
-) -> dict[QueryKind, tuple[tuple[Strength, ...], int]]:
+    counts: Mapping[tuple[str, Contender, Contender, Choice], int], least: int
+) -> dict[str, tuple[tuple[Strength, ...], int]]:
     """Return the strengths for each kind of query that has so many votes."""
-    fitted = {kind: strengths(counts, kind) for kind in QUERY_KINDS}
+    fitted = {kind: strengths(counts, kind) for kind in (*QUERY_KINDS, OTHER)}
     return {kind: (best, votes) for kind, (best, votes) in fitted.items() if votes >= least}
 
 

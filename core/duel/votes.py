@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from core.duel.kinds import QueryKind, kind_of
 from core.errors import VoteError
+from core.search.query_kinds import kinds_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitScheduler
@@ -28,6 +28,9 @@ Choice = Literal["first", "second", "both", "neither"]
 """Which of the two rows was better; ``both`` and ``neither`` are draws."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+
+OTHER = "other"
+"""Queries of no known kind."""
 
 MOST_A_DAY = 300
 """Votes of one visitor that count in a day."""
@@ -69,9 +72,9 @@ class Vote:
     choice: Choice
 
     @property
-    def kind(self) -> QueryKind:
-        """What kind of query it was."""
-        return kind_of(self.query)
+    def kind(self) -> str:
+        """What kind of query it was: the first that it is of, or ``other``."""
+        return next(iter(kinds_of(self.query)), OTHER)
 
 
 class Votes:
@@ -162,7 +165,7 @@ class Votes:
         for row in rows:
             yield Vote(*row)
 
-    def counts(self) -> dict[tuple[QueryKind, Contender, Contender, Choice], int]:
+    def counts(self) -> dict[tuple[str, Contender, Contender, Choice], int]:
         """Return how many votes there are by kind of query, both contenders and choice."""
         with self._lock:
             rows = self._file.execute(

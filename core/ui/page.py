@@ -22,6 +22,7 @@ from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
 from core.ui.tabs.lens import search as lens_search
+from core.ui.tabs.limits import limits_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
@@ -121,6 +122,8 @@ def build_page(
             if votes is not None:
                 with gr.Tab("Blind duel", id="duel"):
                     duel_tab(shelf, gallery, votes)
+            with gr.Tab("Break a lens", id="limits") as tab:
+                limits_tab(shelf, gallery, tab)
             with gr.Tab("Which is better?", id="evaluation") as tab:
                 evaluation_tab(shelf, gallery, tab)
             with gr.Tab("About", id="about"):

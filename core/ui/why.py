@@ -8,8 +8,8 @@ import gradio as gr
 
 from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
-from core.search.edited import Place, with_caption
 from core.search.explain import CaptionShare, Explanation, Word, explain
+from core.search.places import Place, with_caption
 from core.ui.agents import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery

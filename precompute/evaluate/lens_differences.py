@@ -9,6 +9,7 @@ import numpy as np
 
 from core.gallery.metrics_file import Histogram, QueryGroup, SolvedByOne
 from core.records import ImageRecord
+from core.search.query_kinds import QueryKind, kinds_of
 from core.text import words_of
 from precompute.evaluate.qrels import Query
 
@@ -16,34 +17,13 @@ SOLVED_RANK = 5
 """A query is solved by a lens that has a right picture among its first five."""
 
 
-def _word_set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_COUNTS = _word_set(
-    "two three four five six seven eight nine ten both pair couple several many few group "
-    "crowd dozen"
-)
-_COLOURS = _word_set(
-    "red orange yellow green blue purple violet pink brown black white grey gray beige tan golden "
-    "gold silver maroon turquoise teal blond blonde colorful colourful"
-)
-_NEGATION = _word_set("no not without nobody none nothing never isn't aren't empty")
-# -ing words that name things or times, not what somebody does
-_NOT_ACTIONS = _word_set(
-    "building ceiling clothing during evening morning painting railing ring something spring "
-    "string swing thing things wedding wing king anything everything bring nothing"
-)
-
-CONTENT: dict[str, Callable[[frozenset[str]], bool]] = {
-    "a count": lambda words: bool(words & _COUNTS),
-    "a colour": lambda words: bool(words & _COLOURS),
-    "an action": lambda words: any(
-        len(word) > 4 and word.endswith("ing") and word not in _NOT_ACTIONS for word in words
-    ),
-    "a negation": lambda words: bool(words & _NEGATION),
+CONTENT: dict[QueryKind, str] = {
+    "count": "a count",
+    "colour": "a colour",
+    "action": "an action",
+    "negation": "a negation",
 }
-"""Kinds of content by simple word lists: they miss some and catch some wrongly."""
+"""The kinds of query that are told apart, and what the figures call them."""
 
 _LENGTHS = ((1, 6), (7, 9), (10, 12), (13, 16), (17, None))
 
@@ -78,10 +58,10 @@ def groups(queries: Sequence[Query], outcome: Outcome) -> tuple[QueryGroup, ...]
         name = f"{low} to {high} words" if high else f"{low} words or more"
         chosen = (lengths >= low) & (lengths <= (high or lengths.max(initial=low)))
         made.append(_group("length", name, chosen, outcome, overlap))
-    sets = [frozenset(found) for found in words]
-    none_of_these = np.ones(len(sets), dtype=bool)
-    for name, holds in CONTENT.items():
-        chosen = np.array([holds(found) for found in sets], dtype=bool)
+    kinds = [kinds_of(query.text) for query in queries]
+    none_of_these = np.ones(len(kinds), dtype=bool)
+    for kind, name in CONTENT.items():
+        chosen = np.array([kind in found for found in kinds], dtype=bool)
         none_of_these &= ~chosen
         made.append(_group("content", name, chosen, outcome, overlap))
     made.append(_group("content", "none of these", none_of_these, outcome, overlap))

@@ -12,7 +12,6 @@ from random import SystemRandom
 
 import gradio as gr
 
-from core.duel.kinds import QueryKind
 from core.duel.strengths import Strength, by_kind, strengths
 from core.duel.votes import CONTENDERS, Choice, Contender, Vote, Votes
 from core.errors import QueryError, VoteError
@@ -34,7 +33,7 @@ _CHOICES: tuple[tuple[Choice, str], ...] = (
     ("both", "Both are good"),
     ("neither", "Neither is"),
 )
-_KIND_WORDS: dict[QueryKind, str] = {
+_KIND_WORDS: dict[str, str] = {
     "negation": "with “not” or “without”",
     "text": "about writing in the picture",
     "count": "with a number",

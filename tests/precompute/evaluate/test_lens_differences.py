@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from core.search.query_kinds import kinds_of
 from precompute.evaluate.lens_differences import (
     CONTENT,
     Outcome,
     groups,
     histogram,
     solved_by_one,
-    words_of,
 )
 from precompute.evaluate.qrels import Query
 from tests.core.planted import records
@@ -77,7 +77,7 @@ def test_groups_split_by_length_and_content():
     ],
 )
 def test_what_counts_as_content(text, kinds):
-    assert {name for name, holds in CONTENT.items() if holds(frozenset(words_of(text)))} == kinds
+    assert {CONTENT[kind] for kind in kinds_of(text) if kind in CONTENT} == kinds
 
 
 def test_examples_are_the_clearest_wins_one_a_picture():

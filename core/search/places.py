@@ -1,4 +1,4 @@
-"""Where a picture would stand if its caption were another one."""
+"""Where one picture stands among all for a query, and where it would with another caption."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ class AllScored(Protocol):
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
         """Return the scores of all pictures for a query: float32 (n,)."""
         ...
+
+
+def place_of(models: Models, pictures: AllScored, lens: Lens, query: str, image_id: str) -> Place:
+    """Return where a lens ranks a picture for a query.
+
+    Raises:
+        UnknownImageError: No such id.
+        ModelError: The lens's encoder cannot be loaded.
+    """
+    row = pictures.row(image_id)
+    return _place(pictures.all_scores(lens, models.embed_query(lens, query)), row)
 
 
 def with_caption(
