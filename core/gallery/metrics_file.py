@@ -133,7 +133,7 @@ class CaptionQuality(_Frozen):
 
     images: int
     bleu_4: float
-    cider: float | None
+    cider: float | None = None
     clip_score: float
     clip_model: str
     flagged: float

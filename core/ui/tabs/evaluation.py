@@ -67,7 +67,8 @@ def evaluation_view(shelf: Shelf, gallery: str | None) -> str:
     entry = shelf.entry(gallery)
     found = read_metrics(entry.gallery)
     if not isinstance(found, Metrics):
-        return _without_figures(entry, found, being_measured=shelf.awaited is not None)
+        being_measured = shelf.awaited is not None and not shelf.awaited.trouble
+        return _without_figures(entry, found, being_measured=being_measured)
     return "".join(
         (
             _verdict(found),

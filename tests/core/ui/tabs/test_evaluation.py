@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,6 +105,23 @@ def test_words_of_models_and_people_are_never_markup(measured_shelf):
     view = evaluation_view(measured_shelf, None)
     assert "<b>bold" not in view and 'onerror="' not in view
     assert view.count("&lt;b&gt;bold") >= 3
+
+
+def test_a_gallery_that_is_being_measured_says_so(measured_shelf):
+    (measured_shelf.entries[0].gallery.folder / METRICS_FILE).unlink(missing_ok=True)
+    assert "being measured" not in evaluation_view(measured_shelf, "planted")
+    measured_shelf.awaited = SimpleNamespace(trouble="")
+    assert "being measured at this moment" in evaluation_view(measured_shelf, "planted")
+
+
+def test_cider_is_left_out_where_it_was_not_worked_out(measured_shelf):
+    figures_of(measured_shelf)
+    assert "CIDEr" in evaluation_view(measured_shelf, None)
+    folder = measured_shelf.entries[0].gallery.folder
+    quality = planted_metrics(folder).captions.model_copy(update={"cider": None})
+    figures_of(measured_shelf, captions=quality.model_dump())
+    view = evaluation_view(measured_shelf, None)
+    assert "CIDEr" not in view and "BLEU-4" in view
 
 
 def test_a_section_without_figures_is_left_out(measured_shelf):
