@@ -127,7 +127,7 @@ def limits_tab(shelf: Shelf, gallery: gr.Dropdown, tab: gr.Tab) -> None:
             elem_id="challenge-words",
             elem_classes=["tl-query"],
         )
-        again = gr.Button("Another picture", scale=0, min_width=160, elem_id="challenge-another")
+        again = gr.Button("Another picture", scale=0, min_width=190, elem_id="challenge-another")
         go = gr.Button("Try", variant="primary", scale=0, min_width=90, elem_classes=["tl-go"])
     played = gr.HTML("", elem_classes=["tl-bare", "tl-results"], apply_default_css=False)
 
