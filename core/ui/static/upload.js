@@ -100,7 +100,8 @@
       if (!forget || agreed) return;
       event.preventDefault();
       event.stopImmediatePropagation();
-      const question = `Forget ${photos(held())} with their captions? They are deleted here for good.`;
+      const what = facts().kind === "running" ? "your photos" : photos(held());
+      const question = `Forget ${what} with their captions? They are deleted here for good.`;
       if (!(await page.confirm(question, "Forget everything"))) return;
       agreed = true;
       forget.click();
