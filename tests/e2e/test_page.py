@@ -199,10 +199,14 @@ def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight
     assert 0 <= visit.page.locator("#compare-query").bounding_box()["y"] < 20
     visit.page.evaluate("window.scrollTo(0, 0)")
     tabs = visit.page.get_by_role("tab")
-    expect(tabs).to_have_text(["Compare", "Captions", "CLIP", "Which is better?", "About"])
+    expect(tabs).to_have_text(
+        ["Compare", "Captions", "CLIP", "Break a lens", "Which is better?", "About"]
+    )
     for place in range(tabs.count()):
+        tabs.nth(place).scroll_into_view_if_needed()  # the row of tabs is swiped, not the page
         box = tabs.nth(place).bounding_box()
         assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["width"]
+    assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
     assert visit.small_targets() == []
     shown = visit.page.locator("footer").evaluate(
         "e => [...e.children].filter(c => c.checkVisibility()).map(c => c.innerText.trim())"
