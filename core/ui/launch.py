@@ -69,7 +69,7 @@ def launch(
     settings = settings or (uploads.settings if uploads is not None else get_settings())
     limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
     health = health or Health(shelf)
-    routes = [*picture_routes(shelf), health.route(), robots_route(), preview_route()]
+    routes = [*picture_routes(shelf), health.route(), robots_route(), preview_route(shelf)]
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.

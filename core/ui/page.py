@@ -12,10 +12,12 @@ from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
 from core.ui.first_gallery import is_awaited, turn_into_first_gallery
-from core.ui.parts.events import PAGE_EVENT, PageBlocks
+from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, PageBlocks
 from core.ui.parts.markup import escape
+from core.ui.parts.share import SHARE_BRIDGE, SHARE_BUTTON
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import opening_state, start_state
+from core.ui.restored_view import restored_parts, restoring
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.compare import compare_tab, search
 from core.ui.tabs.duel import duel_tab
@@ -34,13 +36,14 @@ _STATIC = Path(__file__).parent / "static"
 _STYLES = (
     "page.css",
     "viewer.css",
+    "share.css",
     "why.css",
     "upload.css",
     "evaluation.css",
     "duel.css",
     "phone.css",
 )
-_SCRIPTS = ("base.js", "why.js", "viewer.js", "asking.js", "page.js", "upload.js")
+_SCRIPTS = ("base.js", "why.js", "viewer.js", "share.js", "asking.js", "page.js", "upload.js")
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)
@@ -91,8 +94,9 @@ def build_page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=_TIDY_UP
     ) as page:
         with gr.Row(elem_classes=["tl-top"], equal_height=True):
-            gr.HTML(
+            brand = gr.HTML(
                 _header(shelf.profile),
+                js_on_load=SHARE_BRIDGE,
                 apply_default_css=False,
                 elem_classes=["tl-bare", "tl-brand"],
             )
@@ -109,7 +113,7 @@ def build_page(
                 elem_id="gallery",
                 elem_classes=["tl-gallery"],
             )
-        with gr.Tabs(elem_classes=["tl-tabs"], overflow_behavior="wrap"):
+        with gr.Tabs(elem_classes=["tl-tabs"], overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
             if desk is not None:
@@ -153,12 +157,16 @@ def build_page(
 
         all_results = [compare.results, *(tab.results for tab in lens_tabs)]
         parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]
-        gallery.change(
+        # Not its change: a view that is restored brings its own results.
+        gallery.input(
             on_gallery,
             [gallery, compare.box.query, compare.box.k, *asking],
             [*all_results, *parts, described],
             **PAGE_EVENT,
         )
+
+        restorable = [gallery, tabs, *restored_parts(compare, lens_tabs), *parts, described]
+        brand.restore(restoring(shelf, of_gallery), None, restorable, **SEARCH_EVENT)
 
         others = [tab.results for tab in lens_tabs]
         waiting = turn_into_first_gallery(shelf, compare, others, [*parts, described], of_gallery)
@@ -192,5 +200,6 @@ def _header(profile: Profile) -> str:
     return (
         f'<div class="tl-header"><h1>{_LOGO}TwoLens</h1>'
         "<p>Two ways to find a picture by words, side by side.</p>"
-        f'<button type="button" class="tl-pill" data-tab="About">{answering}</button></div>'
+        f'<button type="button" class="tl-pill" data-tab="About">{answering}</button>'
+        f"{SHARE_BUTTON}</div>"
     )

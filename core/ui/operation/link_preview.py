@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -92,16 +93,21 @@ def _tags(request: Request) -> str:
 
     root = get_root_url(request, "/", request.scope.get("root_path"))
     width, height = PREVIEW_SIZE
+    query = " ".join(request.query_params.get("q", "").split())[:200]
+    title, asked = f"{TITLE}: two ways to find a picture", ""
+    if query:
+        title = f"\u201c{query}\u201d, found by captions and by CLIP"
+        asked = f"?{urlencode({'q': query, 'g': request.query_params.get('g', '')[:200]})}"
     tags = {
         "og:type": "website",
         "og:site_name": TITLE,
-        "og:title": f"{TITLE}: two ways to find a picture",
+        "og:title": title,
         "og:description": DESCRIPTION,
-        "og:url": f"{root}/",
-        "og:image": f"{root}{PREVIEW_PATH}",
+        "og:url": f"{root}/{asked}",
+        "og:image": f"{root}{PREVIEW_PATH}{asked}",
         "og:image:width": str(width),
         "og:image:height": str(height),
-        "og:image:alt": "Two overlapping circles, and the words TwoLens",
+        "og:image:alt": "What each lens finds first" if query else "Two overlapping circles",
         "twitter:card": "summary_large_image",
     }
     said = (

@@ -40,6 +40,8 @@ def route_name(path: str, endpoints: Collection[str]) -> str:
         endpoints: Names of the functions that can be called; a call of one is ``call:NAME``.
     """
     call = _CALL.fullmatch(path)
+    if call is not None and call[1] == "predict":
+        return "event"  # the page's own calls, by number
     if call is not None:
         return f"call:{call[1]}" if call[1] in endpoints else OTHER
     return next((name for name, pattern in _ROUTES if pattern.fullmatch(path)), OTHER)

@@ -8,6 +8,7 @@ __all__ = [
     "paging",
     "picture_query",
     "search_box",
+    "share",
     "shelf",
     "similar",
     "states",

@@ -27,6 +27,8 @@
     box.querySelector("input[type=range]").setAttribute("aria-valuetext", stop.short);
   };
 
+  window.twolens.mix = { set: (value) => (mixed = value) };
+
   const applyMix = (box) => {
     const mix = JSON.parse(box.dataset.mix);
     const [range, rank] = box.querySelectorAll("input");
@@ -46,6 +48,7 @@
     const weight = JSON.parse(box.dataset.mix).weights[range.value].weight;
     mixed = { rank: event.target === rank && rank.checked, weight };
     applyMix(box);
+    window.dispatchEvent(new CustomEvent("twolens:mixed", { detail: mixed }));
   });
 
   /* ---- results ---------------------------------------------------------------------------- */

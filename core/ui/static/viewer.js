@@ -19,9 +19,13 @@
   let cards = [];
   let place = 0;
 
+  /** Says which card is shown large; null once none is. */
+  const tell = (card) => window.dispatchEvent(new CustomEvent("twolens:picture", { detail: card }));
+
   const build = () => {
     dialog = make("dialog", "tl-dialog");
     dialog.setAttribute("aria-label", "Picture");
+    dialog.addEventListener("close", () => tell(null));
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close(); // the backdrop
     });
@@ -264,6 +268,7 @@
       (node) => focused && node.getAttribute("aria-label") === focused,
     );
     if (dialog.open) (again || shut).focus();
+    tell(cards[place]);
   };
 
   page.open = (card) => {

@@ -26,6 +26,7 @@ from core.ui.parts.markup import (
 )
 from core.ui.parts.paging import browse_answer
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.similar import similar_answer
 from core.ui.parts.states import (
@@ -109,7 +110,8 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
 
 def search(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
     """Return the results area for a query, or a state that says why there are no results."""
-    return answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
+    found = answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
+    return addressed(View("compare", query or "", gallery_name or "", as_text(k)), found)
 
 
 def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:

@@ -18,6 +18,7 @@ from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, st
 from core.ui.parts.paging import browse_answer, pager, start_of
 from core.ui.parts.picture_query import connect_picture_query, picture_query
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
 from core.ui.parts.states import (
@@ -163,9 +164,11 @@ def search(
     probes: float = 2,
 ) -> str:
     """Return the results area for a query, or a state that says why there are no results."""
-    return answered(
+    found = answered(
         shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
     )
+    view = View(lens, query or "", gallery_name or "", as_text(k), kind, as_text(probes))
+    return addressed(view, found)
 
 
 def answer(

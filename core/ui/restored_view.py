@@ -1,0 +1,67 @@
+"""Showing a view again that its address names, with its tab, its gallery and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import gradio as gr
+
+from core.records import INDEX_KINDS, LENSES, Lens
+from core.ui.parts.share import View
+from core.ui.parts.shelf import Shelf
+from core.ui.parts.states import start_state
+from core.ui.tabs.compare import CompareTab, search
+from core.ui.tabs.lens import LensTab
+from core.ui.tabs.lens import search as lens_search
+
+_SETTINGS_A_LENS = 3
+"""Of a lens's tab: the fold, the kind of index, nprobe."""
+
+
+def restored_parts(compare: CompareTab, lens_tabs: Sequence[LensTab]) -> list[gr.Component]:
+    """Return what :func:`restoring` answers for, after the gallery and the tabs."""
+    tabs = (compare, *lens_tabs)
+    boxes = [part for tab in tabs for part in (tab.box.query, tab.box.k)]
+    return [*boxes, *(tab.results for tab in tabs)]
+
+
+def restoring(
+    shelf: Shelf, of_gallery: Callable[[str | None], list[object]]
+) -> Callable[[gr.EventData], list[object]]:
+    """Return the handler of ``restore``.
+
+    Args:
+        shelf: The galleries.
+        of_gallery: Settings of both lens tabs for a gallery, and its description.
+    """
+
+    def on_restore(event: gr.EventData) -> list[object]:
+        """Show the view that an address names; what is wrong with it stands in the results."""
+        view = View.of(event)
+        name = view.g or (shelf.names[0] if shelf.entries else "")
+        known = name in shelf.names
+        start = start_state(shelf, name if known else None)
+        tab = view.tab if view.tab in LENSES else "compare"
+        boxes: list[object] = []
+        results: list[object] = []
+        for other in ("compare", *LENSES):
+            k = view.pictures if isinstance(view.pictures, float) else gr.skip()
+            boxes += [view.q, k] if other == tab else ["", gr.skip()]
+            results.append(_found(shelf, view, other) if other == tab else start)
+        settings = of_gallery(name if known else None)
+        if tab != "compare":
+            place = _SETTINGS_A_LENS * LENSES.index(cast("Lens", tab))
+            kind = view.index if view.index in INDEX_KINDS else "flat"
+            settings[place + 1 : place + 3] = [gr.Radio(value=kind), gr.Slider(value=view.clusters)]
+        chosen = name if known else gr.skip()
+        return [chosen, gr.Tabs(selected=tab), *boxes, *results, *settings]
+
+    return on_restore
+
+
+def _found(shelf: Shelf, view: View, tab: str) -> str:
+    if tab == "compare":
+        return search(shelf, view.q, view.pictures, view.g)
+    lens, kind = cast("Lens", tab), view.index
+    return lens_search(shelf, lens, view.q, view.pictures, view.g, kind, view.clusters)

@@ -1,0 +1,221 @@
+/* The address of what is shown: kept in the browser's history, restored from it, shared. */
+(() => {
+  "use strict";
+  const page = window.twolens;
+  if (page.share) return;
+  const { make, button, root } = page;
+
+  const USUAL = { tab: "compare", k: "5", index: "flat", nprobe: "", w: "", p: "" };
+  const NAMES = ["q", "g", "tab", "k", "index", "nprobe", "w", "p"];
+
+  let view = null; // what is shown; null while it has no address
+  let restoring = null; // what was asked of the server and has not come
+  let quiet = false; // whether what comes next was not asked for by the visitor
+  let closing = false; // whether the large view is closed by going back
+
+  const fromAddress = () => {
+    const given = new URLSearchParams(location.search);
+    const found = { q: "", g: "", ...USUAL };
+    for (const name of NAMES) if (given.has(name)) found[name] = given.get(name);
+    return found;
+  };
+
+  const toAddress = (shown) => {
+    const query = new URLSearchParams();
+    for (const name of NAMES) {
+      const value = String(shown[name] ?? "");
+      const isUsual = value === "" || value === USUAL[name];
+      if (!isUsual && !(name === "nprobe" && shown.index === "flat")) query.set(name, value);
+    }
+    const text = query.toString();
+    return location.pathname + (text ? `?${text}` : "");
+  };
+
+  const write = (shown, how) => {
+    const address = toAddress(shown);
+    if (address !== location.pathname + location.search) history[how](null, "", address);
+  };
+
+  /* ---- results ---------------------------------------------------------------------------- */
+
+  const ask = (wanted) => {
+    restoring = wanted;
+    const mix = Number.parseFloat(wanted.w);
+    if (wanted.w === "rank") page.mix.set({ rank: true, weight: 0.5 });
+    else if (mix >= 0 && mix <= 1) page.mix.set({ rank: false, weight: mix });
+    window.twolensRestore(wanted);
+  };
+
+  const cardOf = (host, id) =>
+    [...host.querySelectorAll(".tl-card")].find((card) => JSON.parse(card.dataset.picture).id === id);
+
+  const arrived = (host) => {
+    const told = host.querySelector("[data-address]");
+    // A tab that is restored may come into sight only after its results.
+    if (!told || (host.offsetParent === null && !restoring)) return;
+    const shown = { ...USUAL, ...JSON.parse(told.dataset.address) };
+    if (restoring) {
+      const { w, p } = restoring;
+      restoring = null;
+      view = { ...shown, w, p };
+      write(view, "replaceState");
+      const card = p && cardOf(host, p);
+      if (card) page.open(card);
+      return;
+    }
+    view = { ...shown, w: view ? view.w : "" };
+    if (!quiet) write(view, "pushState");
+    quiet = false;
+  };
+
+  window.addEventListener("twolens:shown", (event) => arrived(event.detail));
+
+  window.addEventListener("twolens:ready", (event) => {
+    // The results of a tab that is opened for the first time are there before their place is.
+    if (restoring) setTimeout(arrived, 0, event.detail);
+    const opening = event.detail.querySelector("[data-open]");
+    if (!opening) return;
+    // Who comes with an address did not come for the example.
+    if (fromAddress().q) opening.removeAttribute("data-open");
+    else quiet = true;
+  });
+
+  window.addEventListener("twolens:restorable", () => {
+    const wanted = fromAddress();
+    if (location.search && (wanted.q || wanted.g || wanted.tab !== "compare"))
+      setTimeout(ask, 0, wanted);
+  });
+
+  window.addEventListener("twolens:mixed", (event) => {
+    if (!view) return;
+    view.w = event.detail.rank ? "rank" : String(event.detail.weight);
+    write(view, "replaceState");
+  });
+
+  /* ---- the large view --------------------------------------------------------------------- */
+
+  window.addEventListener("twolens:picture", (event) => {
+    const card = event.detail;
+    if (!view) return;
+    if (!card) {
+      if (view.p && !closing) {
+        view.p = "";
+        history.back();
+      }
+      return;
+    }
+    const host = page.bridgeOf(card);
+    if (!host || !host.querySelector("[data-address]")) return;
+    const before = view.p;
+    view.p = JSON.parse(card.dataset.picture).id;
+    write(view, before ? "replaceState" : "pushState");
+  });
+
+  window.addEventListener("popstate", () => {
+    const wanted = fromAddress();
+    const same = view && toAddress({ ...wanted, p: "", w: "" }) === toAddress({ ...view, p: "", w: "" });
+    const dialog = document.querySelector(".tl-dialog[open]");
+    if (dialog && !wanted.p) {
+      closing = true;
+      view.p = "";
+      dialog.addEventListener("close", () => setTimeout(() => (closing = false), 0), { once: true });
+      dialog.close();
+    }
+    if (!same) return ask(wanted);
+    if (!wanted.p || dialog) return;
+    for (const host of document.querySelectorAll(".tl-results")) {
+      const card = host.offsetParent !== null && cardOf(host, wanted.p);
+      if (card) return page.open(card);
+    }
+  });
+
+  /* ---- sharing ---------------------------------------------------------------------------- */
+
+  const copy = async (text, field) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    field.select(); // where the page is not served over https
+    document.execCommand("copy");
+  };
+
+  const copied = (label, text) => {
+    const box = make("div", "tl-share-copy");
+    const field = make("textarea");
+    field.readOnly = true;
+    field.rows = text.split("\n").length;
+    field.value = text;
+    field.setAttribute("aria-label", label);
+    const press = button("tl-chip", label, async () => {
+      await copy(text, field);
+      press.textContent = "Copied";
+      page.announce("Copied.");
+    });
+    box.append(field, press);
+    return box;
+  };
+
+  const call = () => {
+    const k = Number(view.k);
+    if (view.tab === "compare") return ["compare", [view.q, k, view.g]];
+    return [`search_${view.tab}`, [view.q, k, view.index, view.g]];
+  };
+
+  const asPython = (server) => {
+    const [name, values] = call();
+    const words = values.map((value) => JSON.stringify(value)).join(", ");
+    return (
+      `from gradio_client import Client\n\nclient = Client(${JSON.stringify(server)})\n` +
+      `print(client.predict(${words}, api_name="/${name}"))`
+    );
+  };
+
+  const asCurl = (server) => {
+    const [name, values] = call();
+    const body = JSON.stringify({ data: values }).replaceAll("'", "'\\''");
+    return (
+      `curl '${server}gradio_api/run/${name}' \\\n  -H 'Content-Type: application/json' \\\n` +
+      `  -d '${body}'`
+    );
+  };
+
+  const card = () => {
+    const query = new URLSearchParams({ q: view.q, g: view.g });
+    const figure = make("figure");
+    const image = make("img");
+    image.setAttribute("alt", `The first picture of each lens for “${view.q}”`);
+    image.setAttribute("width", "1200");
+    image.setAttribute("height", "630");
+    image.setAttribute("src", `preview.png?${query}`);
+    const save = make("a", "tl-chip", "Save the picture");
+    save.setAttribute("href", `preview.png?${query}`);
+    save.setAttribute("download", "twolens.png");
+    figure.append(image, save);
+    return figure;
+  };
+
+  page.share = () => {
+    const dialog = make("dialog", "tl-share-dialog");
+    dialog.setAttribute("aria-label", "Share");
+    const shut = button("tl-close", "×", () => dialog.close());
+    shut.setAttribute("aria-label", "Close");
+    const address = location.origin + (view ? toAddress(view) : location.pathname);
+    const server = new URL("./", document.baseURI).href;
+    dialog.append(shut, make("h2", "", "Share"), copied("Copy the address", address));
+    if (view) {
+      dialog.append(
+        card(),
+        copied("Copy as Python", asPython(server)),
+        copied("Copy as curl", asCurl(server)),
+      );
+    }
+    dialog.addEventListener("close", () => dialog.remove());
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog) dialog.close(); // the backdrop
+    });
+    root().append(dialog);
+    dialog.showModal();
+  };
+
+  document.addEventListener("click", (event) => {
+    if (event.target instanceof Element && event.target.closest(".tl-share")) page.share();
+  });
+})();
