@@ -64,6 +64,8 @@ def test_an_address_opens_its_tab_gallery_count_and_picture(address, browser):
     expect(browser.locator("#gallery input")).to_have_value("three")
     browser.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+    expect(visit.cards()).to_have_count(2)
+    assert query_of(browser) == {"q": "a white dog", "g": "three", "tab": "captions", "k": "2"}
     assert visit.problems == []
 
 

@@ -11,6 +11,7 @@
   let view = null; // what is shown; null while it has no address
   let restoring = null; // what was asked of the server and has not come
   let quiet = false; // whether what comes next was not asked for by the visitor
+  let pushed = false; // whether the large view has an entry of its own in the history
   let closing = false; // whether the large view is closed by going back
 
   const fromAddress = () => {
@@ -60,6 +61,8 @@
       view = { ...shown, w, p };
       write(view, "replaceState");
       const card = p && cardOf(host, p);
+      pushed = false;
+      if (!card) view.p = "";
       if (card) page.open(card);
       return;
     }
@@ -100,13 +103,15 @@
     if (!card) {
       if (view.p && !closing) {
         view.p = "";
-        history.back();
+        if (pushed) history.back();
+        else write(view, "replaceState"); // who came with its address has nowhere to go back to
       }
       return;
     }
     const host = page.bridgeOf(card);
     if (!host || !host.querySelector("[data-address]")) return;
     const before = view.p;
+    if (!before) pushed = true;
     view.p = JSON.parse(card.dataset.picture).id;
     write(view, before ? "replaceState" : "pushState");
   });
