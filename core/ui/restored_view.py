@@ -21,7 +21,7 @@ _SETTINGS_A_LENS = 3
 
 def restored_parts(compare: CompareTab, lens_tabs: Sequence[LensTab]) -> list[gr.Component]:
     """Return what :func:`restoring` answers for, after the gallery and the tabs."""
-    tabs = (compare, *lens_tabs)
+    tabs: tuple[CompareTab | LensTab, ...] = (compare, *lens_tabs)
     boxes = [part for tab in tabs for part in (tab.box.query, tab.box.k)]
     return [*boxes, *(tab.results for tab in tabs)]
 
