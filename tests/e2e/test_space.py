@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.e2e.visiting import Visit
-from tests.local_hub import LocalHub, local_hub, publish_shapes
+from tests.local_hub import ROOT, LocalHub, local_hub, publish_shapes
 from tests.zero_gpu import ZeroGpu, zero_gpu
 
 GALLERY = "hf:mine/shapes"
@@ -77,7 +77,14 @@ def test_a_published_space_starts_from_its_files_alone_and_answers(
 ):
     shapes = publish_shapes(hub, tmp_path)
     asked = ["publish", "space", "mine/demo", "--gallery", GALLERY]
-    done = hub.precompute(tmp_path / "home", *asked)
+    done = subprocess.run(
+        [sys.executable, "-m", "precompute", *asked],
+        cwd=ROOT,
+        env={**os.environ, **hub.environment(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr
     assert f"{GALLERY} is commit {shapes} now." in done.stderr
     space = hub.repositories["spaces/mine/demo"]

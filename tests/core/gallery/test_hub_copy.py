@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from core.config import Settings
 from core.errors import HubError
-from core.gallery.hub_copy import HubGallery, is_on_hub
-from tests.core import planted
-from tests.local_hub import READER, TOKEN, LocalHub, local_hub
-
-ROOT = Path(__file__).resolve().parents[3]
-
-OPEN = """
-import json, logging, sys
-from pathlib import Path
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-logging.getLogger("httpx2").setLevel(logging.WARNING)
-from core.errors import TwoLensError
-from core.gallery.hub_copy import local_copy
+from core.gallery.hub_copy import HubGallery, is_on_hub, local_copy
 from core.gallery.reader import Gallery
+from core.models.profiles import Profile
 from tests.core import planted
-profile = planted.profile(Path(sys.argv[2]), clip_dim=int(sys.argv[4]))
-try:
-    gallery = Gallery.open(local_copy(sys.argv[1], Path(sys.argv[3]), profile), profile)
-    print(json.dumps([record.caption for record in gallery.records]))
-except TwoLensError as error:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(2)
-"""
-"""The client reads its address when it is imported: each try has a process of its own."""
+from tests.local_hub import READER, Client, LocalHub, local_hub
 
 
 @pytest.fixture
@@ -57,27 +37,22 @@ class Tries:
             self.gallery, self.models, planted.unit_rows(5, 8), planted.unit_rows(5, 6, 1), "birds"
         )
 
-    def _run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-        token = environment.pop("token", TOKEN)
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-            | self.hub.environment(self.folder / "home", token)
-            | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
     def publish(self, *options: str, to: str = "mine/birds", **environment: str):
-        return self._run(
-            "-m", "precompute", "publish", "gallery", self.gallery, to, *options, **environment
-        )
+        arguments = ("publish", "gallery", self.gallery, to, *options)
+        return Client(self.hub, self.folder / "home").precompute(*arguments, **environment)
 
-    def open(self, reference: str, clip_dim: int = 6, **environment: str):
-        arguments = (reference, self.folder / "models", self.cache, clip_dim)
-        return self._run("-c", OPEN, *arguments, **environment)
+    def open(self, reference: str, models: Profile | None = None, **environment: str) -> list[str]:
+        """Open a gallery of the hub; its captions."""
+        models = models or self.models
+        with Client(self.hub, self.folder / "home").reaching(**environment):
+            folder = local_copy(reference, self.cache, models)
+        return [record.caption for record in Gallery.open(folder, models).records]
+
+    def refusal(self, reference: str, models: Profile | None = None) -> str:
+        """Try to open a gallery of the hub; why not."""
+        with pytest.raises(HubError) as caught:
+            self.open(reference, models)
+        return str(caught.value)
 
     def held(self) -> dict[str, bytes]:
         return self.hub.repositories["datasets/mine/birds"].files("main")[1]
@@ -88,41 +63,39 @@ def tries(hub, tmp_path) -> Tries:
     return Tries(hub, tmp_path)
 
 
-def pinned(done: subprocess.CompletedProcess) -> str:
+def pinned(done: SimpleNamespace) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout.split("--gallery ")[1].strip()
 
 
-def sentence(done: subprocess.CompletedProcess) -> str:
+def sentence(done: SimpleNamespace) -> str:
     assert done.returncode == 2, done.stdout
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_a_gallery_comes_back_as_it_was_and_stays_when_the_hub_is_gone(tries, hub):
-    done = tries.publish()
-    reference = pinned(done)
+def test_a_gallery_comes_back_as_it_was_and_stays_when_the_hub_is_gone(tries, hub, caplog):
+    caplog.set_level(logging.INFO)
+    reference = pinned(tries.publish())
     captions = [record.caption for record in planted.records(5)]
     assert reference.startswith("hf:mine/birds@") and len(reference) == 14 + 40
-    opened = tries.open(reference)
-    assert opened.returncode == 0, opened.stderr
-    assert json.loads(opened.stdout) == captions
+    assert tries.open(reference) == captions
     folder = tries.cache / "hub" / "mine--birds" / reference[-40:] / "birds"
     here = {p.relative_to(tries.gallery) for p in tries.gallery.rglob("*") if p.is_file()}
     there = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
     assert there == here
     assert all((folder / p).read_bytes() == (tries.gallery / p).read_bytes() for p in here)
 
-    newest = tries.open("hf:mine/birds")
-    assert f"main of mine/birds is commit {reference[-40:]}; to pin it: " in newest.stderr
+    assert tries.open("hf:mine/birds") == captions
+    assert f"main of mine/birds is commit {reference[-40:]}; to pin it: " in caplog.text
     asked = len(hub.asked)
-    assert tries.open(reference).returncode == 0
+    assert tries.open(reference) == captions
     assert len(hub.asked) == asked, "a pinned copy asks nobody"
     hub.is_down = True
-    offline = tries.open("hf:mine/birds")
-    assert json.loads(offline.stdout) == captions
-    assert "cannot be reached" in offline.stderr and reference[-40:] in offline.stderr
-    assert "HF_HUB_OFFLINE is set" in tries.open("hf:mine/birds", HF_HUB_OFFLINE="1").stderr
-    assert "and there is no copy on this machine" in sentence(tries.open("hf:mine/bees"))
+    assert tries.open("hf:mine/birds") == captions
+    assert "cannot be reached" in caplog.messages[-1] and reference[-40:] in caplog.messages[-1]
+    assert tries.open("hf:mine/birds", HF_HUB_OFFLINE="1") == captions
+    assert "HF_HUB_OFFLINE is set" in caplog.messages[-1]
+    assert "and there is no copy on this machine" in tries.refusal("hf:mine/bees")
 
 
 def test_the_viewer_gets_records_with_their_pictures_and_a_card(tries, tmp_path):
@@ -156,7 +129,7 @@ def test_the_viewer_gets_records_with_their_pictures_and_a_card(tries, tmp_path)
     assert "https://example.org/1" in card and str(tries.folder) not in card
 
 
-def test_what_is_not_as_it_was_published_is_refused_and_not_kept(tries, hub):
+def test_what_is_not_as_it_was_published_is_refused_and_not_kept(tries, caplog):
     reference = pinned(tries.publish())
     whole = dict(tries.held())
     shard = "data/train-00000-of-00001.parquet"
@@ -165,31 +138,26 @@ def test_what_is_not_as_it_was_published_is_refused_and_not_kept(tries, hub):
         ("clip.npy", other_number, "clip.npy is not the file that was built"),
         ("manifest.json", whole["manifest.json"].replace(b"birds", b"bards"), "manifest.json is"),
         (shard, whole[shard][:-9], "its pictures cannot be read"),
-        ("captions.flat.faiss", None, "captions.flat.faiss is missing"),
     ):
         tries.held()[name] = content
-        if content is None:
-            del tries.held()[name]
-        assert f"is not the gallery that was published: {what}" in sentence(tries.open(reference))
+        assert f"is not the gallery that was published: {what}" in tries.refusal(reference)
         tries.held()[name] = whole[name]
-    assert tries.open(reference).returncode == 0
+    assert len(tries.open(reference)) == 5
     copy = tries.cache / "hub" / "mine--birds" / reference[-40:] / "birds" / "clip.npy"
     copy.write_bytes(copy.read_bytes()[:-4] + b"\0\0\0\0")
-    again = tries.open(reference)
-    assert again.returncode == 0 and "It is fetched again." in again.stderr
+    assert len(tries.open(reference)) == 5
+    assert "It is fetched again." in caplog.text
 
     shutil.rmtree(tries.cache)
-    assert "was built by other models: clip.dim is 6, but 7" in sentence(tries.open(reference, 7))
-    shutil.rmtree(tries.cache)
-    del tries.held()["manifest.json"]
-    assert "is no gallery" in sentence(tries.open(reference))
-    gone = sentence(tries.open("hf:mine/birds@v2"))
+    other = planted.profile(tries.folder / "other models", clip_dim=7)
+    assert "was built by other models: clip.dim is 6, but 7" in tries.refusal(reference, other)
+    gone = tries.refusal("hf:mine/birds@v2")
     assert "There is no dataset mine/birds at v2 on the Hugging Face Hub" in gone
 
 
 def test_what_publishing_meets_is_one_sentence(tries, hub):
     cases = {
-        "You may not write to mine/birds.": {"token": READER},
+        "You may not write to mine/birds.": {"HF_TOKEN": READER},
         "You may not write to yours/birds.": {"to": "yours/birds"},
         "HF_HUB_OFFLINE is set": {"HF_HUB_OFFLINE": "1"},
     }

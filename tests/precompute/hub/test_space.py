@@ -7,7 +7,7 @@ import re
 import pytest
 
 from precompute.hub.space import Space, hub_models, preload_lines, requirements_for
-from tests.local_hub import READER, ROOT, Repository, local_hub, publish_shapes
+from tests.local_hub import READER, ROOT, Client, Repository, local_hub, publish_shapes
 
 PIN = re.compile(r"^([\w.-]+(?:\[[\w,]+\])?)==(\S+)$", re.M)
 GALLERY = "hf:mine/shapes"
@@ -22,7 +22,7 @@ def hub():
 @pytest.fixture
 def publish(hub, tmp_path):
     def publish(*arguments: object, **environment: str):
-        return hub.precompute(tmp_path / "home", "publish", *arguments, **environment)
+        return Client(hub, tmp_path / "home").precompute("publish", *arguments, **environment)
 
     return publish
 
