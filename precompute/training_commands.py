@@ -37,7 +37,10 @@ class _Finetune(_Lazy):
 
 
 class _Mini(_Lazy):
-    modules = {"captioner": "precompute.mini.captioner_command"}
+    modules = {
+        "captioner": "precompute.mini.captioner_command",
+        "names": "precompute.mini.names_command",
+    }
 
 
 finetune = typer.Typer(
@@ -46,7 +49,9 @@ finetune = typer.Typer(
     no_args_is_help=True,
 )
 mini = typer.Typer(
-    cls=_Mini, help="Train the shipped captioner again (captioner).", no_args_is_help=True
+    cls=_Mini,
+    help="Train the shipped captioner again (captioner), and what names things for it (names).",
+    no_args_is_help=True,
 )
 
 

@@ -58,7 +58,8 @@ _MINI_CAPTIONER = ModelSpec(
     name="mini-instructblip",
     source="asset:mini-instructblip",
     licence="research, non-commercial",
-    note="Trained on Flickr8k, which is for research and non-commercial use.",
+    note="Trained on Flickr8k, which is for research and non-commercial use. Some captions begin "
+    "with the name of a thing that an image classifier (EfficientNet-Lite2) is sure of.",
 )
 
 PROFILES: dict[ProfileName, Profile] = {

@@ -19,8 +19,9 @@ from core.models.captioner.generation import (
     judged,
     search_arguments,
 )
+from core.models.captioner.naming import Namer
 from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
-from core.models.captioner.sampling import sampling_arguments
+from core.models.captioner.sampling import GivenStart, sampling_arguments
 from core.models.captioner.settings import Decoding
 from core.models.encoding import Once
 from core.models.spec import ModelSpec, TextEncoder
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 _LARGEST_BATCH = 32
 """Images that are in memory as tensors at once; a longer request is cut into several."""
+
+_WORDINESS = 0.08
+"""What a word costs after a given start, in the units of a caption's nll: of a thing that the
+captioner does not know, the less it adds the less of it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Loaded:
         decoding: Prompt and search.
         suppressed: Token ids that are never generated.
         probe: Reranks candidate captions; None takes the likeliest one.
+        namer: Knows things that captions can begin with; None lets them begin as they like.
         tokenizing: Held while a tokenizer works: a fast one fails with "Already borrowed" when
             two threads use it at once.
         prompts: Tokens of the prompts that were asked, each (1, length).
@@ -55,6 +61,7 @@ class Loaded:
     decoding: Decoding
     suppressed: list[int] | None = None
     probe: RerankProbe | None = None
+    namer: Namer | None = None
     tokenizing: Lock = field(default_factory=Lock)
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -141,7 +148,7 @@ class GeneratingCaptioner(ABC):
         return [
             one.caption
             for batch in batches(images)
-            for one in self._describe(loaded, self._encode(loaded, batch), {})
+            for one in self._describe(loaded, batch, self._encode(loaded, batch), {})
         ]
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
@@ -161,7 +168,7 @@ class GeneratingCaptioner(ABC):
         for batch in batches(images):
             known: dict[str, np.ndarray] = {}
             encoded = self._encode(loaded, batch)
-            described = self._describe(loaded, encoded, known)
+            described = self._describe(loaded, batch, encoded, known)
             further = self._further(loaded, encoded, batch, count - 1)
             for one, more in zip(described, further, strict=True):
                 captions = distinct_captions((one.caption, *one.others, *more))
@@ -173,13 +180,18 @@ class GeneratingCaptioner(ABC):
         return found
 
     def _describe(
-        self, loaded: Loaded, encoded: EncodedImages, known: dict[str, np.ndarray]
+        self,
+        loaded: Loaded,
+        images: Sequence[Image],
+        encoded: EncodedImages,
+        known: dict[str, np.ndarray],
     ) -> list[_Described]:
-        """Caption one batch, the doubtful ones of it twice.
+        """Caption one batch; what is doubtful, or does not name what the photo shows, twice.
 
         Args:
             loaded: The model.
-            encoded: The batch.
+            images: The batch.
+            encoded: The same after the image tower.
             known: Embeddings of texts, added to.
         """
         described = self._first(loaded, encoded, loaded.decoding, known)
@@ -190,6 +202,17 @@ class GeneratingCaptioner(ABC):
             for row, second in zip(doubtful, again, strict=True):
                 chosen = better(described[row].caption, second.caption)
                 described[row] = replace(second, caption=chosen)
+        starts: dict[int, str] = {}
+        if loaded.namer is not None:
+            missed = loaded.namer.missed(images, [one.caption.text for one in described])
+            starts = {row: name.phrase for row, name in missed.items()}
+        if starts:
+            rows = encoded.take(list(starts))
+            named = self._first(loaded, rows, loaded.decoding, known, tuple(starts.values()))
+            for row, second in zip(starts, named, strict=True):
+                if not second.caption.flags:
+                    others = (*second.others, *described[row].others)
+                    described[row] = replace(second, others=others)
         return described
 
     def _first(
@@ -198,13 +221,28 @@ class GeneratingCaptioner(ABC):
         encoded: EncodedImages,
         decoding: Decoding,
         known: dict[str, np.ndarray],
+        starts: Sequence[str] = (),
     ) -> list[_Described]:
-        """Search once, and choose among what was found if the captioner has a probe."""
+        """Search once, and choose among what was found if the captioner has a probe.
+
+        Args:
+            loaded: The model.
+            encoded: The batch.
+            decoding: Prompt and search.
+            known: Embeddings of texts, added to.
+            starts: How each image's captions begin; none lets them begin as they like.
+        """
+        search: dict[str, Any] = {}
+        if starts:
+            with loaded.tokenizing:
+                given = loaded.processor.tokenizer(list(starts), add_special_tokens=False)
+            search["logits_processor"] = GivenStart.alone(given["input_ids"])
         if loaded.probe is None:
-            return [_Described(one.caption) for one in self._written(loaded, encoded, decoding)]
+            written = self._written(loaded, encoded, decoding, **search)
+            return [_Described(one.caption) for one in written]
         each = decoding.candidates
         wide = replace(decoding, num_beams=max(decoding.num_beams, each))
-        written = self._written(loaded, encoded, wide, num_return_sequences=each)
+        written = self._written(loaded, encoded, wide, num_return_sequences=each, **search)
         predicted = loaded.probe(encoded.class_tokens())
         groups = [written[start : start + each] for start in range(0, len(written), each)]
         clear = [[one for one in own if not one.caption.flags] or own[:1] for own in groups]
@@ -212,7 +250,10 @@ class GeneratingCaptioner(ABC):
         described = []
         for own, target in zip(clear, predicted, strict=True):
             rows, embeddings = embeddings[: len(own)], embeddings[len(own) :]
-            chosen = best_caption(rows, [one.nll for one in own], target, decoding.rerank_weight)
+            nll = [one.nll for one in own]
+            if starts:
+                nll = [one.nll + _WORDINESS * len(one.caption.text.split()) for one in own]
+            chosen = best_caption(rows, nll, target, decoding.rerank_weight)
             others = tuple(
                 one.caption
                 for place, one in enumerate(own)

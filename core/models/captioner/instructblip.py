@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.models.captioner.base import GeneratingCaptioner, Loaded, batches
 from core.models.captioner.loading import decoding_of, read_instructblip, supported_precision
+from core.models.captioner.naming import read_namer
 from core.models.captioner.rerank import read_probe
 from core.models.captioner.settings import Decoding
 from core.models.spec import ModelSpec, Precision, TextEncoder
@@ -71,6 +72,7 @@ class InstructBlipCaptioner(GeneratingCaptioner):
             decoding=self._decoding or decoding_of(self.spec),
             suppressed=model.generation_config.suppress_tokens,
             probe=probe,
+            namer=read_namer(self.spec, device),
         )
 
     def _prompt(self, loaded: Loaded, prompt: str, count: int) -> dict[str, Any]:

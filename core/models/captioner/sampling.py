@@ -1,4 +1,4 @@
-"""Sampling captions so that a picture gets the same ones in whatever batch it is."""
+"""What transformers is told while it generates: how a caption begins, which token is drawn."""
 
 from __future__ import annotations
 
@@ -11,8 +11,45 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+    from transformers import LogitsProcessorList
 
     from core.models.captioner.settings import FurtherCaptions
+
+
+class GivenStart:
+    """Lets the captions of each image begin with tokens of its own.
+
+    A logits processor of transformers: until those are over it leaves one token possible.
+
+    Args:
+        starts: Token ids for each image; its beams lie together.
+    """
+
+    def __init__(self, starts: Sequence[Sequence[int]]) -> None:
+        """Begin at the first token."""
+        self._starts = starts
+        self._step = 0
+
+    @classmethod
+    def alone(cls, starts: Sequence[Sequence[int]]) -> LogitsProcessorList:
+        """Return it as ``generate`` takes it."""
+        from transformers import LogitsProcessorList
+
+        return LogitsProcessorList([cls(starts)])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Keep the score of the given token; all others become impossible."""
+        import torch
+
+        step, self._step = self._step, self._step + 1
+        beams = len(scores) // len(self._starts)
+        kept = scores.clone()
+        for image, start in enumerate(self._starts):
+            if step < len(start):
+                rows = slice(image * beams, (image + 1) * beams)
+                kept[rows] = -torch.inf
+                kept[rows, start[step]] = scores[rows, start[step]]
+        return kept
 
 
 class SeededSampling:

@@ -1,0 +1,136 @@
+"""The command ``mini names``: teach a captioner's namer the things that labelled photos show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from core.models.captioner.naming import Namer
+    from precompute.mini.names import Table
+
+_BATCH = 16
+_MEASURED = 5
+"""One photo of so many is measured on before all are learnt from."""
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="Folder of a captioner, or asset:NAME.")],
+    labelled: Annotated[
+        list[str], typer.Option(help="Imagefolder whose table has a column label; repeatable.")
+    ],
+    named: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of photos called COLLECTION_LABEL_NUMBER.jpg; repeatable."),
+    ] = None,
+    captioned: Annotated[
+        str | None, typer.Option(help="Imagefolder with captions: people, and dogs.")
+    ] = None,
+    captioned_limit: Annotated[int, typer.Option(min=2, help="Photos of that, spread.")] = 750,
+    least: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability from which on a thing is named.")
+    ] = 0.5,
+    least_beside_people: Annotated[
+        float, typer.Option(min=0, max=1, help="The same where a caption speaks of people.")
+    ] = 0.95,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Teach a captioner's namer what labelled photos show, and write it beside the captioner.
+
+    Its network and its thousand classes of ImageNet stay as they are. How right it is is measured
+    on a fifth of the photos, learning from the others; then it learns from all.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from core.files import write_atomically
+    from core.models.captioner.naming import NAMER_FILE, Namer, read_namer
+    from core.models.choose import captioner_spec
+    from core.models.devices import resolve_device
+    from core.quiet import quiet_libraries
+    from precompute.calibrate.threshold import writable_folder
+    from precompute.mini.names import measure, read_table, taught
+
+    quiet_libraries(downloads=False)
+    spec = captioner_spec(model)
+    folder = writable_folder(spec)
+    namer = read_namer(spec, resolve_device(device))
+    if namer is None:
+        raise typer.BadParameter(f"{spec.name} has no {NAMER_FILE} to start from.")
+    limits = replace(namer.naming, least=least, least_beside_people=least_beside_people)
+    namer = Namer(limits, namer.network, namer.weight, namer.bias)
+    table = read_table()
+    photos = [*_labelled(labelled, table), *_named(named or (), table)]
+    photos += _captioned(captioned, captioned_limit, table) if captioned else ()
+    if len(photos) < _MEASURED:
+        raise typer.BadParameter("Too few photos have a label that is known.")
+    features = _features(namer, tqdm([image for image, _ in photos], desc="looking", unit="photo"))
+    places = np.array([place for _, place in photos])
+    measured = np.arange(len(places)) % _MEASURED == 0
+    trial = taught(namer, table, features[~measured], places[~measured])
+    typer.echo(measure(trial, features[measured], places[measured]))
+    result = taught(namer, table, features, places)
+    write_atomically(folder / NAMER_FILE, result.to_bytes())
+    typer.echo(f"Written into {folder.name}: {len(table.names)} things. Run threshold again.")
+
+
+def _labelled(sources: Sequence[str], table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
+    """Yield the photos whose label is known, each with the place of its name."""
+    from precompute.sources.pairs import load_pairs
+
+    for source in sources:
+        pairs = load_pairs(source, caption_column="label").readable()
+        for row, (label, *_) in enumerate(pairs.captions):
+            place = table.place_of(label)
+            if place is not None:
+                yield partial(pairs.image, row), place
+
+
+def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
+    """Yield those whose label is in the file's name."""
+    from core.config import get_settings
+    from core.images.decode import DecodeLimits, decode
+    from precompute.mini.names import label_in
+
+    limits = DecodeLimits.of(get_settings())
+
+    def image(path: Path) -> Image:
+        return decode(path, path.name, limits).image
+
+    for folder in folders:
+        for path in sorted(folder.glob("*.jpg")):
+            place = table.place_of(label_in(path.name))
+            if place is not None:
+                yield partial(image, path), place
+
+
+def _captioned(source: str, limit: int, table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
+    """Yield those whose captions agree on people or a dog."""
+    from precompute.sources.pairs import load_pairs
+
+    pairs = load_pairs(source).spread(limit).readable()
+    for row, captions in enumerate(pairs.captions):
+        place = table.place_of_captions(captions)
+        if place is not None:
+            yield partial(pairs.image, row), place
+
+
+def _features(namer: Namer, images: Sequence[Callable[[], Image]]) -> np.ndarray:
+    """Return what the network says of photos, float32 (n, width), a few decoded at a time."""
+    import numpy as np
+
+    parts, batch = [], []
+    for image in images:
+        batch.append(image())
+        if len(batch) == _BATCH:
+            parts.append(namer.features(batch))
+            batch = []
+    return np.concatenate([*parts, *([namer.features(batch)] if batch else [])])
