@@ -16,7 +16,7 @@ from core.errors import ModelNotFoundError
 from core.gallery.copies import write_large_table
 from core.gallery.layout import large_file, thumbnail_path
 from core.gallery.manifest import SourceRef
-from core.gallery.reader import write_gallery
+from core.gallery.writer import write_gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import Caption, CaptionPooling, ImageRecord

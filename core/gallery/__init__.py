@@ -11,5 +11,6 @@ __all__ = [
     "metrics_file",
     "picture_set",
     "reader",
+    "table",
     "writer",
 ]

@@ -27,16 +27,14 @@ from core.gallery.layout import (
 )
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.picture_set import PictureSet
-from core.gallery.writer import check_ids, records_schema, write_gallery
-from core.records import LENSES, ImageRecord, IndexKind, Lens, record_from
+from core.gallery.table import read_records
+from core.records import LENSES, ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
 from core.search.index import Index, check_embeddings
 from core.search.ivf_file import Clusters, read_clusters
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
-
-__all__ = ["Gallery", "write_gallery"]
 
 _READ_WHOLE = {
     RECORDS_FILE,
@@ -263,7 +261,7 @@ def verified_records(
     for name, sha256 in manifest.files.items():
         if name not in unread:
             held.verify(name, sha256)
-    records = _read_records(held.path, held.read_verified(RECORDS_FILE, manifest.files))
+    records = read_records(held.path, held.read_verified(RECORDS_FILE, manifest.files))
     if len(records) != manifest.counts.images:
         raise damaged(
             held.path,
@@ -276,19 +274,6 @@ def verified_records(
             f"the thumbnails are not the ones that were built "
             f"({count} there, {manifest.counts.images} built)",
         )
-    return records
-
-
-def _read_records(folder: Path, content: np.ndarray) -> tuple[ImageRecord, ...]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(pa.BufferReader(pa.py_buffer(content)), schema=records_schema())
-        records = tuple(record_from(row) for row in table.to_pylist())
-        check_ids(records)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, f"{RECORDS_FILE} is not a table of pictures ({error})") from error
     return records
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +23,11 @@ from core.gallery.layout import (
     thumbnail_path,
 )
 from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now
+from core.gallery.table import check_ids, write_records
 from core.records import INDEX_KINDS, CaptionPooling, ImageRecord, Lens
 from core.search.index import Index, check_embeddings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from core.models.profiles import Profile
 
 
@@ -98,7 +96,7 @@ def write_gallery(
     _check_present(folder, [folder / file for file in extra])
 
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    _write_records(folder / RECORDS_FILE, records)
+    write_records(folder / RECORDS_FILE, records)
     ids = tuple(record.id for record in records)
     for lens, vectors in embeddings.items():
         write_array(folder / embeddings_file(lens), vectors)
@@ -125,60 +123,6 @@ def write_gallery(
     )
     fsync(folder)
     return manifest.write(folder)
-
-
-def check_ids(records: Sequence[ImageRecord]) -> None:
-    """Raise ValueError unless ids are distinct and each starts its record's sha256."""
-    seen: set[str] = set()
-    for row, record in enumerate(records):
-        digest = record.sha256
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise ValueError(f"record {row} has no sha256 but {digest[:80]!r}")
-        if record.id != digest[:16]:
-            raise ValueError(f"record {row} has the id {record.id[:80]!r}, not {digest[:16]!r}")
-        if record.id in seen:
-            raise ValueError(f"the id {record.id} comes twice, again at record {row}")
-        seen.add(record.id)
-
-
-def records_schema(*, several: bool = True) -> pa.Schema:
-    """Return the columns of ``records.parquet``: the fields of ImageRecord, in their order.
-
-    Args:
-        several: Whether an image may have more than one caption; without, the column is absent.
-    """
-    import pyarrow as pa
-
-    texts = pa.list_(pa.string())
-    caption = pa.struct([("text", pa.string()), ("flags", texts), ("confidence", pa.float64())])
-    more = [pa.field("more_captions", pa.list_(caption))] if several else []
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("file_name", pa.string(), nullable=False),
-            pa.field("sha256", pa.string(), nullable=False),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("caption", pa.string(), nullable=False),
-            pa.field("caption_flags", texts, nullable=False),
-            pa.field("confidence", pa.float64()),
-            pa.field("references", texts, nullable=False),
-            pa.field("license", pa.string()),
-            pa.field("source_url", pa.string()),
-            *more,
-        ]
-    )
-
-
-def _write_records(path: Path, records: Sequence[ImageRecord]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [asdict(record) for record in records]
-    schema = records_schema(several=any(record.more_captions for record in records))
-    with path.open("wb") as file:  # by its path, only one that is text could be written
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
-    fsync(path)
 
 
 def write_array(path: Path, vectors: np.ndarray) -> None:

@@ -14,7 +14,6 @@ from functools import cache
 
 from PIL import Image, ImageFile
 
-from core.images.boxes import image_properties
 from core.images.colour import (
     ProfileError,
     coded_profile,
@@ -22,6 +21,7 @@ from core.images.colour import (
     lab_to_rgb,
     to_srgb,
 )
+from core.images.heif_boxes import image_properties
 from core.images.recognise import DAMAGED, TRUNCATED, RefusedError, kind_of
 from core.images.samples import eight_bit_grey, tiff_of_other_depth
 from core.images.thumbnails import reduced

@@ -15,7 +15,7 @@ from core.errors import ImageError, SourceError
 from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodedImage, DecodeLimits, decode
 from core.records import Caption, ImageRecord
-from precompute.build.workspace import Duplicate, Skipped
+from precompute.build.shard import Duplicate, Skipped
 from precompute.sources.caption_columns import merged
 from precompute.sources.types import SourceImage
 

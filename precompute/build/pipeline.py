@@ -36,7 +36,8 @@ from precompute.build.plan import (
     plan_of,
 )
 from precompute.build.report import BuildResult, report_of
-from precompute.build.workspace import REPORT_FILE, Duplicate, Note, Shard, Skipped, Workspace
+from precompute.build.shard import Duplicate, Note, Shard, Skipped
+from precompute.build.workspace import REPORT_FILE, Workspace
 from precompute.sources.open import open_source
 from precompute.sources.types import Source, SourceImage
 

@@ -23,7 +23,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,8 @@ from core.gallery.layout import (
     REQUIRED_FILES,
     THUMBNAILS_FOLDER,
 )
-from core.records import LENSES, ImageRecord, Lens, record_from
+from core.records import LENSES, Lens
+from precompute.build.shard import Shard
 from precompute.sources.photo_folders.system_files import is_system_file
 
 if TYPE_CHECKING:
@@ -53,80 +53,6 @@ _OWN_NAMES = {
     *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES),
     *(THUMBNAILS_FOLDER, LARGE_FOLDER, LARGE_FILE),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that cannot be used, and why."""
-
-    file_name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """A file, or a row of a dataset, whose bytes are those of an earlier one.
-
-    Attributes:
-        file_name: Its name.
-        same_as: The name of the earlier one.
-        id: Of the picture that is stored.
-        references: Captions it came with; the picture gets them too.
-        given: Its caption that is searched, for a picture whose own is blank.
-        is_row: Whether it is but one more row of the picture, with another caption.
-    """
-
-    file_name: str
-    same_as: str
-    id: str = ""
-    references: tuple[str, ...] = ()
-    given: str = ""
-    is_row: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a reader should know of a picture that was taken."""
-
-    file_name: str
-    note: str
-
-
-@dataclass(slots=True)
-class Shard:
-    """What became of a run of rows.
-
-    Attributes:
-        rows: Rows of the source that it covers.
-        records: Pictures that were taken, in order.
-        skipped: Files that cannot be used.
-        duplicates: Files stored before.
-        notes: Remarks about pictures that were taken.
-    """
-
-    rows: int = 0
-    records: list[ImageRecord] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    duplicates: list[Duplicate] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; :meth:`from_json` gives the same shard back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Shard:
-        """Read what :meth:`to_json` returned."""
-        return cls(
-            rows=content["rows"],
-            records=[record_from(record) for record in content["records"]],
-            skipped=[Skipped(**item) for item in content["skipped"]],
-            duplicates=[
-                Duplicate(**{**item, "references": tuple(item["references"])})
-                for item in content["duplicates"]
-            ],
-            notes=[Note(**item) for item in content["notes"]],
-        )
 
 
 class Workspace:

@@ -13,7 +13,7 @@ from core.gallery.layout import MANIFEST_FILE, thumbnail_file
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.reader import verified_records
-from core.gallery.writer import records_schema
+from core.gallery.table import records_schema
 from core.records import ImageRecord
 from precompute.hub.card import dataset_card
 from precompute.hub.upload import CARD

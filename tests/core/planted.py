@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import Manifest, SourceRef, sealed
-from core.gallery.reader import write_gallery
+from core.gallery.writer import write_gallery
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
 from core.records import ImageRecord, Lens

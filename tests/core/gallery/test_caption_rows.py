@@ -10,7 +10,8 @@ import pytest
 from core.errors import CorruptGalleryError, EmbeddingError
 from core.gallery.caption_rows import NEAR_DUPLICATE, CaptionRows, distinct
 from core.gallery.manifest import SourceRef
-from core.gallery.reader import Gallery, write_gallery
+from core.gallery.reader import Gallery
+from core.gallery.writer import write_gallery
 from core.models.profiles import Models
 from core.records import Caption, ImageRecord
 from core.search.index import Index

@@ -19,7 +19,8 @@ from core.errors import (
 from core.files import sha256_of
 from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import Counts, Manifest, SourceRef
-from core.gallery.reader import Gallery, write_gallery
+from core.gallery.reader import Gallery
+from core.gallery.writer import write_gallery
 from core.records import INDEX_KINDS, LENSES
 from tests.core.planted import (
     CREATED_AT,

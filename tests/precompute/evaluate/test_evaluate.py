@@ -18,7 +18,8 @@ from core.errors import SourceError
 from core.files import sha256_of
 from core.gallery.manifest import Manifest, SourceRef
 from core.gallery.metrics_file import read_metrics
-from core.gallery.reader import Gallery, write_gallery
+from core.gallery.reader import Gallery
+from core.gallery.writer import write_gallery
 from core.models.profiles import PROFILES, Models
 from core.records import LENSES, SAMPLE_NAME
 from precompute.__main__ import app
