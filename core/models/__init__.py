@@ -6,7 +6,7 @@ __all__ = [
     "clip",
     "devices",
     "locate",
-    "match",
+    "match_threshold",
     "profiles",
     "sentence",
     "spec",

@@ -10,7 +10,7 @@ from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
 from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
 from core.search.service import SearchResult
-from core.ui.agents import description_of
+from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 

@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from core.ui.bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
 from core.ui.operation.link_preview import PREVIEW_PATH
 from core.ui.operation.route_names import HEALTH_PATH, METRICS_PATH
 from core.ui.parts.events import refusal_statuses, sentence_for
+from core.ui.request_bodies import BY_NAME, Function, Refusal, check_body, check_call, check_size
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -15,11 +15,10 @@ from starlette.middleware import Middleware
 
 from core.config import Settings, get_settings
 from core.duel.votes import Votes
-from core.ui.agents import answer_agents_in_json
-from core.ui.bodies import Function
 from core.ui.connections import bound_connections
 from core.ui.guard import Guard, RequestLimits
-from core.ui.operation.door import FrontDoor
+from core.ui.mcp_answers import answer_agents_in_json
+from core.ui.operation.front_door import FrontDoor
 from core.ui.operation.health import Health
 from core.ui.operation.link_preview import LinkPreview, robots_route
 from core.ui.operation.metrics import Metrics
@@ -27,6 +26,7 @@ from core.ui.operation.preview_picture import preview_route
 from core.ui.page import build_page, head, theme
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import picture_routes
+from core.ui.request_bodies import Function
 from core.ui.sessions import MOST_SESSIONS, Sessions
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.inbox import Inbox

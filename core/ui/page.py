@@ -19,12 +19,12 @@ from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import opening_state, start_state
 from core.ui.restored_view import restored_parts, restoring
 from core.ui.tabs.about import about_tab, gallery_description
+from core.ui.tabs.break_a_lens import limits_tab
 from core.ui.tabs.compare import compare_tab, search
 from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
 from core.ui.tabs.lens import search as lens_search
-from core.ui.tabs.limits import limits_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab

@@ -10,7 +10,7 @@ from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
 from core.search.explain import CaptionShare, Explanation, Word, explain
 from core.search.places import Place, with_caption
-from core.ui.agents import description_of
+from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 

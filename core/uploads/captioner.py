@@ -13,7 +13,7 @@ from core.models.devices import resolve_device
 from core.models.locate import local_folder, located
 from core.models.profiles import PROFILES
 from core.models.spec import Captioner, ModelSpec, TextEncoder
-from core.uploads.rented import FIRST_SECONDS_AN_IMAGE, RentedCaptioner
+from core.uploads.zero_gpu import FIRST_SECONDS_AN_IMAGE, RentedCaptioner
 
 if TYPE_CHECKING:
     from core.config import Settings

@@ -17,9 +17,9 @@ from core.gallery.copies import CopySizes
 from core.search.service import SearchService
 from core.uploads.intake import Intake, Progress, run_intake
 from core.uploads.limits import UploadLimits, checked_caption, disk_trouble
-from core.uploads.rented import RENTED_BATCH, RentedCaptioner
 from core.uploads.run_folder import RunFolder, sweep_older
 from core.uploads.session import UploadSession
+from core.uploads.zero_gpu import RENTED_BATCH, RentedCaptioner
 
 if TYPE_CHECKING:
     from core.config import Settings

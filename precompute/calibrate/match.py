@@ -15,7 +15,7 @@ import numpy as np
 from core.errors import SourceError
 from core.files import write_atomically
 from core.models.locate import revision_of
-from core.models.match import read_thresholds
+from core.models.match_threshold import read_thresholds
 from core.records import LENSES, Lens
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def write_thresholds(
     """Put thresholds, and what was measured, into a file; those of other models stay.
 
     Args:
-        path: :data:`core.models.match.MATCH_FILE`.
+        path: :data:`core.models.match_threshold.MATCH_FILE`.
         choices: One a lens.
         models: Whose they are.
         chosen_on: Name of the gallery.

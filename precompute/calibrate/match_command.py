@@ -41,7 +41,7 @@ def run(
     from core.config import get_settings
     from core.gallery.reader import Gallery
     from core.models.choose import with_clip
-    from core.models.match import MATCH_FILE
+    from core.models.match_threshold import MATCH_FILE
     from core.models.profiles import PROFILES, Models
     from precompute.calibrate.match import choose_thresholds, summary, write_thresholds
     from precompute.sources.pairs import load_pairs

@@ -22,7 +22,7 @@ def run(
     import io
     from dataclasses import asdict
 
-    from core.duel.strengths import by_kind, strengths
+    from core.duel.bradley_terry import by_kind, strengths
     from core.duel.votes import Votes
     from core.files import write_atomically
 

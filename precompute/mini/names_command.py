@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.models.captioner.naming import Namer
-    from precompute.mini.names import Table
+    from precompute.mini.naming_classes import Table
 
 _BATCH = 16
 _MEASURED = 5
@@ -57,7 +57,7 @@ def run(
     from core.models.devices import resolve_device
     from core.quiet import quiet_libraries
     from precompute.calibrate.threshold import writable_folder
-    from precompute.mini.names import measure, read_table, taught
+    from precompute.mini.naming_classes import measure, read_table, taught
 
     quiet_libraries(downloads=False)
     spec = captioner_spec(model)
@@ -98,7 +98,7 @@ def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[],
     """Yield those whose label is in the file's name."""
     from core.config import get_settings
     from core.images.decode import DecodeLimits, decode
-    from precompute.mini.names import label_in
+    from precompute.mini.naming_classes import label_in
 
     limits = DecodeLimits.of(get_settings())
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.ui.operation.door import REQUEST_LOG
+from core.ui.operation.front_door import REQUEST_LOG
 from core.ui.operation.health import Health
 from tests.planted_app import planted_shelf
 

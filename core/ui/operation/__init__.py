@@ -1,7 +1,7 @@
 """What an operator needs: health, logs, metrics, limits a visitor, and link previews."""
 
 __all__ = [
-    "door",
+    "front_door",
     "health",
     "link_preview",
     "metrics",

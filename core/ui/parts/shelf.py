@@ -13,7 +13,7 @@ from typing import Protocol
 from core.errors import QueryError, TwoLensError, sentence_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
-from core.models.match import match_threshold
+from core.models.match_threshold import match_threshold
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord, Lens

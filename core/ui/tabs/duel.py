@@ -12,7 +12,7 @@ from random import SystemRandom
 
 import gradio as gr
 
-from core.duel.strengths import Strength, by_kind, strengths
+from core.duel.bradley_terry import Strength, by_kind, strengths
 from core.duel.votes import CONTENDERS, Choice, Contender, Vote, Votes
 from core.errors import QueryError, VoteError
 from core.records import FusedHit, Hit

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from core.ui.bodies import Refusal
+from core.ui.request_bodies import Refusal
 from core.uploads.limits import UploadLimits
 
 FIELD = "files"

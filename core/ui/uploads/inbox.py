@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from core.ui.bodies import Refusal
 from core.ui.guard import UPLOAD_PATH
+from core.ui.request_bodies import Refusal
 from core.ui.uploads.form import UploadForm, least_bytes
 from core.ui.uploads.progress import UploadProgress
 from core.uploads.limits import UploadLimits

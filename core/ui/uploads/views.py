@@ -11,8 +11,8 @@ from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbn
 from core.uploads.intake import Progress
 from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices
 from core.uploads.registry import Uploads
-from core.uploads.rented import RentedCaptioner
 from core.uploads.session import UploadSession
+from core.uploads.zero_gpu import RentedCaptioner
 
 ACCEPTED = "image/*,.avif,.heic,.heif,.tif,.tiff,.dng,.cr2,.nef,.arw"
 """What a browser's dialog for photos offers; what can be read is found out from the content."""

@@ -15,7 +15,7 @@ import pytest
 
 import core
 from core.duel import votes as store
-from core.duel.strengths import by_kind, strengths
+from core.duel.bradley_terry import by_kind, strengths
 from core.duel.votes import CONTENDERS, Vote, Votes
 from core.errors import VoteError
 from tests.local_hub import local_hub

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from core.errors import SourceError
-from core.models import match
+from core.models import match_threshold
 from core.models.locate import revision_of
 from core.models.profiles import PROFILES
 from precompute.__main__ import app
@@ -54,16 +54,16 @@ def test_a_threshold_belongs_to_a_model_and_the_others_stay(served, tmp_path, mo
     choices = choose_thresholds(served.gallery, models, [], 0.2)
     path = tmp_path / "match.json"
     path.write_text(json.dumps({"clip": {"another": {"below": 0.5}}}))
-    monkeypatch.setattr(match, "MATCH_FILE", path)
+    monkeypatch.setattr(match_threshold, "MATCH_FILE", path)
     write_thresholds(path, choices, models, "planted")
     assert json.loads(path.read_text())["clip"]["another"] == {"below": 0.5}
-    found = match.match_threshold("clip", models.profile.clip)
+    found = match_threshold.match_threshold("clip", models.profile.clip)
     assert found == choices[1].below
     assert served.matches_well(served.service.by_text("dog beach", lens="clip")) is True
     assert served.matches_well(served.service.by_text("qwertz uiop asdf", lens="clip")) is False
     (tmp_path / "models" / "clip" / "model.safetensors").write_bytes(b"trained again")
     revision_of.cache_clear()
-    assert match.match_threshold("clip", models.profile.clip) is None
+    assert match_threshold.match_threshold("clip", models.profile.clip) is None
     assert served.matches_well(served.service.by_text("qwertz uiop asdf", lens="clip")) is None
 
 
@@ -80,8 +80,8 @@ def test_the_command_says_what_is_missing(tmp_path):
 
 
 def test_the_shipped_thresholds_flag_few_good_queries():
-    assert 0 < match.match_threshold("captions", PROFILES["mini"].sentence) < 1
-    for lens in match.read_thresholds(match.MATCH_FILE).values():
+    assert 0 < match_threshold.match_threshold("captions", PROFILES["mini"].sentence) < 1
+    for lens in match_threshold.read_thresholds(match_threshold.MATCH_FILE).values():
         for chosen in lens.values():
             assert chosen["good_flagged"] < 0.08
             assert chosen["caught"]["nonsense"] > 0.5

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import ModelError, QueryError
-from core.models import match
+from core.models import match_threshold
 from core.models.locate import revision_of
 from core.models.profiles import PROFILES, Models
 from core.records import PLAIN_RRF, Fusion
@@ -198,7 +198,7 @@ def test_fewer_pictures_than_asked_for_says_so(shelf):
 def test_a_lens_whose_best_hit_is_no_match_says_so_above_its_results(shelf, tmp_path, monkeypatch):
     clip = revision_of(shelf.profile.clip)
     (tmp_path / "match.json").write_text(json.dumps({"clip": {clip: {"below": 0.6}}}))
-    monkeypatch.setattr(match, "MATCH_FILE", tmp_path / "match.json")
+    monkeypatch.setattr(match_threshold, "MATCH_FILE", tmp_path / "match.json")
     said = "Nothing here matches well."
     weak = compare.answer(shelf, "qwertz uiop", 5, "planted")
     assert said in section(weak, "clip").partition("<ol")[0]

@@ -14,7 +14,7 @@ from core.config import Settings
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.spec import ModelSpec
 from core.records import LENSES
-from core.uploads.rented import RentedCaptioner
+from core.uploads.zero_gpu import RentedCaptioner
 from tests.core.uploads.test_upload_captioner import noise
 from tests.tiny_models import save_tiny_instructblip
 from tests.zero_gpu import Turn, zero_gpu
@@ -30,7 +30,7 @@ from core.errors import TwoLensError
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.spec import ModelSpec
 from core.records import LENSES
-from core.uploads.rented import RentedCaptioner
+from core.uploads.zero_gpu import RentedCaptioner
 from tests.core.uploads.test_upload_captioner import noise
 spec = ModelSpec("tiny", f"path:{sys.argv[1]}", licence="none")
 rented = RentedCaptioner(InstructBlipCaptioner(spec, device="cuda", precision="bf16"), spaces.GPU)
@@ -84,7 +84,7 @@ def test_each_batch_is_one_rental_and_the_weights_are_there_before_the_first(tmp
 def test_the_time_asked_for_follows_the_slowest_of_late(tmp_path, monkeypatch):
     clock = iter([0.0, 8.0, 10.0, 12.0, 20.0, 84.0])
     rented = RentedCaptioner(tiny(tmp_path), lambda duration: lambda task: task)
-    monkeypatch.setattr("core.uploads.rented.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("core.uploads.zero_gpu.time.perf_counter", lambda: next(clock))
     for seconds_an_image in (1.0, 0.625, 8.0):
         rented.caption(noise(8))
         assert rented.rented_seconds(8) == min(120, 15 + 1.5 * 8 * seconds_an_image)

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from core.ui.tabs.limits import LIMITS, Challenges
+from core.ui.tabs.break_a_lens import LIMITS, Challenges
 from tests.e2e.visiting import PHONE, Visit
 
 
