@@ -135,7 +135,7 @@ def test_what_the_app_cannot_read_or_write_is_one_sentence(gallery, loop):
         ("match", "{}"),
         ("rerank", "{}", "--data", "{}"),
         ("threshold", "{}", "--data", "{}"),
-        ("publish", "{}", "owner/name", "--dry-run"),
+        ("publish", "model", "{}", "owner/name", "--dry-run"),
         ("finetune", "captions", "--data", "{}", "--out", "{}.model"),
     ],
 )

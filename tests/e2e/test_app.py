@@ -251,7 +251,7 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     dialog.get_by_text("Why this picture?").click()
     expect(dialog.locator(".tl-why-words span").first).to_be_visible()
     expect(dialog.get_by_role("img", name="Where CLIP sees “people riding")).to_be_visible()
-    dialog.get_by_role("button", name="horses").hover()
+    dialog.get_by_role("button", name="horses", exact=True).hover()
     seen = dialog.get_by_role("img", name="Where CLIP sees “horses”")
     drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, 99, 99).data).size"
     assert seen.evaluate(drawn) > 20

@@ -16,6 +16,7 @@ from PIL import Image
 from core.config import Settings
 from core.ui.operation.front_door import REQUEST_LOG
 from core.ui.operation.health import Health
+from tests.e2e.raw_requests import until
 from tests.planted_app import planted_shelf
 
 RUN = "/gradio_api/run/compare"
@@ -60,6 +61,12 @@ def operated(shelf, lines) -> Iterator[httpx.Client]:
         yield client
 
 
+def logged(lines: list[str], count: int) -> list[dict]:
+    """The first lines of the log: a line is written just after its answer was sent."""
+    assert until(lambda: len(lines) >= count)
+    return [json.loads(line) for line in lines[:count]]
+
+
 class TestHealth:
     def test_an_app_that_can_answer_says_with_what(self, operated):
         reply = operated.get("/health")
@@ -98,7 +105,7 @@ class TestLog:
     def test_each_request_is_a_line_and_the_answer_names_it(self, operated, lines):
         del lines[:]
         reply = operated.post(RUN, json={"data": ["a dog", 3]})
-        line = json.loads(lines[-1])
+        (line,) = logged(lines, 1)
         assert line["request"] == reply.headers["x-request-id"]
         assert (line["route"], line["method"], line["status"]) == ("call:compare", "POST", 200)
         assert line["query"] == "a dog" and line["ms"] > 0
@@ -110,7 +117,7 @@ class TestLog:
             client.post(RUN, json={"data": ["a private matter", 3]})
             client.get("/uploads/a-secret-token/captions.csv?q=private")
             client.get("/made-up-by-a-stranger")
-        assert [json.loads(line)["route"] for line in lines[:3]] == [
+        assert [line["route"] for line in logged(lines, 3)] == [
             "call:compare",
             "upload_file",
             "other",
@@ -118,8 +125,9 @@ class TestLog:
         assert not re.search("private|secret|made-up|127.0.0.1", "".join(lines))
 
     def test_a_fault_is_logged_under_the_id_that_the_visitor_sees(self, operated, lines, caplog):
+        del lines[:]
         reply = operated.post("/gradio_api/run/search_captions", json={"data": ["kaboom"]})
-        request = json.loads(lines[-1])["request"]
+        request = logged(lines, 1)[0]["request"]
         assert request in reply.text
         assert f"request {request} failed" in caplog.text
 

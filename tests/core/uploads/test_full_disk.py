@@ -20,6 +20,6 @@ def test_an_error_in_writing_keeps_its_number(tmp_path):
     with pytest.raises(OSError, match="No space left") as full:
         write_array(FULL, rows)
     assert full.value.errno == errno.ENOSPC
-    with pytest.raises(OSError, match="could not be written") as full:
+    with pytest.raises(OSError, match="No space left|could not be written") as full:
         Index.build(rows, [str(row) for row in range(300)], "flat").save(FULL)
-    assert full.value.errno is not None
+    assert full.value.errno in (errno.ENOSPC, errno.EIO)
