@@ -77,7 +77,7 @@ def test_help(group):
     assert "Usage" in done.stdout
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_build_says_so_by_sentence_and_status(stop, tiny, models_folder, tmp_path):
     """Interrupts a build by the tiny profile just after its first shard; once it is resumed."""
     source = tmp_path / "photos"
