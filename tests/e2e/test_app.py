@@ -249,14 +249,15 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     )
     expect(dialog).to_contain_text("Written by the captioner")
     dialog.get_by_text("Why this picture?").click()
-    expect(dialog.locator(".tl-why-words span").first).to_be_visible()
+    # The first explanation loads the image tower.
+    expect(dialog.locator(".tl-why-words span").first).to_be_visible(timeout=60_000)
     expect(dialog.get_by_role("img", name="Where CLIP sees “people riding")).to_be_visible()
     dialog.get_by_role("button", name="horses", exact=True).hover()
     seen = dialog.get_by_role("img", name="Where CLIP sees “horses”")
     drawn = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, 99, 99).data).size"
     assert seen.evaluate(drawn) > 20
     dialog.get_by_label("Try another caption").fill("people riding horses on the beach")
-    expect(dialog.locator(".tl-why-places")).to_contain_text("1 of ")
+    expect(dialog.locator(".tl-why-places")).to_contain_text("1 of ", timeout=30_000)
     dialog.get_by_role("button", name="similar by CLIP").click()
     expect(visit.cards(".tl-lens.clip")).to_have_count(5)
     assert (visit.problems, visit.elsewhere) == ([], [])
