@@ -188,7 +188,7 @@ def _credits(records: Sequence[ImageRecord]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Return a stranger's text as it may stand in a table or a list."""
+    """Return untrusted text, escaped for a table or a list in Markdown."""
     shown = " ".join(text.split())[:300]
     for mark in "\\`*_[]<>|#":
         shown = shown.replace(mark, f"\\{mark}")

@@ -31,6 +31,28 @@ class SearchBox:
         return [self.query.submit, self.k.submit, self.button.click]
 
 
+def words_field(elem_id: str, label: str, placeholder: str) -> gr.Textbox:
+    """Build the field of one line that takes a visitor's words, inside the current row.
+
+    Args:
+        elem_id: Id of the element.
+        label: What it is for, for screen readers.
+        placeholder: Shown while it is empty.
+    """
+    return gr.Textbox(
+        label=label,
+        show_label=False,
+        container=False,
+        placeholder=placeholder,
+        lines=1,
+        max_lines=1,
+        scale=8,
+        min_width=160,
+        elem_id=elem_id,
+        elem_classes=["tl-query"],
+    )
+
+
 def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
     """Build a search row inside the current block.
 
@@ -39,17 +61,8 @@ def search_box(name: str, *, k_label: str = "Pictures") -> SearchBox:
         k_label: What the number of pictures is called.
     """
     with gr.Row(elem_classes=["tl-search"], equal_height=True):
-        query = gr.Textbox(
-            label="Describe the picture you are looking for",
-            show_label=False,
-            container=False,
-            placeholder=PLACEHOLDER,
-            lines=1,
-            max_lines=1,
-            scale=8,
-            min_width=160,
-            elem_id=f"{name}-query",
-            elem_classes=["tl-query"],
+        query = words_field(
+            f"{name}-query", "Describe the picture you are looking for", PLACEHOLDER
         )
         clear = gr.Button(
             "Clear",

@@ -17,7 +17,7 @@ from core.search.places import place_of
 from core.ui.parts.cards import Standing, card, hit_row, standing_of
 from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, event_value, sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape
-from core.ui.parts.search_box import RESULTS_BRIDGE
+from core.ui.parts.search_box import RESULTS_BRIDGE, words_field
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 _PICTURES = 5
@@ -115,17 +115,8 @@ def limits_tab(shelf: Shelf, gallery: gr.Dropdown, tab: gr.Tab) -> None:
         apply_default_css=False,
     )
     with gr.Row(elem_classes=["tl-search"], equal_height=True):
-        words = gr.Textbox(
-            label="Your words for the picture",
-            show_label=False,
-            container=False,
-            placeholder="your words for the picture below",
-            lines=1,
-            max_lines=1,
-            scale=8,
-            min_width=160,
-            elem_id="challenge-words",
-            elem_classes=["tl-query"],
+        words = words_field(
+            "challenge-words", "Your words for the picture", "your words for the picture below"
         )
         again = gr.Button("Another picture", scale=0, min_width=190, elem_id="challenge-another")
         go = gr.Button("Try", variant="primary", scale=0, min_width=90, elem_classes=["tl-go"])

@@ -20,7 +20,7 @@ from core.search.service import Comparison
 from core.ui.parts.cards import Standing, alt_text, card, standing_of
 from core.ui.parts.events import SEARCH_EVENT, sentence_for
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape
-from core.ui.parts.search_box import RESULTS_BRIDGE
+from core.ui.parts.search_box import RESULTS_BRIDGE, words_field
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.parts.states import examples_of
 
@@ -169,18 +169,7 @@ def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes) -> None:
     """
     duels = Duels(shelf, votes)
     with gr.Row(elem_classes=["tl-search"], equal_height=True):
-        query = gr.Textbox(
-            label="What to look for",
-            show_label=False,
-            container=False,
-            placeholder="your words, or draw some",
-            lines=1,
-            max_lines=1,
-            scale=8,
-            min_width=160,
-            elem_id="duel-query",
-            elem_classes=["tl-query"],
-        )
+        query = words_field("duel-query", "What to look for", "your words, or draw some")
         draw = gr.Button("Draw one", scale=0, min_width=140, elem_id="duel-draw")
         go = gr.Button("Begin", variant="primary", scale=0, min_width=112, elem_classes=["tl-go"])
     view = gr.HTML(
