@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -92,6 +93,12 @@ def evaluate(encoder: ImageTextEncoder, pairs: Pairs) -> Recall:
 
 def _check(inputs: Inputs, recipe: ContrastiveRecipe) -> None:
     """Refuse, before anything is loaded or written, what cannot work."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise SourceError(
+            f"{processes} processes were started, but a CLIP model is trained by one: "
+            "run python -m precompute finetune contrastive without a launcher."
+        )
     images = len(inputs.pairs)
     if images < recipe.batch_size:
         raise SourceError(

@@ -310,3 +310,10 @@ def test_half_precision_halves_the_file(plain, pairs, tuned):
     whole, half = (tuned(plain, pairs, short, half=half) for half in (False, True))
     assert {t.dtype for t in tensors(whole).values()} == {torch.float32}
     assert {t.dtype for t in tensors(half).values()} == {torch.float16}
+
+
+def test_several_processes_are_refused(plain, pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # what torchrun and accelerate launch set
+    with pytest.raises(SourceError, match="2 processes were started, but a CLIP model is trained"):
+        train(Inputs(plain, pairs, measured=[pairs]), tmp_path / "out", HEADS, "cpu")
+    assert not (tmp_path / "out").exists()
