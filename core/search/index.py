@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ _TRAINING_SEED = 1234
 _SCORE_UNCERTAINTY = 1e-5
 _SPARE_CANDIDATES = 16
 _QUERIES_A_BATCH = 256
+# Comparing with so many vectors, one by one, takes less than looking for them in clusters.
+_FEW_VECTORS = 4096
 
 
 def check_embeddings(embeddings: np.ndarray, dim: int | None = None) -> np.ndarray:
@@ -63,6 +66,29 @@ def check_embeddings(embeddings: np.ndarray, dim: int | None = None) -> np.ndarr
             f"({wrong.size} of {len(array)} rows differ from 1 by more than {NORM_TOLERANCE:g})."
         )
     return array
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Where one search looks.
+
+    Attributes:
+        size: How many vectors may be found.
+        clusters: Clusters that are looked into; None compares with all that may be found.
+        rows: The vectors that may be found, if they are few: int64 (size,).
+        bits: Otherwise one bit for each vector, if not all may be found: uint8.
+    """
+
+    size: int
+    clusters: int | None
+    rows: np.ndarray | None = None
+    bits: np.ndarray | None = None
+
+    def selector(self) -> Any:  # noqa: ANN401 - a FAISS type or None
+        faiss = _faiss()
+        if self.rows is not None:
+            return faiss.IDSelectorArray(self.rows)
+        return None if self.bits is None else faiss.IDSelectorBitmap(self.bits)
 
 
 def cluster_count(size: int) -> int:
@@ -220,7 +246,14 @@ class Index:
         """Clusters searched unless asked otherwise, the root of nlist; None for a flat index."""
         return None if self.nlist is None else round(math.sqrt(self.nlist))
 
-    def search(self, queries: np.ndarray, k: int, *, nprobe: int | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        nprobe: int | None = None,
+        among: np.ndarray | None = None,
+    ) -> list[list[Hit]]:
         """Rank the images for each query.
 
         Args:
@@ -229,12 +262,15 @@ class Index:
                 fewer, when the clusters it looked into hold fewer.
             nprobe: Clusters an IVF search looks into, 1 or more, capped at nlist; None takes
                 :attr:`default_nprobe`. A flat index has no clusters and ignores it.
+            among: Which images may be found: bool (images,), in the order of :attr:`ids`; None
+                allows all. A filter costs no recall: the fewer images it leaves, the more
+                clusters are looked into, and a search that meets too few becomes an exact one.
 
         Returns:
             One ranking for each query, best first.
 
         Raises:
-            EmbeddingError: See :func:`check_embeddings`.
+            EmbeddingError: See :func:`check_embeddings`; or ``among`` is not one bool an image.
             QueryError: k or nprobe below 1.
         """
         if k < 1:
@@ -242,54 +278,85 @@ class Index:
         if nprobe is not None and nprobe < 1:
             raise QueryError(f"nprobe must be 1 or more; got {nprobe}.")
         vectors = check_embeddings(queries, self.dim)
-        k = min(k, len(self.ids))
-        if k == 0:
+        scope = self._scope(nprobe, among)
+        # So many vectors belong to k images or more, however they are shared out.
+        depth = min(scope.size, (min(k, len(self.ids)) - 1) * self._most_vectors + 1)
+        if depth < 1:
             return [[] for _ in vectors]
-        parameters = self._parameters(nprobe)
         rankings: list[list[Hit]] = []
         for start in range(0, len(vectors), _QUERIES_A_BATCH):
-            rankings += self._search_batch(vectors[start : start + _QUERIES_A_BATCH], k, parameters)
+            batch = vectors[start : start + _QUERIES_A_BATCH]
+            rankings += self._search_batch(batch, k, depth, scope)
         return rankings
 
-    def _parameters(self, nprobe: int | None) -> Any:  # noqa: ANN401 - a FAISS type or None
-        if self.nlist is None:
-            return None
-        import faiss
+    def _scope(self, nprobe: int | None, among: np.ndarray | None) -> _Scope:
+        clusters = None
+        if self.nlist is not None:
+            clusters = min(nprobe or self.default_nprobe or 1, self.nlist)
+        if among is None:
+            return _Scope(len(self), clusters)
+        if among.shape != (len(self.ids),) or among.dtype != np.bool_:
+            raise EmbeddingError(
+                f"A filter must be one bool for each of {len(self.ids)} images; "
+                f"got {among.dtype} {among.shape}."
+            )
+        allowed = among if self._owners is None else among[self._owners]
+        size = int(np.count_nonzero(allowed))
+        if size <= _FEW_VECTORS:
+            return _Scope(size, None, rows=np.flatnonzero(allowed))
+        if clusters is not None and self.nlist is not None:
+            clusters = min(self.nlist, math.ceil(clusters * len(self) / size))
+        return _Scope(size, clusters, bits=np.packbits(allowed, bitorder="little"))
 
-        # Setting backend.nprobe instead would change the searches of other threads.
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe = min(nprobe or self.default_nprobe or 1, self.nlist)
-        return parameters
-
-    def _search_batch(self, vectors: np.ndarray, k: int, parameters: Any) -> list[list[Hit]]:  # noqa: ANN401
+    def _search_batch(
+        self, vectors: np.ndarray, k: int, depth: int, scope: _Scope
+    ) -> list[list[Hit]]:
         """Search with spare candidates, and again with more where the cut may split a tie."""
         rankings: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
-        # So many vectors belong to k images or more, however they are shared out.
-        depth = min(len(self), (k - 1) * self._most_vectors + 1)
-        fetched = min(len(self), depth + _SPARE_CANDIDATES)
+        fetched = min(scope.size, depth + _SPARE_CANDIDATES)
         while pending.size:
             queries = vectors[pending]
-            scores, rows = self._nearest(queries, fetched, parameters)
+            scores, rows = self._nearest(queries, fetched, depth, scope)
             settled = (
                 (rows[:, -1] < 0)
                 | (scores[:, depth - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
-                | (fetched == len(self))
+                | (fetched == scope.size)
             )
             for position in np.flatnonzero(settled):
                 kept = rows[position] >= 0
                 rankings[pending[position]] = self._rank(queries[position], rows[position][kept], k)
             pending = pending[~settled]
-            fetched = min(len(self), 4 * fetched)
+            fetched = min(scope.size, 4 * fetched)
         return rankings
 
-    def _nearest(self, queries: np.ndarray, count: int, parameters: Any) -> Any:  # noqa: ANN401
+    def _nearest(self, queries: np.ndarray, count: int, depth: int, scope: _Scope) -> Any:  # noqa: ANN401
         """Return scores and rows, each (q, count), best first; -1 fills up what is not found."""
-        if self._clustered is not None:
-            return self._clustered.search(queries, count, params=parameters)
-        import faiss
+        if scope.clusters is None:
+            return self._exact(queries, count, scope)
+        faiss = _faiss()
+        # Setting backend.nprobe instead would change the searches of other threads.
+        parameters = faiss.SearchParametersIVF(nprobe=scope.clusters, sel=scope.selector())
+        scores, rows = self._clustered.search(queries, count, params=parameters)
+        # What a filter allows may lie in other clusters than those nearest to the query.
+        short = np.flatnonzero(rows[:, depth - 1] < 0) if scope.bits is not None else ()
+        if len(short):
+            scores[short], rows[short] = self._exact(queries[short], count, scope)
+        return scores, rows
 
-        return faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
+    def _exact(self, queries: np.ndarray, count: int, scope: _Scope) -> Any:  # noqa: ANN401
+        faiss = _faiss()
+        scores = np.empty((len(queries), count), np.float32)
+        rows = np.empty((len(queries), count), np.int64)
+        queries = np.ascontiguousarray(queries)
+        # faiss.knn, which has no filter: an IndexFlat would hold a copy of the embeddings.
+        faiss.knn_inner_product(
+            *map(faiss.swig_ptr, (queries, self._vectors)),
+            *(self.dim, len(queries), len(self), count),
+            *map(faiss.swig_ptr, (scores, rows)),
+            scope.selector(),
+        )
+        return scores, rows
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, k: int) -> list[Hit]:
         products = self._vectors[rows].astype(np.float64) * query.astype(np.float64)
@@ -304,6 +371,12 @@ class Index:
             Hit(id=self.ids[rows[at]], score=min(1.0, max(-1.0, float(scores[at]))), rank=rank)
             for rank, at in enumerate(order, start=1)
         ]
+
+
+def _faiss() -> Any:  # noqa: ANN401 - the stubs that come with FAISS lack half of its functions
+    import faiss
+
+    return faiss
 
 
 def _untrained(dim: int, nlist: int) -> Any:  # noqa: ANN401 - a faiss.IndexIVFFlat

@@ -121,6 +121,34 @@ def test_a_search_that_sees_few_vectors_gives_fewer_hits():
     assert [(hit.id, hit.score) for hit in hits] == [(id_, 1.0) for id_ in image_ids(40)]
 
 
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 1])
+def test_a_filter_leaves_the_ranking_of_what_it_allows(variant, share, monkeypatch):
+    """More are allowed than are compared one by one, so that clusters and bits are used."""
+    monkeypatch.setattr("core.search.index._FEW_VECTORS", 20)
+    embeddings, queries, ids = unit_rows(2000, 16), unit_rows(8, 16, seed=1), image_ids(2000)
+    index = variant(embeddings, ids)
+    allowed = np.random.default_rng(2).random(2000) < share
+    kept = np.flatnonzero(allowed)
+    for k in (1, 50):
+        rankings = index.search(queries, k, nprobe=ALL, among=allowed)
+        for query, hits in zip(queries, rankings, strict=True):
+            assert pairs(hits) == brute_force(embeddings[kept], [ids[i] for i in kept], query, k)
+
+
+def test_a_filter_costs_clusters_no_recall(monkeypatch):
+    """Allowed are the images farthest from the query, whose clusters one probe never meets."""
+    monkeypatch.setattr("core.search.index._FEW_VECTORS", 20)
+    embeddings, ids = unit_rows(2000, 16), image_ids(2000)
+    query = unit_rows(1, 16, seed=1)
+    allowed = np.zeros(2000, bool)
+    allowed[np.argsort(embeddings @ query[0])[:100]] = True
+    flat, ivf = (Index.build(embeddings, ids, kind) for kind in ("flat", "ivf"))
+    assert len(ivf.search(query, 50, nprobe=1, among=allowed)[0]) == 50
+    assert ivf.search(query, 50, nprobe=1, among=allowed) == flat.search(query, 50, among=allowed)
+    with pytest.raises(EmbeddingError, match=r"each of 2000 images; got bool \(3,\)"):
+        flat.search(query, 1, among=np.ones(3, bool))
+
+
 def test_one_query_ranks_as_the_same_query_in_a_batch():
     embeddings, queries, ids = unit_rows(700, 48), unit_rows(600, 48, seed=3), image_ids(700)
     for kind in ("flat", "ivf"):
