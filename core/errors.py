@@ -182,10 +182,18 @@ class MissingDependencyError(ModelError):
         package: Its name on the registry.
     """
 
-    def __init__(self, package: str, needed_for: str) -> None:
-        """Name the package, what needs it, and the command that installs it."""
+    def __init__(self, package: str, needed_for: str, install: str = "") -> None:
+        """Name the package, what needs it, and the command that installs it.
+
+        Args:
+            package: Its name on the registry.
+            needed_for: What cannot be done without it.
+            install: What ``pip install`` is given; the package unless it is another.
+        """
         self.package = package
-        super().__init__(f"{needed_for} needs {package}. Install it with: pip install {package}")
+        super().__init__(
+            f"{needed_for} needs {package}. Install it with: pip install {install or package}"
+        )
 
 
 class EmbeddingError(ModelError):

@@ -69,6 +69,9 @@ class ImageRecord:
         license: Licence of the picture, if the source says.
         source_url: Where the picture comes from, if the source says.
         more_captions: What else the captioner says of it, none twice; searched like the first.
+        text_in_picture: What can be read in it, as on a sign; "" for nothing, or if it was not
+            looked for.
+        text_confidence: How sure the reader is of that, in [0, 1]; None for no text.
     """
 
     id: str
@@ -83,6 +86,8 @@ class ImageRecord:
     license: str | None = None
     source_url: str | None = None
     more_captions: tuple[Caption, ...] = ()
+    text_in_picture: str = ""
+    text_confidence: float | None = None
 
     @property
     def captions(self) -> tuple[Caption, ...]:
@@ -108,6 +113,8 @@ def record_from(values: Mapping[str, Any]) -> ImageRecord:
         Caption(more["text"], tuple(more["flags"]), more["confidence"])
         for more in values.get("more_captions") or ()
     )
+    # Likewise those in which nobody looked for text.
+    own["text_in_picture"] = values.get("text_in_picture") or ""
     return ImageRecord(**own)
 
 

@@ -16,10 +16,12 @@ from core.gallery.folder import GalleryFolder, damaged
 from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES
 from core.models.locate import revision_of
 from core.models.spec import ModelSpec
+from core.models.text_reader import READER_LICENCE, READER_PACKAGE
 from core.records import CaptionPooling
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
+    from core.models.text_reader import ReadsText
 
 FORMAT: Literal[1] = 1
 """Version of the layout on disk; a program reads its own version only."""
@@ -112,6 +114,16 @@ class ModelRef(_Frozen):
             base=cls.of(spec.base) if spec.base else None,
         )
 
+    @classmethod
+    def of_package(cls, reader: ReadsText) -> ModelRef:
+        """Describe a reader of text, whose models come with the package that runs them."""
+        return cls(
+            name=reader.name,
+            source=f"package:{READER_PACKAGE}",
+            revision=reader.revision,
+            licence=READER_LICENCE,
+        )
+
 
 def _without_folders(source: str) -> str:
     """Leave a server's own folders out of what visitors may read."""
@@ -148,6 +160,7 @@ class Manifest(_Frozen):
         caption_origin: ``generated``, or ``column:NAME`` of the source.
         captions_per_image: Most captions that an image has.
         caption_pooling: How the caption lens indexes several.
+        text_reader: Read the text in the pictures; None if it was not looked for.
         counts: What became of the source's files.
         thumbnails_sha256: See :meth:`core.gallery.folder.GalleryFolder.thumbnails_digest`.
         files: sha256 of each file but the manifest and the thumbnails, by its name in the folder.
@@ -166,6 +179,7 @@ class Manifest(_Frozen):
     caption_origin: Annotated[str, Field(pattern=r"\A(generated|column:.+)\z")] = "generated"
     captions_per_image: int = Field(default=1, ge=1)
     caption_pooling: CaptionPooling = "mean"
+    text_reader: ModelRef | None = None
     counts: Counts
     thumbnails_sha256: Sha256
     files: dict[Annotated[str, AfterValidator(_inside)], Sha256]

@@ -31,17 +31,23 @@ def check_ids(records: Sequence[ImageRecord]) -> None:
         seen.add(record.id)
 
 
-def records_schema(*, several: bool = True) -> pa.Schema:
+def records_schema(*, several: bool = True, text: bool = True) -> pa.Schema:
     """Return the columns of ``records.parquet``: the fields of ImageRecord, in their order.
 
     Args:
         several: Whether an image may have more than one caption; without, the column is absent.
+        text: Whether there may be text in an image; likewise.
     """
     import pyarrow as pa
 
     texts = pa.list_(pa.string())
     caption = pa.struct([("text", pa.string()), ("flags", texts), ("confidence", pa.float64())])
     more = [pa.field("more_captions", pa.list_(caption))] if several else []
+    if text:
+        more += [
+            pa.field("text_in_picture", pa.string()),
+            pa.field("text_confidence", pa.float64()),
+        ]
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -66,7 +72,10 @@ def write_records(path: Path, records: Sequence[ImageRecord]) -> None:
     import pyarrow.parquet as pq
 
     rows = [asdict(record) for record in records]
-    schema = records_schema(several=any(record.more_captions for record in records))
+    schema = records_schema(
+        several=any(record.more_captions for record in records),
+        text=any(record.text_in_picture for record in records),
+    )
     with path.open("wb") as file:  # by its path, only one that is text could be written
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
     fsync(path)

@@ -43,6 +43,7 @@ def write_gallery(
     caption_origin: str = "generated",
     captions_per_image: int = 1,
     caption_pooling: CaptionPooling = "mean",
+    text_reader: ModelRef | None = None,
     counts: Counts | None = None,
     created_at: datetime | None = None,
     extra_files: Iterable[str] = (),
@@ -65,6 +66,7 @@ def write_gallery(
         caption_origin: ``generated``, or ``column:NAME``, which leaves out the captioner.
         captions_per_image: Most captions that were asked for.
         caption_pooling: How several captions of an image are indexed.
+        text_reader: What read the text in the pictures; None if it was not looked for.
         counts: What became of the source's files; None stands for n images and no others.
         created_at: For the manifest; None stands for now.
         extra_files: Names, relative to the folder, of files already there that the manifest
@@ -117,6 +119,7 @@ def write_gallery(
         caption_origin=caption_origin,
         captions_per_image=captions_per_image,
         caption_pooling=caption_pooling,
+        text_reader=text_reader,
         counts=counts,
         thumbnails_sha256=digest,
         files={file: sha256_of(folder / file) for file in sorted({*REQUIRED_FILES, *extra})},

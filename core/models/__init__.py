@@ -11,4 +11,5 @@ __all__ = [
     "sentence",
     "spec",
     "tensors",
+    "text_reader",
 ]

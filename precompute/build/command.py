@@ -123,6 +123,14 @@ def run(
             "at most so many; 0 keeps none.",
         ),
     ] = 2_000,
+    read_text: Annotated[
+        bool,
+        typer.Option(
+            "--read-text",
+            help="Read the text in the pictures, as on signs, so that it can be searched; needs "
+            "the packages of requirements-ocr.txt.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
@@ -172,6 +180,7 @@ def run(
             captions_per_image=captions_per_image,
             caption_pooling=caption_pooling.value,
             large_up_to=large,
+            read_text=read_text,
             overwrite=overwrite,
         )
         _show(build_gallery(options, settings=settings, say=say), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -10,6 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from core.errors import ImageError, SourceError
 from core.gallery.copies import Copies, CopySizes
@@ -18,6 +22,9 @@ from core.records import Caption, ImageRecord
 from precompute.build.shard import Duplicate, Skipped
 from precompute.sources.caption_columns import merged
 from precompute.sources.types import SourceImage
+
+if TYPE_CHECKING:
+    from core.models.text_reader import ReadsText
 
 _MAX_DECODERS = 4
 
@@ -94,6 +101,20 @@ def ahead(
     finally:
         stop.set()
         decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def text_fields(picture: Picture, reader: ReadsText | None) -> dict[str, Any]:
+    """Return what a record says of the text in a picture, read where most of its pixels are kept.
+
+    Args:
+        picture: Whose text.
+        reader: None looks for none.
+    """
+    if reader is None:
+        return {}
+    large = picture.copies.large
+    found = reader.read(Image.open(io.BytesIO(large)) if large else picture.decoded.image)
+    return {"text_in_picture": found.text, "text_confidence": found.confidence}
 
 
 def given_caption(row: SourceImage) -> Caption:

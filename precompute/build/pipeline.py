@@ -19,12 +19,14 @@ from core.errors import GalleryError, ModelError, SourceError
 from core.gallery.copies import CopySizes, write_large_table
 from core.images.decode import DecodeLimits
 from core.models.profiles import Models
+from core.models.text_reader import TextReader
 from core.records import Caption, ImageRecord
 from precompute.build.pictures import (
     Picture,
     ahead,
     given_caption,
     prepare,
+    text_fields,
     with_duplicates,
 )
 from precompute.build.plan import (
@@ -77,6 +79,7 @@ def build(
     """
     settings = settings or get_settings()
     check_sizes(options)
+    reader = TextReader() if options.read_text else None
     workspace = Workspace(_resolved(options.out))
     check_apart(options.source.source, workspace.out)
     workspace.check_out(overwrite=options.overwrite)
@@ -90,7 +93,7 @@ def build(
                 return None
             workspace.check_out(overwrite=options.overwrite)
             models = models or Models(options.profile, device=options.device)
-            return _Build(options, settings, source, workspace, models, say).run(plan)
+            return _Build(options, settings, source, workspace, models, say, reader).run(plan)
     except OSError as error:
         if error.errno not in _WRITING_FAILED:
             raise
@@ -119,12 +122,14 @@ class _Build:
         workspace: Workspace,
         models: Models,
         say: Say,
+        reader: TextReader | None,
     ) -> None:
         self._options = options
         self._settings = settings
         self._source = source
         self._workspace = workspace
         self._say = say
+        self._reader = reader
         self._describer = Describer(
             models.captioner, models.sentence, models.clip, options.captions_per_image
         )
@@ -277,6 +282,7 @@ class _Build:
                 references=row.references,
                 license=row.license,
                 source_url=row.source_url,
+                **text_fields(picture, self._reader),
             )
             picture.copies.write(self._workspace.gallery, record.id, sync=True)
             shard.records.append(record)
@@ -339,7 +345,7 @@ class _Build:
     def _assemble(
         self, shards: int, records: list[ImageRecord], captions: np.ndarray, result: BuildResult
     ) -> None:
-        from core.gallery.manifest import Counts, SourceRef
+        from core.gallery.manifest import Counts, ModelRef, SourceRef
         from core.gallery.writer import write_gallery
 
         options, profile = self._options, self._options.profile
@@ -367,6 +373,7 @@ class _Build:
             caption_origin=f"column:{columns.given.name}" if columns.given else "generated",
             captions_per_image=options.captions_per_image,
             caption_pooling=options.caption_pooling,
+            text_reader=ModelRef.of_package(self._reader) if self._reader else None,
             counts=Counts(
                 images=len(records),
                 duplicates=len(result.duplicates),

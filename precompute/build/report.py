@@ -58,6 +58,7 @@ def report_of(
         },
         "merged_rows": result.merged_rows,
         "caption_flags": dict(sorted(flags.items())),
+        "with_text": sum(bool(record.text_in_picture) for record in records),
         "seconds": round(result.seconds, 2),
         "images_per_second": round(result.images_per_second, 2),
         "resumed_rows": result.resumed_rows,

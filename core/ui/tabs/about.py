@@ -105,6 +105,8 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
             f" A picture has up to {manifest.captions_per_image} of them and is ranked by "
             f"{_POOLING[manifest.caption_pooling]}."
         )
+    if manifest.text_reader is not None:
+        captions += f" The text in its pictures was read by {escape(_named(manifest.text_reader))}."
     if entry.other_captioner(shelf.profile.captioner) is not None:
         captions += f" Photos added here are described by {escape(shelf.profile.captioner.name)}."
     left_out = ""
