@@ -10,4 +10,5 @@ __all__ = [
     "query",
     "query_kinds",
     "service",
+    "word_index",
 ]

@@ -17,6 +17,13 @@ import numpy as np
 from core.errors import TwoLensError
 from core.records import LENSES, CaptionPooling, Fusion, Lens
 from core.search.fusion import Spread, standardised
+from core.search.query_language.compose import (
+    Embedded,
+    embed_parts,
+    embed_query,
+    unit_weights,
+)
+from core.search.query_language.parse import ParsedQuery, Part, parse_query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +89,7 @@ class ScoreSplit:
 def split_score(
     query: TokenEmbeddings, captions: Sequence[TokenEmbeddings], pooling: CaptionPooling = "mean"
 ) -> ScoreSplit:
-    """Split the score of a picture for a query into what each word added.
+    """Split the score of a picture for plain words into what each word added.
 
     Args:
         query: Of the query.
@@ -91,8 +98,25 @@ def split_score(
             and then only the nearest caption has a share.
     """
     asked = query.vectors.mean(axis=0, dtype=np.float64)
-    scale = 1 / max(float(np.linalg.norm(asked)), 1e-12)
-    unit = asked * scale
+    unit = asked / max(float(np.linalg.norm(asked)), 1e-12)
+    return split_composed(unit, [(1.0, query)], captions, pooling)
+
+
+def split_composed(
+    unit: np.ndarray,
+    parts: Sequence[tuple[float, TokenEmbeddings]],
+    captions: Sequence[TokenEmbeddings],
+    pooling: CaptionPooling = "mean",
+) -> ScoreSplit:
+    """Split the score of a picture for a query of several parts; what pictures add is the rest.
+
+    Args:
+        unit: The query's embedding: float (dim,), unit norm.
+        parts: For each part that is words: the weight of its unit embedding in ``unit``, and its
+            tokens.
+        captions: As for :func:`split_score`.
+        pooling: Likewise.
+    """
     means = np.stack([each.vectors.mean(axis=0, dtype=np.float64) for each in captions])
     units = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     if pooling == "best":
@@ -101,13 +125,19 @@ def split_score(
     else:
         weights = np.full(len(captions), 1 / max(float(np.linalg.norm(units.sum(axis=0))), 1e-12))
     picture = weights @ units
-    of_query, query_rest = _by_word(query, query.vectors @ picture * scale)
+    of_query: list[Word] = []
+    for weight, tokens in parts:
+        norm = float(np.linalg.norm(tokens.vectors.mean(axis=0, dtype=np.float64)))
+        of_query += _by_word(tokens, tokens.vectors @ picture * weight / max(norm, 1e-12))[0]
+    of_query.sort(key=lambda word: word.start)
+    score = float(unit @ picture)
     shares = []
     for tokens, mean, weight in zip(captions, means, weights, strict=True):
         factor = weight / max(float(np.linalg.norm(mean)), 1e-12)
         words, rest = _by_word(tokens, tokens.vectors @ unit * factor)
         shares.append(CaptionShare(sum(word.share for word in words) + rest, words, rest))
-    return ScoreSplit(float(unit @ picture), of_query, query_rest, tuple(shares))
+    query_rest = score - sum(word.share for word in of_query)
+    return ScoreSplit(score, tuple(of_query), query_rest, tuple(shares))
 
 
 def _by_word(tokens: TokenEmbeddings, parts: np.ndarray) -> tuple[tuple[Word, ...], float]:
@@ -145,7 +175,7 @@ class Explanation:
     failures: Mapping[Lens, str]
 
 
-class Scored(Protocol):
+class Scored(Embedded, Protocol):
     """What an explanation needs of a gallery."""
 
     def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
@@ -183,23 +213,26 @@ def explain(
     Raises:
         UnknownImageError: No such id.
     """
+    parsed = parse_query(query)
     failures: dict[Lens, str] = {}
     scores: dict[Lens, float] = {}
     for lens in LENSES:
         try:
-            embedding = models.embed_query(lens, query)
+            embedding = embed_query(models, pictures, lens, query)
             scores[lens] = float(pictures.scores(lens, [image_id], embedding)[0])
         except TwoLensError as error:
             failures[lens] = str(error)
     split = None
     if "captions" in scores:
-        asked, *said = models.sentence.encode_tokens([query, *captions])
-        split = split_score(asked, said, pooling)
-    words = (query, *_words(query))
+        split = _split(models, pictures, parsed, captions, pooling)
+    words = (query, *_words(parsed.words))
     patches = None
     if "clip" in scores:
         try:
-            patches = models.clip.explain(image, models.clip.encode_text(words))
+            rows = models.clip.encode_text(words)
+            if not parsed.is_plain:
+                rows = np.stack([embed_query(models, pictures, "clip", query), *rows[1:]])
+            patches = models.clip.explain(image, rows)
         except TwoLensError as error:
             failures["clip"] = str(error)
     return Explanation(
@@ -210,6 +243,35 @@ def explain(
         fused=_parts(models, pictures, query, scores, fusion),
         failures=failures,
     )
+
+
+def _split(
+    models: Models,
+    pictures: Scored,
+    query: ParsedQuery,
+    captions: Sequence[str],
+    pooling: CaptionPooling,
+) -> ScoreSplit:
+    """Split a caption-lens score; a word's place is that in the query, whatever its part."""
+    words = [part for part in query.parts if part.text]
+    texts = [_blanked(query.text, part) for part in words]
+    tokens = models.sentence.encode_tokens([*texts, *captions])
+    asked, said = tokens[: len(words)], tokens[len(words) :]
+    if query.is_plain:
+        return split_score(asked[0], said, pooling)
+    rows = embed_parts(models, pictures, "captions", query)
+    weights = unit_weights(query.parts, rows)
+    own = [weight for part, weight in zip(query.parts, weights, strict=True) if part.text]
+    unit = weights @ np.asarray(rows, dtype=np.float64)
+    return split_composed(unit, list(zip(own, asked, strict=True)), said, pooling)
+
+
+def _blanked(query: str, part: Part) -> str:
+    """Return a query with spaces in the place of all but one part's words."""
+    kept = [" "] * len(query)
+    for start, end in part.words_at:
+        kept[start:end] = query[start:end]
+    return "".join(kept)
 
 
 def _words(query: str) -> list[str]:
@@ -227,6 +289,6 @@ def _parts(
     own = {lens: np.array(score) for lens, score in scores.items()}
     if fusion.kind == "zscore":
         for lens in LENSES:
-            spread = pictures.spread(lens, models.embed_query(lens, query))
+            spread = pictures.spread(lens, embed_query(models, pictures, lens, query))
             own[lens] = standardised(own[lens], spread)
     return {lens: float(weights[lens] * own[lens]) for lens in LENSES}

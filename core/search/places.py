@@ -9,6 +9,7 @@ import numpy as np
 
 from core.records import Fusion, Lens
 from core.search.fusion import normalised
+from core.search.query_language.compose import Embedded, embed_query
 
 if TYPE_CHECKING:
     from core.models.profiles import Models
@@ -42,7 +43,7 @@ class Edited:
     pictures: int
 
 
-class AllScored(Protocol):
+class AllScored(Embedded, Protocol):
     """What an edit needs of a gallery."""
 
     def row(self, image_id: str) -> int:
@@ -62,7 +63,7 @@ def place_of(models: Models, pictures: AllScored, lens: Lens, query: str, image_
         ModelError: The lens's encoder cannot be loaded.
     """
     row = pictures.row(image_id)
-    return _place(pictures.all_scores(lens, models.embed_query(lens, query)), row)
+    return _place(pictures.all_scores(lens, embed_query(models, pictures, lens, query)), row)
 
 
 def with_caption(
@@ -83,14 +84,14 @@ def with_caption(
         ModelError: An encoder cannot be loaded.
     """
     row = pictures.row(image_id)
-    asked = models.embed_query("captions", query)
+    asked = embed_query(models, pictures, "captions", query)
     captions = pictures.all_scores("captions", asked)
     changed = captions.copy()
     changed[row] = models.sentence.encode_text([caption])[0] @ asked
     places = _place(captions, row), _place(changed, row)
     fused = None
     if fusion.kind in ("zscore", "cosine"):
-        clip = pictures.all_scores("clip", models.embed_query("clip", query))
+        clip = pictures.all_scores("clip", embed_query(models, pictures, "clip", query))
         sums = [_fused(fusion, own, clip) for own in (captions, changed)]
         fused = _place(sums[0], row), _place(sums[1], row)
     return Edited(places, fused, len(captions))

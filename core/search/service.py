@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,8 @@ from core.search.query import (
     picture_count,
     probe_count,
 )
+from core.search.query_language.compose import begin_query, embed_query
+from core.search.query_language.parse import ParsedQuery, parse_query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +51,7 @@ class SearchResult:
             look-up if ``cached``.
         search_ms: Milliseconds in the index.
         cached: The embedding was there already, from an earlier query or as the gallery's own.
+        plain: It was asked for by words alone: scores of composed queries lie elsewhere.
     """
 
     lens: Lens
@@ -57,6 +60,7 @@ class SearchResult:
     encode_ms: float
     search_ms: float
     cached: bool
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,8 @@ class SearchService:
         """Rank the pictures for a text through one lens.
 
         Args:
-            query: Any language; see :func:`core.search.query.normalise_query`.
+            query: See :func:`core.search.query.normalise_query` and
+                :func:`core.search.query_language.parse.parse_query`.
             k: Hits wanted.
             lens: ``captions`` or ``clip``.
             index: ``flat`` or ``ivf``.
@@ -155,7 +160,9 @@ class SearchService:
             ModelError: The lens's encoder cannot be loaded.
         """
         k, nprobe = self._check(k, lens, index, nprobe)
-        found = self._by_text(self.normalise(query), start + k, lens, index, nprobe)
+        asked = self.parse(query)
+        encoded = begin_query(self.models, self.gallery, lens, asked).result()
+        found = self._ranked(asked, encoded, start + k, lens, index, nprobe)
         return replace(found, hits=found.hits[start:]) if start else found
 
     def by_image(
@@ -216,8 +223,7 @@ class SearchService:
         encode_ms = _ms_since(started)
         hits, search_ms = self._search(embedding, k + 1, lens, index, nprobe)
         searched(lens)
-        others = [hit for hit in hits if hit.id != image_id][:k]
-        ranked = tuple(replace(hit, rank=rank) for rank, hit in enumerate(others, start=1))
+        ranked = _ranked_anew(hit for hit in hits if hit.id != image_id)[:k]
         return SearchResult(lens, index, ranked, encode_ms, search_ms, cached=True)
 
     def compare(
@@ -228,7 +234,7 @@ class SearchService:
         Each lens is ranked to the depth of the fusion, and ``search_ms`` says what that took.
 
         Args:
-            query: Any language; see :func:`core.search.query.normalise_query`.
+            query: As for :meth:`by_text`.
             k: Hits wanted of each lens and of the fusion.
             index: ``flat`` or ``ivf``.
             fusion: How the lenses are joined; None takes the profile's.
@@ -237,15 +243,17 @@ class SearchService:
             QueryError: The request cannot be answered, by any lens.
         """
         k, _ = self._check(k, "captions", index, None)
-        text = self.normalise(query)
-        coming = {lens: self.models.begin_query(lens, text) for lens in LENSES}
+        asked = self.parse(query)
+        coming = {lens: begin_query(self.models, self.gallery, lens, asked) for lens in LENSES}
         deep: dict[Lens, SearchResult] = {}
         failures: dict[Lens, str] = {}
         for lens in LENSES:
             try:
                 encoded = coming[lens].result()
                 depth = max(k, FUSION_DEPTH)
-                deep[lens] = self._ranked(text, encoded, depth, lens, index, None)
+                deep[lens] = self._ranked(asked, encoded, depth, lens, index, None)
+            except QueryError:
+                raise
             except TwoLensError as error:
                 logger.warning("the %s lens failed: %s", lens, error)
                 failures[lens] = str(error)
@@ -254,10 +262,10 @@ class SearchService:
                 failures[lens] = "This lens failed to answer; the server's log has the reason."
         fusion = fusion or self.models.profile.fusion
         rankings = {lens: result.hits for lens, result in deep.items()}
-        (fused,) = self._fused(text, rankings, [fusion])
+        (fused,) = self._fused(asked.text, rankings, [fusion])
         shown = {lens: replace(result, hits=result.hits[:k]) for lens, result in deep.items()}
         return Comparison(
-            query=text,
+            query=asked.text,
             captions=shown.get("captions"),
             clip=shown.get("clip"),
             fused=tuple(fused[:k]),
@@ -294,7 +302,7 @@ class SearchService:
         if by_rank:
             return [fuse(fusion, rankings) for fusion in fusions]
         ids = list(dict.fromkeys(hit.id for hits in rankings.values() for hit in hits))
-        queries = {lens: self.models.encode_query(lens, text).embedding for lens in LENSES}
+        queries = {lens: embed_query(self.models, self.gallery, lens, text) for lens in LENSES}
         scores = {
             lens: dict(zip(ids, self.gallery.scores(lens, ids, query).tolist(), strict=True))
             for lens, query in queries.items()
@@ -302,23 +310,22 @@ class SearchService:
         spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
         return [fuse(fusion, rankings, scores, spreads) for fusion in fusions]
 
-    def _by_text(
-        self, text: str, k: int, lens: Lens, index: IndexKind, nprobe: int | None
-    ) -> SearchResult:
-        return self._ranked(text, self.models.encode_query(lens, text), k, lens, index, nprobe)
-
     def _ranked(
         self,
-        text: str,
+        asked: ParsedQuery,
         encoded: EncodedQuery,
         k: int,
         lens: Lens,
         index: IndexKind,
         nprobe: int | None,
     ) -> SearchResult:
-        hits, search_ms = self._search(encoded.embedding, k, lens, index, nprobe)
-        searched(lens, text)
-        return SearchResult(lens, index, hits, encoded.encode_ms, search_ms, encoded.cached)
+        shown = frozenset(asked.pictures)
+        hits, search_ms = self._search(encoded.embedding, k + len(shown), lens, index, nprobe)
+        if shown:  # nobody looks for a picture that they have
+            hits = _ranked_anew(hit for hit in hits if hit.id not in shown)[:k]
+        searched(lens, asked.text)
+        took = encoded.encode_ms, search_ms
+        return SearchResult(lens, index, hits, *took, encoded.cached, plain=asked.is_plain)
 
     def _search(
         self, embedding: np.ndarray, k: int, lens: Lens, kind: IndexKind, nprobe: int | None
@@ -345,6 +352,14 @@ class SearchService:
         """
         return normalise_query(query, self.max_query_chars)
 
+    def parse(self, query: str) -> ParsedQuery:
+        """Return a query in its parts, normalised.
+
+        Raises:
+            QueryError: It is empty or too long, or its parts make no query.
+        """
+        return parse_query(self.normalise(query))
+
     def _check(self, k: int, lens: str, index: str, nprobe: int | None) -> tuple[int, int | None]:
         check_lens(lens)
         check_index_kind(index)
@@ -356,6 +371,10 @@ def _agreement(results: Mapping[Lens, SearchResult]) -> Agreement | None:
         return None
     first, second = ([hit.id for hit in results[lens].hits] for lens in LENSES)
     return agreement(first, second)
+
+
+def _ranked_anew(hits: Iterable[Hit]) -> tuple[Hit, ...]:
+    return tuple(replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1))
 
 
 def _ms_since(started: float) -> float:

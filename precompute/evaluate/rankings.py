@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.search.word_index import WordIndex
+
 DEPTH = 1000
 """Ranks beyond this one count as not found, except in the median rank."""
 
@@ -97,48 +99,13 @@ def random_scorer(images: int, seed: int) -> Scorer:
 
 
 def bm25_scorer(queries: Sequence[str], captions: Sequence[str]) -> Scorer:
-    """Score by BM25 over the captions: English stop words dropped, words stemmed.
+    """Score by BM25 over the captions, as :class:`core.search.word_index.WordIndex` does.
 
     Raises:
         MissingDependencyError: bm25s or PyStemmer is not installed.
     """
-    from core.errors import MissingDependencyError
-
-    try:
-        import bm25s
-        import Stemmer
-    except ImportError as error:
-        raise MissingDependencyError("bm25s PyStemmer", "The BM25 baseline") from error
-    from scipy.sparse import csr_array
-
-    stemmer = Stemmer.Stemmer("english")
-
-    def words(texts: Sequence[str]) -> list[list[str]]:
-        found: list[list[str]] = bm25s.tokenize(
-            list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
-        )
-        return found
-
-    corpus = words(captions)
-    if not any(corpus):  # bm25s cannot index a corpus without a word
-        return lambda block: np.zeros((block.stop - block.start, len(captions)), dtype=np.float32)
-    index = bm25s.BM25()
-    index.index(corpus, show_progress=False)
-    rows = {word: row for word, row in index.vocab_dict.items() if word}
-    known = [[rows[word] for word in query if word in rows] for query in words(queries)]
-    starts = np.concatenate([[0], np.cumsum([len(query) for query in known])])
-    tokens = np.fromiter((row for query in known for row in query), dtype=np.int64)
-    asked = csr_array(
-        (np.ones(len(tokens), dtype=np.float32), tokens, starts),
-        shape=(len(known), len(index.scores["indptr"]) - 1),
-    )
-    parts = tuple(index.scores[name] for name in ("data", "indices", "indptr"))
-    weights = csr_array(parts, shape=(asked.shape[1], len(captions)))
-
-    def score(block: slice) -> np.ndarray:
-        return (asked[block] @ weights).toarray()
-
-    return score
+    index = WordIndex(captions)
+    return lambda block: np.stack([index.scores(query) for query in queries[block]])
 
 
 def order(scores: np.ndarray, depth: int) -> np.ndarray:

@@ -72,7 +72,7 @@ class ShelvedGallery:
         Args:
             result: Found by words; None if the lens failed.
         """
-        if result is None or not result.hits:
+        if result is None or not result.hits or not result.plain:
             return None
         below = match_threshold(result.lens, self._query_model(result.lens))
         return None if below is None else result.hits[0].score >= below
