@@ -29,9 +29,9 @@ from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.picture_set import PictureSet
 from core.gallery.table import read_records
 from core.records import LENSES, ImageRecord, IndexKind, Lens
+from core.search.engines.files import Clusters, read_clusters
 from core.search.fusion import Spread
 from core.search.index import Index, check_embeddings
-from core.search.ivf_file import Clusters, read_clusters
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import EmbeddingError, QueryError
-from core.search.index import Index, check_embeddings, cluster_count
-from core.search.ivf_file import read_clusters
+from core.search.engines.approximate import cluster_count
+from core.search.engines.files import read_clusters
+from core.search.index import Index, check_embeddings
 from tests.core.planted import brute_force, image_ids, unit_rows
 
 ALL = 1_000_000

@@ -8,8 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from core.search.engines.files import read_clusters
 from core.search.index import Index
-from core.search.ivf_file import read_clusters
 from tests.core.planted import image_ids, unit_rows
 
 SIZE, DIM = 500, 16
