@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.records import INDEX_KINDS, LENSES, IndexKind, Lens
+from core.records import INDEX_PAIR, LENSES, IndexKind, Lens
 
 MANIFEST_FILE = "manifest.json"
 """Written last: a folder without it is not a gallery."""
@@ -33,7 +33,7 @@ def index_file(lens: Lens, kind: IndexKind) -> str:
 REQUIRED_FILES: tuple[str, ...] = (
     RECORDS_FILE,
     *(embeddings_file(lens) for lens in LENSES),
-    *(index_file(lens, kind) for lens in LENSES for kind in INDEX_KINDS),
+    *(index_file(lens, kind) for lens in LENSES for kind in INDEX_PAIR),
 )
 """What the manifest must name beside the thumbnails; it may name more."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import UnknownImageError
 from core.gallery.layout import thumbnail_path
-from core.records import ImageRecord, IndexKind, Lens
+from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
 from core.search.index import Index
 from core.search.query import check_index_kind, check_lens
@@ -42,6 +42,11 @@ class PictureSet(ABC):
     @abstractmethod
     def name(self) -> str:
         """What the page calls it."""
+
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The kinds of index that can be searched, the best first."""
+        return INDEX_PAIR
 
     @abstractmethod
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
@@ -150,15 +155,19 @@ class PictureSet(ABC):
         """
         return [0] * len(image_ids)
 
-    def index(self, lens: Lens, kind: IndexKind) -> Index:
+    def index(self, lens: Lens, kind: IndexKind | None = None) -> Index:
         """Return an index, made or opened on first use.
+
+        Args:
+            lens: Whose.
+            kind: One of :attr:`index_kinds`; None takes the best.
 
         Raises:
             QueryError: No such lens or kind, or an upload without pictures yet.
             CorruptGalleryError: The index's file does not fit the records.
         """
         check_lens(lens)
-        check_index_kind(kind)
+        kind = check_index_kind(kind, self.index_kinds)
         with self._lock:
             if (lens, kind) not in self._indexes:
                 self._indexes[lens, kind] = self._make_index(lens, kind)

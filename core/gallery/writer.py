@@ -24,7 +24,7 @@ from core.gallery.layout import (
 )
 from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now
 from core.gallery.table import check_ids, write_records
-from core.records import INDEX_KINDS, CaptionPooling, ImageRecord, Lens
+from core.records import INDEX_PAIR, CaptionPooling, ImageRecord, Lens
 from core.search.index import Index, check_embeddings
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def write_gallery(
         indexed, owners = vectors, None
         if lens == "captions":
             indexed, owners = rows.indexed(vectors, caption_pooling)
-        for kind in INDEX_KINDS:
+        for kind in INDEX_PAIR:
             Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
     _, digest = GalleryFolder(folder).thumbnails_digest(ids)
     manifest = Manifest(

@@ -28,7 +28,7 @@ from core.gallery.metrics_file import (
 from core.gallery.reader import Gallery
 from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
-from core.records import INDEX_KINDS, LENSES, SAMPLE_NAME, UNSURE
+from core.records import INDEX_PAIR, LENSES, SAMPLE_NAME, UNSURE
 from precompute.evaluate import index_curve, lens_results
 from precompute.evaluate.fusion_choice import TunedFusions
 from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
@@ -278,9 +278,9 @@ def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
     curves: dict[str, IndexCurve] = {}
     for lens in LENSES:
         sizes = {
-            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_KINDS
+            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_PAIR
         }
-        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_KINDS)
+        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_PAIR)
         curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
     if plan.synthetic_vectors > len(gallery) > 1:
         curves["synthetic"] = index_curve.measure_enlarged(

@@ -21,7 +21,7 @@ from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import Counts, Manifest, SourceRef
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_gallery
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_PAIR, LENSES
 from tests.core.planted import (
     CREATED_AT,
     brute_force,
@@ -71,7 +71,7 @@ def test_records_and_embeddings_come_back_as_they_were_given(planted):
 
 
 @pytest.mark.parametrize("lens", LENSES)
-@pytest.mark.parametrize("kind", INDEX_KINDS)
+@pytest.mark.parametrize("kind", INDEX_PAIR)
 def test_every_index_ranks_its_lens_by_brute_force(planted, lens, kind):
     gallery = Gallery.open(planted.folder, planted.profile)
     embeddings = {"captions": planted.captions, "clip": planted.clip}[lens]
@@ -142,7 +142,7 @@ def test_a_gallery_of_one_or_no_picture(tmp_path, size):
     assert len(gallery) == len(gallery.records) == size
     for lens, dim in (("captions", 8), ("clip", 6)):
         assert gallery.embeddings(lens).shape == (size, dim)
-        for kind in INDEX_KINDS:
+        for kind in INDEX_PAIR:
             (hits,) = gallery.index(lens, kind).search(unit_rows(1, dim), 5)
             assert [hit.id for hit in hits] == [record.id for record in gallery.records]
 

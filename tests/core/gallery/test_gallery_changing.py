@@ -16,7 +16,7 @@ import pytest
 
 from core.errors import CorruptGalleryError, GalleryError, UnknownImageError
 from core.gallery.reader import Gallery
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_PAIR, LENSES
 from tests.core.planted import gallery_on_disk
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +35,7 @@ def answers(gallery, planted):
     return {
         (lens, kind): gallery.index(lens, kind).search(getattr(planted, lens)[:5], 5, nprobe=10**6)
         for lens in LENSES
-        for kind in INDEX_KINDS
+        for kind in INDEX_PAIR
     }
 
 
