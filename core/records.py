@@ -14,10 +14,14 @@ Lens = Literal["captions", "clip"]
 
 LENSES: tuple[Lens, ...] = get_args(Lens)
 
-IndexKind = Literal["flat", "ivf"]
-"""``flat`` compares with every vector; ``ivf`` with those of the nearest clusters only."""
+IndexKind = Literal["flat", "ivf", "ivfsq8", "ivfpq", "hnsw"]
+"""``flat`` compares with every vector; ``ivf`` with those of the nearest clusters only, ``ivfsq8``
+and ``ivfpq`` by codes of a quarter and of a sixteenth of the size; ``hnsw`` follows a graph."""
 
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+
+INDEX_PAIR: tuple[IndexKind, ...] = ("flat", "ivf")
+"""What small galleries and uploads have: the exact index, and one to compare it with."""
 
 
 CaptionPooling = Literal["mean", "best"]

@@ -10,36 +10,30 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UnknownImageError
-from core.gallery.dataset.image_ids import ImageIds
-from core.records import ImageRecord, IndexKind, Lens
+from core.gallery.layout import thumbnail_path
+from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
 from core.search.index import Index
 from core.search.query import check_index_kind, check_lens
-
-_MOST_ROWS_OF_A_SPREAD = 100_000
 
 
 class PictureSet(ABC):
     """Pictures that can be looked up and searched, and never change. Safe for many threads.
 
     Attributes:
-        folder: Where it lies.
-        records: The pictures, in row order; of a large gallery each is made when it is asked for.
-        ids: Theirs, in row order.
+        folder: Holds the thumbnails.
+        records: The pictures, in row order.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        records: Sequence[ImageRecord],
-        ids: ImageIds,
-        embeddings: Mapping[Lens, np.ndarray],
+        self, folder: Path, records: Sequence[ImageRecord], embeddings: Mapping[Lens, np.ndarray]
     ) -> None:
         """Hold the parts; row i of each array is record i."""
         self.folder = folder
-        self.records = records
-        self.ids = ids
+        self.records = tuple(records)
         self._embeddings = embeddings
+        self._ids = tuple(record.id for record in self.records)
+        self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
         self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
         self._moments: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
@@ -49,17 +43,22 @@ class PictureSet(ABC):
     def name(self) -> str:
         """What the page calls it."""
 
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The kinds of index that can be searched, the best first."""
+        return INDEX_PAIR
+
     @abstractmethod
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         """Return an index over all pictures; called once for each lens and kind."""
 
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return len(self.ids)
+        return len(self.records)
 
     def __contains__(self, image_id: object) -> bool:
         """Tell whether there is a picture of this id."""
-        return image_id in self.ids
+        return image_id in self._rows
 
     def row(self, image_id: str) -> int:
         """Return the row of a picture.
@@ -67,10 +66,10 @@ class PictureSet(ABC):
         Raises:
             UnknownImageError: No such id.
         """
-        row = self.ids.row_of(image_id)
-        if row is None:
-            raise UnknownImageError(str(image_id))
-        return row
+        try:
+            return self._rows[image_id]
+        except (KeyError, TypeError):
+            raise UnknownImageError(str(image_id)) from None
 
     def record(self, image_id: str) -> ImageRecord:
         """Return one picture's record.
@@ -79,6 +78,15 @@ class PictureSet(ABC):
             UnknownImageError: No such id.
         """
         return self.records[self.row(image_id)]
+
+    def thumbnail(self, image_id: str) -> Path:
+        """Return the path of a picture's webp thumbnail, never built from an unknown id.
+
+        Raises:
+            UnknownImageError: No such id.
+        """
+        self.row(image_id)
+        return thumbnail_path(self.folder, image_id)
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return a read-only view of one embedding: float32 (dim,), unit norm.
@@ -124,7 +132,7 @@ class PictureSet(ABC):
         """Return how the scores of all pictures lie for a query, without computing them.
 
         The mean and the covariance of the embeddings tell both numbers exactly; they are computed
-        at the first call, of a large gallery from every n-th row.
+        at the first call.
 
         Args:
             lens: Whose.
@@ -133,7 +141,6 @@ class PictureSet(ABC):
         with self._lock:
             if lens not in self._moments:
                 rows = self.embeddings(lens)
-                rows = rows[:: -(-len(rows) // _MOST_ROWS_OF_A_SPREAD) or 1]
                 mean = rows.mean(axis=0, dtype=np.float64)
                 self._moments[lens] = mean, (rows.T @ rows) / len(rows) - np.outer(mean, mean)
         mean, covariance = self._moments[lens]
@@ -148,15 +155,19 @@ class PictureSet(ABC):
         """
         return [0] * len(image_ids)
 
-    def index(self, lens: Lens, kind: IndexKind) -> Index:
+    def index(self, lens: Lens, kind: IndexKind | None = None) -> Index:
         """Return an index, made or opened on first use.
+
+        Args:
+            lens: Whose.
+            kind: One of :attr:`index_kinds`; None takes the best.
 
         Raises:
             QueryError: No such lens or kind, or an upload without pictures yet.
             CorruptGalleryError: The index's file does not fit the records.
         """
         check_lens(lens)
-        check_index_kind(kind)
+        kind = check_index_kind(kind, self.index_kinds)
         with self._lock:
             if (lens, kind) not in self._indexes:
                 self._indexes[lens, kind] = self._make_index(lens, kind)

@@ -2,10 +2,10 @@
 
 __all__ = [
     "agreement",
+    "engines",
     "explain",
     "fusion",
     "index",
-    "ivf_file",
     "places",
     "query",
     "query_kinds",

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from core.errors import EmbeddingError, QueryError
-from core.files import fsync
 from core.records import Hit, IndexKind
-from core.search.ivf_file import Clusters
+from core.search.engines.approximate import Approximate, library, save
+from core.search.engines.files import Clusters
+from core.search.engines.training import add_all, trained_index
 from core.search.query import check_index_kind
-
-if TYPE_CHECKING:
-    import faiss
 
 NORM_TOLERANCE = 1e-3
 """How far from 1 the norm of an embedding may be."""
 
-_TRAINING_SEED = 1234
 # FAISS sums float32 products in an order that depends on batch size and position, so two scores
 # closer than this may come in either order, and equal vectors may get unequal scores.
 _SCORE_UNCERTAINTY = 1e-5
@@ -74,36 +70,29 @@ class _Scope:
 
     Attributes:
         size: How many vectors may be found.
-        clusters: Clusters that are looked into; None compares with all that may be found.
+        effort: nprobe or efSearch; None compares with all that may be found.
         rows: The vectors that may be found, if they are few: int64 (size,).
         bits: Otherwise one bit for each vector, if not all may be found: uint8.
     """
 
     size: int
-    clusters: int | None
+    effort: int | None
     rows: np.ndarray | None = None
     bits: np.ndarray | None = None
 
     def selector(self) -> Any:  # noqa: ANN401 - a FAISS type or None
-        faiss = _faiss()
+        faiss = library()
         if self.rows is not None:
             return faiss.IDSelectorArray(self.rows)
         return None if self.bits is None else faiss.IDSelectorBitmap(self.bits)
 
 
-def cluster_count(size: int) -> int:
-    """Return nlist for ``size`` vectors: min(4 sqrt(n), n / 39), at least 1.
-
-    39 is the least number of training points a cluster that FAISS is content with.
-    """
-    return max(1, int(min(4 * math.sqrt(size), size / 39)))
-
-
 class Index:
     """Image ids ranked by inner product with a query; higher is better.
 
-    Make one with :meth:`build` or :meth:`restore`. Safe to search from many threads at once: a
-    search changes nothing, nprobe included. A search of one query runs on the calling thread.
+    Make one with :meth:`build` or :meth:`restore`, or of verified parts. Safe to search from many
+    threads at once: a search changes nothing, nprobe included. A search of one query runs on the
+    calling thread.
 
     Ties: scores are recomputed in double precision from the embeddings and rounded to
     float32; images of equal score come in row order, whatever the kind, k or batch size.
@@ -111,7 +100,7 @@ class Index:
     An image may have several vectors: it is ranked by the nearest of them, and comes once.
 
     Attributes:
-        kind: ``flat`` or ``ivf``.
+        kind: See :data:`core.records.IndexKind`.
         ids: Id of each image, in row order.
     """
 
@@ -120,14 +109,20 @@ class Index:
         vectors: np.ndarray,
         ids: Sequence[str],
         owners: np.ndarray | None = None,
-        clustered: faiss.IndexIVFFlat | None = None,
+        approximate: Approximate | None = None,
     ) -> None:
-        """Hold the embeddings and, for the kind ``ivf``, a FAISS index over them."""
+        """Hold embeddings that were checked; nothing is copied or read.
+
+        Args:
+            vectors: float32 (n, dim), rows of unit norm, in memory or mapped.
+            ids: See :meth:`build`; likewise ``owners``.
+            owners: See there.
+            approximate: An index over the vectors; None compares a query with each of them.
+        """
         self._vectors = vectors
-        # Any: the stubs that come with FAISS lack attributes that its classes have.
-        self._clustered: Any = clustered
+        self._approximate = approximate
         self.ids = ids
-        self.kind: IndexKind = "flat" if clustered is None else "ivf"
+        self.kind: IndexKind = "flat" if approximate is None else approximate.kind
         self._owners = owners
         self._most_vectors = 1 if owners is None else int(np.bincount(owners).max(initial=1))
 
@@ -145,8 +140,7 @@ class Index:
             embeddings: float32 (n, dim), rows of unit norm; n may be 0. They are not copied, and
                 must not be changed.
             ids: Image ids, in row order.
-            kind: ``flat``, which costs nothing to make, or ``ivf`` with :func:`cluster_count`
-                clusters.
+            kind: ``flat``, which costs nothing to make, or another, trained with all vectors.
             owners: The place in ``ids`` of each row's image: int (n,), each image once or more;
                 None stands for n images of one row each.
 
@@ -159,13 +153,9 @@ class Index:
         _check_owners(len(vectors), ids, owners)
         if kind == "flat":
             return cls(vectors, ids, owners)
-        clustered = _untrained(vectors.shape[1], cluster_count(len(vectors)))
-        clustered.cp.seed = _TRAINING_SEED
-        clustered.cp.min_points_per_centroid = 1  # a small gallery is no cause for a warning
-        # An empty gallery has nothing to train on, yet an untrained index cannot be searched.
-        clustered.train(vectors if len(vectors) else np.eye(1, vectors.shape[1], dtype=np.float32))
-        clustered.add(vectors)
-        return cls(vectors, ids, owners, clustered)
+        approximate = trained_index(kind, vectors, vectors)
+        add_all(approximate, vectors)
+        return cls(vectors, ids, owners, approximate)
 
     @classmethod
     def restore(
@@ -174,32 +164,37 @@ class Index:
         embeddings: np.ndarray,
         ids: Sequence[str],
         owners: np.ndarray | None = None,
+        effort: int | None = None,
     ) -> Index:
         """Make an ``ivf`` index of an earlier build without training it again.
 
         Args:
-            clusters: What :func:`core.search.ivf_file.read_clusters` read, of as many embeddings.
+            clusters: What :func:`core.search.engines.files.read_clusters` read, of as many
+                embeddings.
             embeddings: As the index was built with; so are the next two.
             ids: Image ids, in row order.
             owners: See :meth:`build`.
+            effort: nprobe unless a search asks for another.
 
         Raises:
             EmbeddingError: See :meth:`build`.
         """
-        import faiss
-
+        faiss = library()
         vectors = check_embeddings(embeddings, clusters.centroids.shape[1])
         _check_owners(len(vectors), ids, owners)
         if len(vectors) != len(clusters.members):
             raise EmbeddingError(
                 f"{len(vectors)} embeddings were given for clusters of {len(clusters.members)}."
             )
-        clustered = _untrained(vectors.shape[1], len(clusters.centroids))
+        centroids = faiss.IndexFlatIP(vectors.shape[1])
+        clustered = faiss.IndexIVFFlat(
+            *(centroids, vectors.shape[1], len(clusters.centroids), faiss.METRIC_INNER_PRODUCT)
+        )
         clustered.quantizer.add(clusters.centroids)
         clustered.is_trained = True
         rows = np.arange(len(vectors), dtype=np.int64)
         clustered.add_core(len(vectors), *map(faiss.swig_ptr, (vectors, rows, clusters.members)))
-        return cls(vectors, ids, owners, clustered)
+        return cls(vectors, ids, owners, Approximate("ivf", clustered, effort))
 
     def save(self, path: Path) -> None:
         """Write the index as a file of FAISS and force it to disk; the ids are not part of it.
@@ -207,20 +202,11 @@ class Index:
         Raises:
             OSError: It could not be written, as on a full disk.
         """
-        import faiss
-
-        index = self._clustered
-        if index is None:
-            index = faiss.IndexFlatIP(self.dim)
-            index.add(self._vectors)
-        try:
-            with path.open("wb") as file:  # FAISS takes no path that is not text
-                writer = faiss.PyCallbackIOWriter(file.write)  # type: ignore[attr-defined]
-                faiss.write_index(index, writer)
-        except RuntimeError as error:
-            reason = f"{path.name} could not be written: {error}"
-            raise OSError(errno.EIO, reason) from error
-        fsync(path)
+        if self._approximate is not None:
+            return self._approximate.save(path)
+        index = library().IndexFlatIP(self.dim)
+        index.add(self._vectors)
+        save(index, path)
 
     def __len__(self) -> int:
         """Return the number of vectors."""
@@ -238,13 +224,17 @@ class Index:
 
     @property
     def nlist(self) -> int | None:
-        """Number of clusters; None for a flat index."""
-        return None if self._clustered is None else int(self._clustered.nlist)
+        """Number of clusters; None for a kind that has none."""
+        return None if self._approximate is None else self._approximate.nlist
 
     @property
     def default_nprobe(self) -> int | None:
-        """Clusters searched unless asked otherwise, the root of nlist; None for a flat index."""
-        return None if self.nlist is None else round(math.sqrt(self.nlist))
+        """Clusters searched unless asked otherwise; None for a kind that has none.
+
+        What the build found to be enough, or else the root of nlist.
+        """
+        found = self._approximate
+        return None if found is None or found.nlist is None else found.effort
 
     def search(
         self,
@@ -261,7 +251,7 @@ class Index:
             k: Hits a query, 1 or more; capped at the number of images. An IVF search may give
                 fewer, when the clusters it looked into hold fewer.
             nprobe: Clusters an IVF search looks into, 1 or more, capped at nlist; None takes
-                :attr:`default_nprobe`. A flat index has no clusters and ignores it.
+                :attr:`default_nprobe`. A kind without clusters ignores it.
             among: Which images may be found: bool (images,), in the order of :attr:`ids`; None
                 allows all. A filter costs no recall: the fewer images it leaves, the more
                 clusters are looked into, and a search that meets too few becomes an exact one.
@@ -290,11 +280,12 @@ class Index:
         return rankings
 
     def _scope(self, nprobe: int | None, among: np.ndarray | None) -> _Scope:
-        clusters = None
-        if self.nlist is not None:
-            clusters = min(nprobe or self.default_nprobe or 1, self.nlist)
+        found = self._approximate
+        effort = None if found is None else found.effort
+        if found is not None and found.nlist is not None:
+            effort = min(nprobe or found.effort, found.nlist)
         if among is None:
-            return _Scope(len(self), clusters)
+            return _Scope(len(self), effort)
         if among.shape != (len(self.ids),) or among.dtype != np.bool_:
             raise EmbeddingError(
                 f"A filter must be one bool for each of {len(self.ids)} images; "
@@ -304,9 +295,9 @@ class Index:
         size = int(np.count_nonzero(allowed))
         if size <= _FEW_VECTORS:
             return _Scope(size, None, rows=np.flatnonzero(allowed))
-        if clusters is not None and self.nlist is not None:
-            clusters = min(self.nlist, math.ceil(clusters * len(self) / size))
-        return _Scope(size, clusters, bits=np.packbits(allowed, bitorder="little"))
+        if found is not None and effort is not None:
+            effort = min(found.most_effort, math.ceil(effort * len(self) / size))
+        return _Scope(size, effort, bits=np.packbits(allowed, bitorder="little"))
 
     def _search_batch(
         self, vectors: np.ndarray, k: int, depth: int, scope: _Scope
@@ -314,7 +305,11 @@ class Index:
         """Search with spare candidates, and again with more where the cut may split a tie."""
         rankings: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
-        fetched = min(scope.size, depth + _SPARE_CANDIDATES)
+        spares = _SPARE_CANDIDATES + (self._approximate.spares(depth) if self._approximate else 0)
+        fetched = min(scope.size, depth + spares)
+        # Where codes stand for vectors, close scores say nothing of a tie.
+        compressed = self._approximate is not None and not self._approximate.exact
+        inexact = compressed and scope.effort is not None
         while pending.size:
             queries = vectors[pending]
             scores, rows = self._nearest(queries, fetched, depth, scope)
@@ -322,6 +317,7 @@ class Index:
                 (rows[:, -1] < 0)
                 | (scores[:, depth - 1] - scores[:, -1] > _SCORE_UNCERTAINTY)
                 | (fetched == scope.size)
+                | inexact
             )
             for position in np.flatnonzero(settled):
                 kept = rows[position] >= 0
@@ -332,12 +328,10 @@ class Index:
 
     def _nearest(self, queries: np.ndarray, count: int, depth: int, scope: _Scope) -> Any:  # noqa: ANN401
         """Return scores and rows, each (q, count), best first; -1 fills up what is not found."""
-        if scope.clusters is None:
+        if scope.effort is None or self._approximate is None:
             return self._exact(queries, count, scope)
-        faiss = _faiss()
-        # Setting backend.nprobe instead would change the searches of other threads.
-        parameters = faiss.SearchParametersIVF(nprobe=scope.clusters, sel=scope.selector())
-        scores, rows = self._clustered.search(queries, count, params=parameters)
+        selector = scope.selector()
+        scores, rows = self._approximate.search(queries, count, scope.effort, selector)
         # What a filter allows may lie in other clusters than those nearest to the query.
         short = np.flatnonzero(rows[:, depth - 1] < 0) if scope.bits is not None else ()
         if len(short):
@@ -345,7 +339,7 @@ class Index:
         return scores, rows
 
     def _exact(self, queries: np.ndarray, count: int, scope: _Scope) -> Any:  # noqa: ANN401
-        faiss = _faiss()
+        faiss = library()
         scores = np.empty((len(queries), count), np.float32)
         rows = np.empty((len(queries), count), np.int64)
         queries = np.ascontiguousarray(queries)
@@ -371,18 +365,6 @@ class Index:
             Hit(id=self.ids[rows[at]], score=min(1.0, max(-1.0, float(scores[at]))), rank=rank)
             for rank, at in enumerate(order, start=1)
         ]
-
-
-def _faiss() -> Any:  # noqa: ANN401 - the stubs that come with FAISS lack half of its functions
-    import faiss
-
-    return faiss
-
-
-def _untrained(dim: int, nlist: int) -> Any:  # noqa: ANN401 - a faiss.IndexIVFFlat
-    import faiss
-
-    return faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, nlist, faiss.METRIC_INNER_PRODUCT)
 
 
 def _check_owners(vectors: int, ids: Sequence[str], owners: np.ndarray | None) -> None:

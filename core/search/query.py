@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from core.errors import QueryError
-from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion
+from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion, IndexKind
 from core.text import has_content, one_line
 
 MAX_K = 50
@@ -21,10 +21,23 @@ def check_lens(lens: str) -> None:
         raise QueryError(f"Lens must be one of {', '.join(LENSES)}; got {str(lens)[:40]!r}.")
 
 
-def check_index_kind(kind: str) -> None:
-    """Raise QueryError unless ``kind`` is one of :data:`core.records.INDEX_KINDS`."""
+def check_index_kind(kind: str | None, offered: tuple[IndexKind, ...] = INDEX_KINDS) -> IndexKind:
+    """Return the kind of index that is asked for.
+
+    Args:
+        kind: By name; None or "default" takes the best.
+        offered: What there is, the best first.
+
+    Raises:
+        QueryError: No such kind, or none that is offered.
+    """
+    if kind is None or kind == "default":
+        return offered[0]
     if kind not in INDEX_KINDS:
         raise QueryError(f"Index must be one of {', '.join(INDEX_KINDS)}; got {str(kind)[:40]!r}.")
+    if kind not in offered:
+        raise QueryError(f"This gallery has no {kind} index; it has {' and '.join(offered)}.")
+    return kind  # type: ignore[return-value]  # it is one of them
 
 
 def picture_count(k: object) -> int:

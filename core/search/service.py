@@ -92,6 +92,11 @@ class Comparison:
 class Searchable(Protocol):
     """What a search needs of a gallery, or of an upload."""
 
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The kinds of index that can be searched, the best first."""
+        ...
+
     def index(self, lens: Lens, kind: IndexKind) -> Index:
         """Return an index over all pictures; raise QueryError for an unknown lens or kind."""
         ...
@@ -140,7 +145,7 @@ class SearchService:
         query: str,
         k: int = 5,
         lens: Lens = "captions",
-        index: IndexKind = "flat",
+        index: IndexKind | None = None,
         nprobe: int | None = None,
         start: int = 0,
     ) -> SearchResult:
@@ -151,7 +156,7 @@ class SearchService:
                 :func:`core.search.query_language.parse.parse_query`.
             k: Hits wanted.
             lens: ``captions`` or ``clip``.
-            index: ``flat`` or ``ivf``.
+            index: One that the gallery has; None takes its best.
             nprobe: Clusters an IVF search looks into; None leaves it to the index.
             start: Hits to pass over, for a later page of the same ranking.
 
@@ -159,10 +164,10 @@ class SearchService:
             QueryError: The request cannot be answered.
             ModelError: The lens's encoder cannot be loaded.
         """
-        k, nprobe = self._check(k, lens, index, nprobe)
+        k, kind, nprobe = self._check(k, lens, index, nprobe)
         asked = self.parse(query)
         encoded = begin_query(self.models, self.gallery, lens, asked).result()
-        found = self._ranked(asked, encoded, start + k, lens, index, nprobe)
+        found = self._ranked(asked, encoded, start + k, lens, kind, nprobe)
         return replace(found, hits=found.hits[start:]) if start else found
 
     def by_image(
@@ -170,7 +175,7 @@ class SearchService:
         image: Image,
         k: int = 5,
         lens: Lens = "clip",
-        index: IndexKind = "flat",
+        index: IndexKind | None = None,
         nprobe: int | None = None,
     ) -> SearchResult:
         """Rank the pictures by likeness to an image, which only the CLIP lens can embed.
@@ -179,29 +184,29 @@ class SearchService:
             image: RGB, oriented.
             k: Hits wanted.
             lens: ``clip``.
-            index: ``flat`` or ``ivf``.
+            index: One that the gallery has; None takes its best.
             nprobe: As in :meth:`by_text`.
 
         Raises:
             QueryError: The request cannot be answered.
             ModelError: The image tower cannot be loaded.
         """
-        k, nprobe = self._check(k, lens, index, nprobe)
+        k, kind, nprobe = self._check(k, lens, index, nprobe)
         if lens != "clip":
             raise QueryError("Only the CLIP lens can search by a picture: captions are text.")
         started = time.perf_counter()
         embedding = self.models.clip.encode_image([image])[0]
         encode_ms = _ms_since(started)
-        hits, search_ms = self._search(embedding, k, lens, index, nprobe)
+        hits, search_ms = self._search(embedding, k, lens, kind, nprobe)
         searched(lens)
-        return SearchResult(lens, index, hits, encode_ms, search_ms, cached=False)
+        return SearchResult(lens, kind, hits, encode_ms, search_ms, cached=False)
 
     def similar(
         self,
         image_id: str,
         k: int = 5,
         lens: Lens = "clip",
-        index: IndexKind = "flat",
+        index: IndexKind | None = None,
         nprobe: int | None = None,
     ) -> SearchResult:
         """Rank the other pictures by likeness to one of the gallery's own; loads no model.
@@ -210,24 +215,24 @@ class SearchService:
             image_id: A picture of the gallery; it is left out of its own answer.
             k: Hits wanted.
             lens: ``captions`` compares captions, ``clip`` pictures.
-            index: ``flat`` or ``ivf``.
+            index: One that the gallery has; None takes its best.
             nprobe: As in :meth:`by_text`.
 
         Raises:
             QueryError: The request cannot be answered.
             UnknownImageError: No such id.
         """
-        k, nprobe = self._check(k, lens, index, nprobe)
+        k, kind, nprobe = self._check(k, lens, index, nprobe)
         started = time.perf_counter()
         embedding = self.gallery.embedding(lens, image_id)
         encode_ms = _ms_since(started)
-        hits, search_ms = self._search(embedding, k + 1, lens, index, nprobe)
+        hits, search_ms = self._search(embedding, k + 1, lens, kind, nprobe)
         searched(lens)
         ranked = _ranked_anew(hit for hit in hits if hit.id != image_id)[:k]
-        return SearchResult(lens, index, ranked, encode_ms, search_ms, cached=True)
+        return SearchResult(lens, kind, ranked, encode_ms, search_ms, cached=True)
 
     def compare(
-        self, query: str, k: int = 5, index: IndexKind = "flat", fusion: Fusion | None = None
+        self, query: str, k: int = 5, index: IndexKind | None = None, fusion: Fusion | None = None
     ) -> Comparison:
         """Ask both lenses; if one fails, the other still answers.
 
@@ -236,13 +241,13 @@ class SearchService:
         Args:
             query: As for :meth:`by_text`.
             k: Hits wanted of each lens and of the fusion.
-            index: ``flat`` or ``ivf``.
+            index: One that the gallery has; None takes its best.
             fusion: How the lenses are joined; None takes the profile's.
 
         Raises:
             QueryError: The request cannot be answered, by any lens.
         """
-        k, _ = self._check(k, "captions", index, None)
+        k, kind, _ = self._check(k, "captions", index, None)
         asked = self.parse(query)
         coming = {lens: begin_query(self.models, self.gallery, lens, asked) for lens in LENSES}
         deep: dict[Lens, SearchResult] = {}
@@ -251,7 +256,7 @@ class SearchService:
             try:
                 encoded = coming[lens].result()
                 depth = max(k, FUSION_DEPTH)
-                deep[lens] = self._ranked(asked, encoded, depth, lens, index, None)
+                deep[lens] = self._ranked(asked, encoded, depth, lens, kind, None)
             except QueryError:
                 raise
             except TwoLensError as error:
@@ -360,10 +365,12 @@ class SearchService:
         """
         return parse_query(self.normalise(query))
 
-    def _check(self, k: int, lens: str, index: str, nprobe: int | None) -> tuple[int, int | None]:
+    def _check(
+        self, k: int, lens: str, index: IndexKind | None, nprobe: int | None
+    ) -> tuple[int, IndexKind, int | None]:
         check_lens(lens)
-        check_index_kind(index)
-        return picture_count(k), probe_count(nprobe)
+        kind = check_index_kind(index, self.gallery.index_kinds)
+        return picture_count(k), kind, probe_count(nprobe)
 
 
 def _agreement(results: Mapping[Lens, SearchResult]) -> Agreement | None:

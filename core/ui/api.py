@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from core.records import UNSURE, FusedHit, Hit, IndexKind, Lens
+from core.records import UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
 from core.search.service import SearchResult
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
+
+IndexChoice = Literal["default", "flat", "ivf", "ivfsq8", "ivfpq", "hnsw"]
 
 _ENDPOINT: dict[str, Any] = {
     "queue": False,
@@ -57,14 +59,15 @@ def add_endpoints(shelf: Shelf) -> None:
 
     @for_endpoint
     def search_captions(
-        query: str, k: int = 5, index: Literal["flat", "ivf"] = "flat", gallery: str = ""
+        query: str, k: int = 5, index: IndexChoice = "default", gallery: str = ""
     ) -> dict[str, Any]:
         """Find pictures whose generated captions are close to the words.
 
         Args:
             query: What the picture should show, at most 1,000 characters.
             k: Number of pictures, 1 to 50.
-            index: flat compares with every caption; ivf only with those of the nearest clusters.
+            index: default takes the gallery's best; flat compares with every caption, ivf only
+                with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
@@ -77,14 +80,15 @@ def add_endpoints(shelf: Shelf) -> None:
 
     @for_endpoint
     def search_clip(
-        query: str, k: int = 5, index: Literal["flat", "ivf"] = "flat", gallery: str = ""
+        query: str, k: int = 5, index: IndexChoice = "default", gallery: str = ""
     ) -> dict[str, Any]:
         """Find pictures that CLIP places close to the words, without reading a caption.
 
         Args:
             query: What the picture should show, at most 1,000 characters.
             k: Number of pictures, 1 to 50.
-            index: flat compares with every picture; ivf only with those of the nearest clusters.
+            index: default takes the gallery's best; flat compares with every picture, ivf only
+                with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
             gallery: Name of a gallery from /galleries; the first one if empty.
 
         Returns:
@@ -175,9 +179,10 @@ def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) ->
 
 
 def _by_text(
-    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexKind
+    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexChoice
 ) -> dict[str, Any]:
-    result = entry.service.by_text(query, k=k, lens=lens, index=index)
+    kind = None if index == "default" else index
+    result = entry.service.by_text(query, k=k, lens=lens, index=kind)
     return {
         "query": query,
         "lens": result.lens,

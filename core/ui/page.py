@@ -23,7 +23,7 @@ from core.ui.tabs.break_a_lens import limits_tab
 from core.ui.tabs.compare import compare_tab, search
 from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
-from core.ui.tabs.lens import WORTH_CLUSTERS, cluster_count, lens_tab
+from core.ui.tabs.lens import lens_tab, offered_options
 from core.ui.tabs.lens import search as lens_search
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
@@ -143,17 +143,7 @@ def build_page(
             return [*shown, *of_gallery(name)]
 
         def of_gallery(name: str | None) -> list[object]:
-            clusters = [cluster_count(shelf, name, lens) for lens in LENSES]
-            options: list[object] = [
-                part
-                for count in clusters
-                for part in (
-                    gr.Accordion(visible=count >= WORTH_CLUSTERS),
-                    gr.Radio(value="flat"),
-                    gr.Slider(value=2, maximum=max(2, count)),
-                )
-            ]
-            return [*options, gallery_description(shelf, name)]
+            return [*offered_options(shelf, name), gallery_description(shelf, name)]
 
         all_results = [compare.results, *(tab.results for tab in lens_tabs)]
         parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]

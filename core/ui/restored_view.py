@@ -7,12 +7,12 @@ from typing import cast
 
 import gradio as gr
 
-from core.records import INDEX_KINDS, LENSES, Lens
+from core.records import LENSES, Lens
 from core.ui.parts.share import View
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.states import start_state
 from core.ui.tabs.compare import CompareTab, search
-from core.ui.tabs.lens import LensTab
+from core.ui.tabs.lens import LensTab, index_offer
 from core.ui.tabs.lens import search as lens_search
 
 _SETTINGS_A_LENS = 3
@@ -52,8 +52,11 @@ def restoring(
         settings = of_gallery(name if known else None)
         if tab != "compare":
             place = _SETTINGS_A_LENS * LENSES.index(cast("Lens", tab))
-            kind = view.index if view.index in INDEX_KINDS else "flat"
-            settings[place + 1 : place + 3] = [gr.Radio(value=kind), gr.Slider(value=view.clusters)]
+            offer = index_offer(shelf, name if known else None, cast("Lens", tab))
+            settings[place + 1 : place + 3] = [
+                gr.Radio(choices=offer.choices, value=offer.kind(view.index)),
+                gr.Slider(value=view.clusters or offer.nprobe),
+            ]
         chosen = name if known else gr.skip()
         return [chosen, gr.Tabs(selected=tab), *boxes, *results, *settings]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from core.config import ProfileName
 from core.errors import MissingDependencyError, SourceError
-from core.gallery.layout import index_file
+from core.gallery.layout import RECORDS_FILE, index_file
 from core.gallery.manifest import Manifest
 from core.gallery.metrics_file import (
     CaptionQuality,
@@ -28,7 +28,7 @@ from core.gallery.metrics_file import (
 from core.gallery.reader import Gallery
 from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
-from core.records import INDEX_KINDS, LENSES, SAMPLE_NAME, UNSURE
+from core.records import INDEX_PAIR, LENSES, SAMPLE_NAME, UNSURE
 from precompute.evaluate import index_curve, lens_results
 from precompute.evaluate.fusion_choice import TunedFusions
 from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
@@ -117,9 +117,9 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     clock = _Clock()
     with clock.stage("open"):
         models = models or Models(profile_of(plan), device=plan.device)
-        gallery = Gallery.open(plan.folder, models.profile)
+        gallery = _open(plan.folder, models.profile)
         queries = _queries(gallery, plan)
-        tuning = Gallery.open(plan.tune_on, models.profile) if plan.tune_on else None
+        tuning = _open(plan.tune_on, models.profile) if plan.tune_on else None
         tuning_queries = _references(tuning) if tuning else None
     with clock.stage("encode queries"):
         asked = AskedQueries.embed(gallery, queries, models)
@@ -179,6 +179,25 @@ def profile_of(plan: Plan) -> Profile:
             f"{' and '.join(PROFILES)} are known here."
         )
     return with_clip(found[name], plan.clip)
+
+
+def _open(folder: Path, profile: Profile) -> Gallery:
+    _check_references_are_text(folder)
+    return Gallery.open(folder, profile)
+
+
+def _check_references_are_text(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with (folder / RECORDS_FILE).open("rb") as file:
+            kind = pq.read_schema(file).field("references").type
+    except (OSError, KeyError, pa.ArrowException):
+        return  # opening the gallery says what is wrong with the file
+    text = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+        raise SourceError(f"The references column of {folder.name} is {kind}, not text.")
 
 
 def _references(gallery: Gallery) -> QuerySet:
@@ -259,9 +278,9 @@ def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
     curves: dict[str, IndexCurve] = {}
     for lens in LENSES:
         sizes = {
-            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_KINDS
+            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_PAIR
         }
-        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_KINDS)
+        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_PAIR)
         curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
     if plan.synthetic_vectors > len(gallery) > 1:
         curves["synthetic"] = index_curve.measure_enlarged(

@@ -66,9 +66,9 @@ class View:
 
     @property
     def clusters(self) -> int:
-        """How many clusters an IVF search looks into."""
+        """How many clusters an IVF search looks into; 0 where it does not say."""
         found = _number(self.nprobe)
-        return int(found) if isinstance(found, float) and 1 <= found <= 1_000_000 else 2
+        return int(found) if isinstance(found, float) and 1 <= found <= 1_000_000 else 0
 
 
 def addressed(view: View, answer: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from core.errors import ModelError
-from core.records import Hit, Lens
+from core.records import INDEX_PAIR, LENSES, Hit, IndexKind, Lens
 from core.search.query import picture_count
 from core.search.service import FUSION_DEPTH, SearchResult
 from core.ui.parts.cards import hit_row, standing_of
@@ -41,10 +41,18 @@ IVF_HELP = (
     "nearest to your words: faster on large galleries, and it can miss a picture."
 )
 KEPT_HELP = "How many of the pictures that an exact search shows the IVF index found too."
-INDEX_CHOICES = [("flat: compare with all", "flat"), ("IVF: nearest clusters", "ivf")]
+INDEX_LABELS: dict[IndexKind, str] = {
+    "flat": "flat: compare with all",
+    "ivf": "IVF: nearest clusters",
+    "ivfsq8": "IVF, 8-bit codes: nearest clusters",
+    "ivfpq": "IVF, product codes: nearest clusters",
+    "hnsw": "HNSW: along a graph",
+}
 
 WORTH_CLUSTERS = 10
 """With fewer clusters than this a visitor is not asked which index to search."""
+
+_FEW_CLUSTERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ def lens_tab(
         lens: Which lens the tab is about.
         desk: Takes pictures to search by, which the CLIP lens can; None leaves that out.
     """
-    clusters = cluster_count(shelf, None, lens)
+    offered = index_offer(shelf, None, lens)
     gr.HTML(
         f'<p class="tl-lede {lens}">{LENS_WORDS[lens].mark}<strong>'
         f"{LENS_WORDS[lens].title}</strong> {escape(LENS_WORDS[lens].how)}</p>",
@@ -81,18 +89,22 @@ def lens_tab(
         gr.Accordion(
             "Details: how the pictures are searched",
             open=False,
-            visible=clusters >= WORTH_CLUSTERS,
+            visible=offered.clusters >= WORTH_CLUSTERS,
             elem_classes=["tl-folded"],
         ) as folded,
         gr.Row(elem_classes=["tl-options"]),
     ):
         index = gr.Radio(
-            INDEX_CHOICES, value="flat", label="Index", scale=2, elem_id=f"{lens}-index"
+            offered.choices,
+            value=offered.kinds[0],
+            label="Index",
+            scale=2,
+            elem_id=f"{lens}-index",
         )
         nprobe = gr.Slider(
             1,
-            max(2, clusters),
-            value=2,
+            max(2, offered.clusters),
+            value=offered.nprobe,
             step=1,
             label="Clusters IVF looks into (nprobe)",
             scale=3,
@@ -147,11 +159,53 @@ def lens_tab(
     return LensTab(box, folded, index, nprobe, results)
 
 
-def cluster_count(shelf: Shelf, gallery_name: str | None, lens: Lens) -> int:
-    """Return the number of clusters of a gallery's IVF index; 1 where there is no gallery."""
+@dataclass(frozen=True, slots=True)
+class IndexOffer:
+    """Which indexes of a gallery a visitor may choose from.
+
+    Attributes:
+        kinds: The best first.
+        clusters: Of the one that has clusters; 1 if none has.
+        nprobe: Clusters to look into at first: few where IVF stands beside an exact index, to be
+            compared with it, and what the build found to be enough where it stands alone.
+    """
+
+    kinds: tuple[IndexKind, ...] = INDEX_PAIR
+    clusters: int = 1
+    nprobe: int = _FEW_CLUSTERS
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Labels and values."""
+        return [(INDEX_LABELS[kind], kind) for kind in self.kinds]
+
+    def kind(self, asked: str) -> IndexKind:
+        """Return what is asked for if it is offered, else the best: an address may be old."""
+        return next((kind for kind in self.kinds if kind == asked), self.kinds[0])
+
+
+def index_offer(shelf: Shelf, gallery_name: str | None, lens: Lens) -> IndexOffer:
+    """Return what a gallery offers; the pair without clusters where there is no gallery."""
     if not shelf.entries:
-        return 1
-    return shelf.entry(gallery_name).gallery.index(lens, "ivf").nlist or 1
+        return IndexOffer()
+    gallery = shelf.entry(gallery_name).gallery
+    kinds = gallery.index_kinds
+    last = gallery.index(lens, kinds[-1])
+    enough = _FEW_CLUSTERS if "flat" in kinds else last.default_nprobe
+    return IndexOffer(kinds, last.nlist or 1, enough or _FEW_CLUSTERS)
+
+
+def offered_options(shelf: Shelf, gallery_name: str | None) -> list[object]:
+    """Return the folds, kinds of index and nprobes of all lenses for a gallery."""
+    options: list[object] = []
+    for lens in LENSES:
+        offer = index_offer(shelf, gallery_name, lens)
+        options += [
+            gr.Accordion(visible=offer.clusters >= WORTH_CLUSTERS),
+            gr.Radio(choices=offer.choices, value=offer.kinds[0]),
+            gr.Slider(value=offer.nprobe, maximum=max(2, offer.clusters)),
+        ]
+    return options
 
 
 def search(
@@ -161,13 +215,13 @@ def search(
     k: object,
     gallery_name: str,
     kind: str = "flat",
-    probes: float = 2,
+    probes: float = 0,
 ) -> str:
     """Return the results area for a query, or a state that says why there are no results."""
     found = answered(
         shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
     )
-    view = View(lens, query or "", gallery_name or "", as_text(k), kind, as_text(probes))
+    view = View(lens, query or "", gallery_name or "", as_text(k), kind, as_text(probes or ""))
     return addressed(view, found)
 
 
@@ -189,8 +243,8 @@ def answer(
         lens: Which lens answers.
         query: The words.
         k: Pictures a page.
-        kind: Of index.
-        probes: Clusters that an IVF search looks into.
+        kind: Of index; the gallery's best if it has none of that kind.
+        probes: Clusters that an IVF search looks into; 0 for as many as the slider starts with.
         gallery_name: Which gallery is searched.
         start: Pictures before the page.
 
@@ -201,24 +255,21 @@ def answer(
     if not shelf.entries or not (query or "").strip():
         return start_state(shelf, gallery_name)
     entry, asked = shelf.entry(gallery_name), picture_count(k)
-    clusters = cluster_count(shelf, gallery_name, lens)
+    offered = index_offer(shelf, gallery_name, lens)
     total = len(entry.gallery)
     start = min(start, max(0, total - 1))
     deep = max(FUSION_DEPTH - start, asked)
-    exact = entry.service.by_text(query, deep, lens, start=start)
-    ranking: SearchResult = exact
-    line = ""
-    if kind != "flat" and clusters >= WORTH_CLUSTERS:
-        nprobe = min(int(probes or 1), clusters)
-        ranking = entry.service.by_text(
-            query,
-            deep,
-            lens,
-            kind,  # type: ignore[arg-type]  # the service refuses what is not a kind
-            nprobe,
-            start,
-        )
-        line = _index_line(exact, ranking, asked, f"{nprobe} of {clusters}")
+    line, clusters = "", offered.clusters
+    if offered.kind(kind) != "flat" and clusters >= WORTH_CLUSTERS:
+        nprobe = min(int(probes or offered.nprobe), clusters)
+        chosen = offered.kind(kind)
+        ranking = entry.service.by_text(query, deep, lens, chosen, nprobe, start)
+        exact = ranking
+        if "flat" in offered.kinds:
+            exact = entry.service.by_text(query, deep, lens, "flat", start=start)
+        line = _index_line(exact, ranking, asked, f"{nprobe:,} of {clusters:,}")
+    else:
+        ranking = exact = entry.service.by_text(query, deep, lens, start=start)
     other: Lens = "clip" if lens == "captions" else "captions"
     rankings: dict[Lens, Sequence[Hit]] = {lens: exact.hits}
     with suppress(ModelError):  # then its rank is not shown
@@ -240,11 +291,13 @@ def answer(
 
 
 def _index_line(exact: SearchResult, ivf: SearchResult, asked: int, searched: str) -> str:
+    looked = f"<span>searched {searched} clusters</span>"
+    took = explained(f"IVF {milliseconds(ivf.search_ms)}", IVF_HELP)
+    if exact is ivf:
+        return f'<p class="tl-agree">{took}{looked}</p>'
     exact_ids = {hit.id for hit in exact.hits[:asked]}
     kept = len(exact_ids & {hit.id for hit in ivf.hits[:asked]})
-    flat_took, took = milliseconds(exact.search_ms), milliseconds(ivf.search_ms)
     return (
-        f'<p class="tl-agree">{explained(f"IVF {took}", IVF_HELP)}<span>flat {flat_took}</span>'
-        f"<span>searched {searched} clusters</span>"
+        f'<p class="tl-agree">{took}<span>flat {milliseconds(exact.search_ms)}</span>{looked}'
         f"{explained(f'IVF kept {kept} of {len(exact_ids)}', KEPT_HELP)}</p>"
     )

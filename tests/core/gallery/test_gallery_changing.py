@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import CorruptGalleryError, GalleryError
-from core.gallery.layout import shard_file
+from core.errors import CorruptGalleryError, GalleryError, UnknownImageError
 from core.gallery.reader import Gallery
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_PAIR, LENSES
 from tests.core.planted import gallery_on_disk
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,7 +35,7 @@ def answers(gallery, planted):
     return {
         (lens, kind): gallery.index(lens, kind).search(getattr(planted, lens)[:5], 5, nprobe=10**6)
         for lens in LENSES
-        for kind in INDEX_KINDS
+        for kind in INDEX_PAIR
     }
 
 
@@ -56,15 +55,16 @@ def test_a_gallery_that_is_replaced_answers_as_before(planted):
 def test_thumbnails_are_never_those_of_another_build(planted):
     gallery = Gallery.open(planted.folder, planted.profile)
     first = gallery.records[0].id
-    content = gallery.read_thumbnail(first)
+    content = gallery.thumbnail(first).read_bytes()
+    assert gallery.read_thumbnail(first) == content
     aside = planted.folder.with_name("aside")
     planted.folder.rename(aside)
     shutil.copytree(aside, planted.folder)
-    shard = planted.folder / shard_file(0, 1)
-    shard.write_bytes(bytes(shard.stat().st_size))
-    shutil.rmtree(aside)
+    gallery.thumbnail(first).write_bytes(b"of another build")
     assert gallery.read_thumbnail(first) == content
-    assert gallery.read_thumbnail(gallery.records[7].id) != content
+    shutil.rmtree(aside)
+    with pytest.raises(UnknownImageError):
+        gallery.read_thumbnail(first)
 
 
 def test_searches_in_threads_do_not_notice_that_the_gallery_is_replaced(planted):
@@ -92,7 +92,6 @@ def test_searches_in_threads_do_not_notice_that_the_gallery_is_replaced(planted)
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from core.gallery.layout import shard_file
 from core.gallery.reader import Gallery
 from core.models.spec import ModelSpec
 from core.models.profiles import Profile

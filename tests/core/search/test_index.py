@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import EmbeddingError, QueryError
-from core.search.index import Index, check_embeddings, cluster_count
-from core.search.ivf_file import read_clusters
+from core.search.engines.approximate import cluster_count
+from core.search.engines.files import read_clusters
+from core.search.index import Index, check_embeddings
 from tests.core.planted import brute_force, image_ids, unit_rows
 
 ALL = 1_000_000
@@ -280,8 +281,8 @@ def test_k_and_nprobe_below_one_are_refused(nprobe):
         index.search(unit_rows(1, 8), 1, nprobe=nprobe)
     with pytest.raises(QueryError, match=f"k must be 1 or more; got {nprobe}"):
         index.search(unit_rows(1, 8), nprobe)
-    with pytest.raises(QueryError, match="flat, ivf; got 'hnsw'"):
-        Index.build(unit_rows(3, 8), image_ids(3), "hnsw")
+    with pytest.raises(QueryError, match="hnsw; got 'tree'"):
+        Index.build(unit_rows(3, 8), image_ids(3), "tree")
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])

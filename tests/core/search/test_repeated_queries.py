@@ -10,7 +10,7 @@ import pytest
 
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
-from core.records import INDEX_KINDS, LENSES
+from core.records import INDEX_PAIR, LENSES
 from core.search.service import SearchService
 from tests.core.search.conftest import QUERIES
 
@@ -55,7 +55,7 @@ def test_threads_are_told_truly_whether_their_query_was_cached(service, sentence
 
 
 def test_searches_from_many_threads_agree_with_one(service):
-    jobs = [(q, lens, kind) for q in QUERIES for lens in LENSES for kind in INDEX_KINDS] * 3
+    jobs = [(q, lens, kind) for q in QUERIES for lens in LENSES for kind in INDEX_PAIR] * 3
     alone = [service.by_text(q, 9, lens, kind).hits for q, lens, kind in jobs]
     fresh = SearchService(
         Gallery.open(service.gallery.folder, service.models.profile), service.models

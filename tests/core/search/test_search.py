@@ -12,7 +12,7 @@ from core.errors import ModelNotFoundError, QueryError, TwoLensError, UnknownIma
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
-from core.records import INDEX_KINDS, LENSES, PLAIN_RRF, Fusion, Hit
+from core.records import INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
 from core.search.agreement import agreement
 from core.search.fusion import fuse, normalised
 from core.search.query import normalise_query
@@ -48,7 +48,7 @@ def expected(service, lens, embedding, k):
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("lens", LENSES)
-@pytest.mark.parametrize("index", INDEX_KINDS)
+@pytest.mark.parametrize("index", INDEX_PAIR)
 def test_by_text_ranks_as_brute_force(service, query, lens, index):
     result = service.by_text(query, k=50, lens=lens, index=index, nprobe=99)
     embedding = planted_texts(8, 11)[query] if lens == "captions" else planted_texts(6, 12)[query]
@@ -138,8 +138,8 @@ def test_a_query_that_is_too_long_is_refused_with_the_numbers(service, gallery):
         ({"k": float("inf")}, "The number of pictures (k) must be a whole number; got 'inf'."),
         ({"lens": "blip"}, "Lens must be one of captions, clip; got 'blip'."),
         ({"lens": ["clip"]}, "Lens must be one of captions, clip; got \"['clip']\"."),
-        ({"index": "hnsw"}, "Index must be one of flat, ivf; got 'hnsw'."),
-        ({"index": None}, "Index must be one of flat, ivf; got 'None'."),
+        ({"index": "hnsw"}, "This gallery has no hnsw index; it has flat and ivf."),
+        ({"index": "tree"}, "Index must be one of flat, ivf, ivfsq8, ivfpq, hnsw; got 'tree'."),
         ({"nprobe": 0}, "nprobe must be 1 or more; got 0."),
         ({"nprobe": "many"}, "nprobe must be a whole number; got 'many'."),
     ],
@@ -167,7 +167,7 @@ def test_by_image_ranks_by_the_clip_embedding(service):
 
 
 @pytest.mark.parametrize("lens", LENSES)
-@pytest.mark.parametrize("index", INDEX_KINDS)
+@pytest.mark.parametrize("index", INDEX_PAIR)
 def test_similar_ranks_the_others_and_loads_no_model(service, gallery, lens, index):
     for image_id in ids(gallery)[::13]:
         result = service.similar(image_id, k=6, lens=lens, index=index, nprobe=99)

@@ -8,8 +8,9 @@ from random import Random
 import numpy as np
 import pytest
 
+from core.search.engines.approximate import Approximate
+from core.search.engines.files import check_index, read_clusters
 from core.search.index import Index
-from core.search.ivf_file import read_clusters
 from tests.core.planted import image_ids, unit_rows
 
 SIZE, DIM = 500, 16
@@ -107,3 +108,57 @@ def test_random_damage_is_refused_or_leaves_a_true_index(content):
         (hits,) = Index.restore(clusters, embeddings, ids).search(embeddings[:1], 10, nprobe=12)
         assert hits == expected
     assert refused > 100
+
+
+KINDS = ["ivf", "ivfsq8", "ivfpq", "hnsw"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def large(request, tmp_path_factory):
+    """A file of each kind that is mapped, and its path."""
+    path = tmp_path_factory.mktemp("index") / "index.faiss"
+    Index.build(unit_rows(SIZE, DIM), image_ids(SIZE), request.param).save(path)
+    return request.param, path
+
+
+def check(content: bytes, kind: str, size: int = SIZE, dim: int = DIM) -> None:
+    check_index(np.frombuffer(content, np.uint8), kind, size, dim)
+
+
+def test_a_mapped_index_answers_as_the_one_that_was_saved(large):
+    kind, path = large
+    embeddings, ids, queries = unit_rows(SIZE, DIM), image_ids(SIZE), unit_rows(8, DIM, seed=1)
+    check(path.read_bytes(), kind)
+    mapped = Index(embeddings, ids, None, Approximate.mapped(kind, str(path)))
+    built = Index.build(embeddings, ids, kind)
+    assert mapped.search(queries, 10) == built.search(queries, 10)
+    with pytest.raises(ValueError, match="of 500 vectors of length 16, not 501|not as many"):
+        check(path.read_bytes(), kind, size=SIZE + 1)
+    for other in KINDS:
+        if other != kind:
+            with pytest.raises(ValueError, match="it is not an IVF index"):
+                check(path.read_bytes(), other)
+
+
+def test_damage_that_passes_the_check_does_not_end_the_process(large, tmp_path):
+    """Every number that FAISS takes for a size or a place is checked; the rest it may have."""
+    kind, path = large
+    content, random = path.read_bytes(), Random(0)
+    embeddings, ids, queries = unit_rows(SIZE, DIM), image_ids(SIZE), unit_rows(4, DIM, seed=1)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(random.choice((1, 8, 64))):
+            # Half of the damage where the sizes are.
+            most = random.choice((len(content), 400))
+            damaged[random.randrange(most)] ^= random.randrange(1, 256)
+        try:
+            check(bytes(damaged), kind)
+        except ValueError:
+            refused += 1
+            continue
+        changed = tmp_path / "changed.faiss"
+        changed.write_bytes(damaged)
+        index = Index(embeddings, ids, None, Approximate.mapped(kind, str(changed)))
+        assert all(len(hits) <= 10 for hits in index.search(queries, 10))
+    assert refused > 20
