@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         description="Where the default gallery is kept, in the user's cache folder or, where "
         "that cannot be written to, in a temporary one.",
     )
+    verify_up_to_bytes: int = Field(
+        500_000_000,
+        ge=0,
+        description="Size up to which a gallery is read and verified whole when it is opened, in "
+        "about a second; a larger one is mapped, and checked by sizes, ids and a sample.",
+    )
     sample_photos: int | None = Field(
         None, ge=1, description="Most photos of the default gallery; all unless set."
     )

@@ -28,7 +28,7 @@ from tests.core import planted
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_of_a_test"
 READER = "hf_that_may_only_read"
-_LARGE = (".safetensors", ".parquet", ".npy", ".faiss")
+_LARGE = (".safetensors", ".parquet", ".arrow", ".npy", ".faiss")
 _KINDS = ("datasets", "spaces")
 
 

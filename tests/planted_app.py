@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from core.errors import ModelNotFoundError
-from core.gallery.copies import write_large_table
-from core.gallery.layout import large_file, thumbnail_path
 from core.gallery.manifest import SourceRef
 from core.gallery.writer import write_gallery
 from core.models.profiles import Models, Profile
@@ -109,10 +108,6 @@ def write_planted_gallery(
     folder.mkdir(parents=True)
     records = []
     for row, picture in enumerate(pictures):
-        _draw(thumbnail_path(folder, image_id(row)), picture.size, row)
-        if row:  # the first has no large copy
-            width, height = picture.size
-            _draw(folder / large_file(image_id(row)), (2 * width, 2 * height), row)
         records.append(
             ImageRecord(
                 id=image_id(row),
@@ -137,21 +132,39 @@ def write_planted_gallery(
             [caption.text for record in records for caption in record.captions]
         ),
         clip_embeddings=encoder.encode_text([picture.seen for picture in pictures]),
+        copies=_Drawn(pictures),
         profile=profile,
         source=SourceRef(kind="folder", id=source),
         captions_per_image=max(len(record.captions) for record in records),
         caption_pooling=caption_pooling,
         created_at=planted.CREATED_AT,
-        extra_files=write_large_table(folder, (record.id for record in records)),
     )
     return folder
 
 
-def _draw(path: Path, size: tuple[int, int], row: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+class _Drawn:
+    """Thumbnails, and large copies of all but the first picture."""
+
+    def __init__(self, pictures: Sequence[Planted]) -> None:
+        self._sizes = {image_id(row): picture.size for row, picture in enumerate(pictures)}
+
+    def thumbnail(self, image_id: str) -> bytes:
+        return self._draw(image_id, 1)
+
+    def large(self, image_id: str) -> bytes | None:
+        return self._draw(image_id, 2) if list(self._sizes).index(image_id) else None
+
+    def _draw(self, image_id: str, scale: int) -> bytes:
+        width, height = self._sizes[image_id]
+        return _drawn((scale * width, scale * height), list(self._sizes).index(image_id))
+
+
+def _drawn(size: tuple[int, int], row: int) -> bytes:
     image = Image.new("RGB", size, (40 + row * 17 % 200, 90 + row * 53 % 150, 120))
     ImageDraw.Draw(image).ellipse((4, 4, size[0] - 4, size[1] - 4), outline="white", width=6)
-    image.save(path, "WEBP")
+    file = io.BytesIO()
+    image.save(file, "WEBP")
+    return file.getvalue()
 
 
 def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("planted", 12),)) -> Shelf:

@@ -3,14 +3,15 @@
 __all__ = [
     "caption_rows",
     "copies",
+    "dataset",
     "folder",
     "hub_copy",
     "layout",
     "manifest",
     "metrics_charts",
     "metrics_file",
+    "parts",
     "picture_set",
     "reader",
-    "table",
     "writer",
 ]

@@ -28,7 +28,11 @@ class CaptionRows:
     @classmethod
     def of(cls, records: Sequence[ImageRecord]) -> CaptionRows:
         """Count the captions of each record."""
-        counts = [1 + len(record.more_captions) for record in records]
+        return cls.counted([1 + len(record.more_captions) for record in records])
+
+    @classmethod
+    def counted(cls, counts: Sequence[int] | np.ndarray) -> CaptionRows:
+        """Make them of the number of captions of each image."""
         return cls(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64))
 
     def __len__(self) -> int:

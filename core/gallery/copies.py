@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.files import sha256_of, write_atomically
-from core.gallery.layout import LARGE_FILE, large_file, thumbnail_path
+from core.gallery.layout import large_file, thumbnail_path
 from core.images.decode import DecodedImage, DecodeLimits, decode
 from core.images.thumbnails import large_webp, thumbnail_webp
 
@@ -110,11 +108,23 @@ def delete_copies(folder: Path, image_id: str) -> None:
     (folder / large_file(image_id)).unlink(missing_ok=True)
 
 
-def write_large_table(folder: Path, image_ids: Iterable[str]) -> tuple[str, ...]:
-    """Write the hashes of the large copies; return the name of their file, or nothing."""
-    copies = {image_id: folder / large_file(image_id) for image_id in image_ids}
-    hashes = {image_id: sha256_of(path) for image_id, path in copies.items() if path.is_file()}
-    if not hashes:
-        return ()
-    write_atomically(folder / LARGE_FILE, (json.dumps(hashes, indent=1) + "\n").encode())
-    return (LARGE_FILE,)
+class CopiesFolder:
+    """The copies of pictures as files of a folder: an upload's, or those of a build under way.
+
+    Args:
+        folder: Where :meth:`Copies.write` wrote them.
+        with_large: Whether the large ones count.
+    """
+
+    def __init__(self, folder: Path, *, with_large: bool = True) -> None:
+        """Hold the folder."""
+        self._folder, self._with_large = folder, with_large
+
+    def thumbnail(self, image_id: str) -> bytes:
+        """Return a picture's thumbnail; raises FileNotFoundError if there is none."""
+        return thumbnail_path(self._folder, image_id).read_bytes()
+
+    def large(self, image_id: str) -> bytes | None:
+        """Return a picture's large copy; None if none is kept."""
+        path = self._folder / large_file(image_id)
+        return path.read_bytes() if self._with_large and path.is_file() else None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.errors import CorruptGalleryError, GalleryError, GalleryNotFoundError
-from core.gallery.layout import thumbnail_file
+
+if TYPE_CHECKING:
+    from core.gallery.manifest import FileRef
 
 _CHUNK_BYTES = 1 << 20
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff", ".gif")
@@ -23,8 +26,9 @@ class GalleryFolder:
 
     The folder is opened once and files are opened relative to it, so that another gallery that is
     renamed into its place (``build --overwrite``) is never mixed with this one. What is read is
-    copied into this process's own memory and never mapped: a file that is shortened or rewritten
-    in place can neither change what was read nor end the process.
+    copied into this process's own memory: a file that is shortened or rewritten in place can
+    neither change what was read nor end the process. That is not so of what is mapped
+    (:meth:`HeldFile.map`), which only large galleries are.
 
     Attributes:
         path: The folder, as the operator gave it.
@@ -86,12 +90,12 @@ class GalleryFolder:
                 filled += count
         return content[:filled]
 
-    def read_verified(self, name: str, files: Mapping[str, str]) -> np.ndarray:
+    def read_verified(self, name: str, expected: FileRef) -> np.ndarray:
         """Return a file's bytes, as :meth:`read` does, if they are those that were built.
 
         Args:
             name: Relative to the folder.
-            files: sha256 by name.
+            expected: What the manifest says of it.
 
         Raises:
             CorruptGalleryError: There is no such file, or its content is another.
@@ -101,38 +105,38 @@ class GalleryFolder:
             content = self.read(name)
         except FileNotFoundError as error:
             raise damaged(self.path, f"{name} is missing") from error
-        self._require(name, hashlib.sha256(content.data).hexdigest(), files[name])
+        self._require(name, hashlib.sha256(content.data).hexdigest(), expected)
         return content
 
-    def verify(self, name: str, sha256: str) -> None:
+    def verify(self, name: str, expected: FileRef) -> None:
         """Check that a file is the one that was built; raises as :meth:`read_verified` does."""
         try:
             found = self._sha256(name)
         except FileNotFoundError as error:
             raise damaged(self.path, f"{name} is missing") from error
-        self._require(name, found, sha256)
+        self._require(name, found, expected)
 
-    def thumbnails_digest(self, image_ids: Iterable[str]) -> tuple[int, str]:
-        """Return how many pictures have a thumbnail here, and one sha256 over all of these.
+    def check_size(self, name: str, expected: FileRef) -> None:
+        """Check that a file is there and as long as it was built; raises as :meth:`verify`."""
+        self.held(name, expected.bytes)
 
-        The digest covers the names, relative to ``thumbnails/`` and sorted, and the sha256 of
-        each file. Other files, such as a file manager's or a server's own, do not count.
+    def held(self, name: str, size: int) -> HeldFile:
+        """Open a file of a known size, and keep it open: one in its place is another.
 
         Raises:
-            GalleryError: A thumbnail cannot be read.
+            CorruptGalleryError: There is no such file, or it is longer or shorter.
+            GalleryError: It cannot be read.
         """
-        digest, count = hashlib.sha256(), 0
-        for name in sorted(map(thumbnail_file, image_ids)):
-            try:
-                found = self._sha256(name)
-            except FileNotFoundError:
-                continue
-            count += 1
-            digest.update(f"{name.partition('/')[2]}:{found}\n".encode())
-        return count, digest.hexdigest()
+        try:
+            with self._open(name) as (handle, found):
+                if found != size:
+                    raise damaged(self.path, f"{name} is not the file that was built")
+                return HeldFile(self.path, name, os.dup(handle), size)
+        except FileNotFoundError as error:
+            raise damaged(self.path, f"{name} is missing") from error
 
-    def _require(self, name: str, found: str, expected: str) -> None:
-        if found != expected:
+    def _require(self, name: str, found: str, expected: FileRef) -> None:
+        if found != expected.sha256:
             raise damaged(self.path, f"{name} is not the file that was built")
 
     def _sha256(self, name: str) -> str:
@@ -147,6 +151,62 @@ class GalleryFolder:
 
     def _open(self, name: str) -> _OpenFile:
         return _OpenFile(self, name)
+
+
+class HeldFile:
+    """A file that stays open, whatever becomes of its name.
+
+    Attributes:
+        folder: Of the gallery.
+        name: Relative to it.
+        size: Bytes, when it was opened.
+    """
+
+    def __init__(self, folder: Path, name: str, handle: int, size: int) -> None:
+        """Take over a descriptor."""
+        self.folder, self.name, self.size = folder, name, size
+        self._handle = handle
+        weakref.finalize(self, os.close, handle)
+
+    def read(self) -> np.ndarray:
+        """Return all its bytes, in this process's own memory: uint8 (size,)."""
+        content = np.empty(self.size, np.uint8)
+        self._fill(content.data, 0)
+        return content
+
+    def read_at(self, start: int, length: int) -> bytes:
+        """Return some of its bytes.
+
+        Raises:
+            CorruptGalleryError: It was shortened.
+            GalleryError: It cannot be read.
+        """
+        content = bytearray(length)
+        self._fill(memoryview(content), start)
+        return bytes(content)
+
+    def map(self) -> np.ndarray:
+        """Return all its bytes, read from disk when they are used: uint8 (size,), read-only.
+
+        They are shared with other processes and can be dropped by the system at any time. A file
+        that is shortened in place ends a process that uses what is gone of it.
+        """
+        if not self.size:
+            return np.empty(0, np.uint8)
+        mapped = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, np.uint8)
+
+    def _fill(self, content: memoryview, start: int) -> None:
+        filled = 0
+        try:
+            while filled < len(content):
+                part = content[filled : filled + _CHUNK_BYTES]
+                count = os.preadv(self._handle, [part], start + filled)
+                if not count:
+                    raise damaged(self.folder, f"{self.name} is shorter than it was built")
+                filled += count
+        except OSError as error:
+            raise _unreadable(self.folder, self.name, error) from error
 
 
 class _OpenFile:
@@ -168,7 +228,7 @@ class _OpenFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(self._name) from error
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise _unreadable(self._folder.path, self._name, error) from error
         if not stat.S_ISREG(found.st_mode):
             os.close(self._handle)
             raise FileNotFoundError(self._name)
@@ -177,11 +237,11 @@ class _OpenFile:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         os.close(self._handle)
         if isinstance(error, OSError):
-            raise self._unreadable(error) from error
+            raise _unreadable(self._folder.path, self._name, error) from error
 
-    def _unreadable(self, error: OSError) -> GalleryError:
-        path = self._folder.path
-        return GalleryError(path, f"{self._name} of {path} cannot be read ({error.strerror}).")
+
+def _unreadable(folder: Path, name: str, error: OSError) -> GalleryError:
+    return GalleryError(folder, f"{name} of {folder} cannot be read ({error.strerror}).")
 
 
 def damaged(folder: Path, what: str) -> CorruptGalleryError:

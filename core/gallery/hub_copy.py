@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.config import get_settings
 from core.errors import CorruptGalleryError, GalleryError, HubError, ManifestMismatchError
 from core.gallery.folder import GalleryFolder
-from core.gallery.layout import MANIFEST_FILE, thumbnail_path
+from core.gallery.layout import LARGE_FOLDER, MANIFEST_FILE
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.metrics_file import METRICS_FILE
-from core.gallery.reader import verified_records
+from core.gallery.parts import check_files, is_mapped, read_pictures
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
@@ -24,9 +25,7 @@ logger = logging.getLogger("twolens")
 
 HUB_PREFIX = "hf:"
 VIEWER_FOLDER = "data"
-"""Of a published gallery: parquet files of records and thumbnails, which the Hub's viewer shows."""
-VIEWER_COLUMNS = ("id", "image")
-"""Of those files: a picture's id, and its thumbnail as ``datasets`` stores an image."""
+"""Of a published gallery: parquet files of the same rows, which the Hub's viewer shows."""
 
 _REFERENCE = re.compile(
     r"\Ahf:(?P<owner>[A-Za-z0-9][\w.-]*)/(?P<name>[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?\Z",
@@ -34,8 +33,6 @@ _REFERENCE = re.compile(
 )
 _COMMIT = re.compile(r"\A[0-9a-f]{40}\Z")
 _TIMEOUT_S = 15
-_ROWS_AT_ONCE = 256
-_MOST_THUMBNAIL_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ def is_on_hub(gallery: str) -> bool:
 def local_copy(reference: str, cache_dir: Path, profile: Profile) -> Path:
     """Return the folder with a gallery of the Hub, fetched and verified unless it is there.
 
-    Only files that its manifest names, its figures and the thumbnails are fetched. What was
+    Only files that its manifest names, but for large copies, and its figures are fetched. What was
     interrupted goes on. A copy that was damaged meanwhile is fetched again.
 
     Args:
@@ -108,7 +105,7 @@ def local_copy(reference: str, cache_dir: Path, profile: Profile) -> Path:
         pinned, folder = wanted.at(commit), home / commit / wanted.name
         if folder.is_dir():
             try:
-                _check(folder, pinned, profile)
+                _check(folder, pinned, profile, get_settings().verify_up_to_bytes)
                 return folder
             except _DamagedError as error:
                 logger.warning("%s It is fetched again.", error)
@@ -189,10 +186,9 @@ def _fetch(wanted: HubGallery, commit: str, into: Path, profile: Profile) -> Non
 
     try:
         snapshot(MANIFEST_FILE)
-        names = _manifest(into, pinned, profile).files
-        snapshot(*map(glob.escape, (*names, METRICS_FILE)), f"{VIEWER_FOLDER}/*.parquet")
-        _unpack_thumbnails(into, pinned)
-        _check(into, pinned, profile)
+        names = published(_manifest(into, pinned, profile))
+        snapshot(*map(glob.escape, (*names, METRICS_FILE)))
+        _check(into, pinned, profile, verify_up_to=None)
     except _DamagedError:
         shutil.rmtree(into)  # what is put right there must not meet what was wrong here
         raise
@@ -201,7 +197,6 @@ def _fetch(wanted: HubGallery, commit: str, into: Path, profile: Profile) -> Non
     except (OSError, ValueError, errors.HTTPError) as error:
         raise _unreachable(pinned, error) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)
-    shutil.rmtree(into / VIEWER_FOLDER, ignore_errors=True)
 
 
 def _manifest(folder: Path, pinned: str, profile: Profile) -> Manifest:
@@ -220,38 +215,21 @@ def _manifest(folder: Path, pinned: str, profile: Profile) -> Manifest:
     return manifest
 
 
-def _check(folder: Path, pinned: str, profile: Profile) -> None:
+def published(manifest: Manifest) -> list[str]:
+    """Return which of a gallery's files a repository holds: all but the large copies."""
+    return [name for name in manifest.files if not name.startswith(f"{LARGE_FOLDER}/")]
+
+
+def _check(folder: Path, pinned: str, profile: Profile, verify_up_to: int | None) -> None:
+    """Check a copy, whole or, where it is larger than so many bytes, by the sizes of its files."""
     manifest = _manifest(folder, pinned, profile)
+    held = GalleryFolder(folder)
+    mapped = verify_up_to is not None and is_mapped(manifest, verify_up_to)
     try:
-        verified_records(GalleryFolder(folder), manifest)
+        check_files(held, manifest, mapped=mapped, read=False)
+        read_pictures(held, manifest, mapped=True)
     except CorruptGalleryError as error:
         raise _DamagedError(_said(pinned, error.what)) from error
-
-
-def _unpack_thumbnails(folder: Path, pinned: str) -> None:
-    """Write the thumbnails of the viewer's files to where a gallery has them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for path in sorted((folder / VIEWER_FOLDER).glob("*.parquet")):
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(VIEWER_COLUMNS)):
-                    for row in batch.to_pylist():
-                        _write_thumbnail(folder, row["id"], row["image"])
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(_said(pinned, f"its pictures cannot be read ({error})")) from error
-
-
-def _write_thumbnail(folder: Path, image_id: str, image: dict[str, bytes]) -> None:
-    content = image["bytes"]
-    if not re.fullmatch("[0-9a-f]{16}", image_id) or len(content) > _MOST_THUMBNAIL_BYTES:
-        raise ValueError("an id or a size is not a thumbnail's")
-    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
-        raise ValueError("a thumbnail is not webp")
-    path = thumbnail_path(folder, image_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
 
 
 def _said(pinned: str, what: str) -> str:

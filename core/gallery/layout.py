@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.records import INDEX_PAIR, LENSES, IndexKind, Lens
@@ -9,15 +11,35 @@ from core.records import INDEX_PAIR, LENSES, IndexKind, Lens
 MANIFEST_FILE = "manifest.json"
 """Written last: a folder without it is not a gallery."""
 
-RECORDS_FILE = "records.parquet"
-"""One row for each picture; its order is the row order of every array and index."""
+DATASET_INFO_FILE = "dataset_info.json"
+DATASET_STATE_FILE = "state.json"
+"""Both are what ``datasets.load_from_disk`` needs beside the shards."""
 
-THUMBNAILS_FOLDER = "thumbnails"
+SHARD_PATTERN = "data-*-of-*.arrow"
+"""Records with their thumbnails; their row order is that of every array and index."""
 
 LARGE_FOLDER = "large"
+"""Another such dataset: the large copies of pictures, of a gallery that keeps them."""
 
-LARGE_FILE = "large.json"
-"""Of a gallery that keeps large pictures: the sha256 of each, by the picture's id."""
+THUMBNAILS_FOLDER = "thumbnails"
+"""Of pictures that are no gallery yet: of an upload, or of a build under way."""
+
+
+def shard_file(number: int, count: int) -> str:
+    """Return the name of a shard, counted from 0."""
+    return f"data-{number:05d}-of-{count:05d}.arrow"
+
+
+def shards_of(files: Iterable[str], folder: str = "") -> list[str]:
+    """Return which files are shards of a dataset, in order.
+
+    Args:
+        files: Names, relative to the gallery.
+        folder: Of the dataset, relative to the gallery; "" for its own.
+    """
+    prefix = f"{folder}/" if folder else ""
+    pattern = re.compile(re.escape(prefix) + r"data-[0-9]{5}-of-[0-9]{5}\.arrow")
+    return sorted(name for name in files if pattern.fullmatch(name))
 
 
 def embeddings_file(lens: Lens) -> str:
@@ -31,11 +53,12 @@ def index_file(lens: Lens, kind: IndexKind) -> str:
 
 
 REQUIRED_FILES: tuple[str, ...] = (
-    RECORDS_FILE,
+    DATASET_INFO_FILE,
+    DATASET_STATE_FILE,
     *(embeddings_file(lens) for lens in LENSES),
     *(index_file(lens, kind) for lens in LENSES for kind in INDEX_PAIR),
 )
-"""What the manifest must name beside the thumbnails; it may name more."""
+"""What the manifest must name beside one shard or more; it may name more."""
 
 
 def thumbnail_file(image_id: str) -> str:
@@ -60,7 +83,7 @@ def thumbnail_path(folder: Path, image_id: str) -> Path:
     """Return where a picture's thumbnail lies, see :func:`thumbnail_file`.
 
     Args:
-        folder: The gallery's folder.
+        folder: That holds :data:`THUMBNAILS_FOLDER`.
         image_id: As there.
     """
     return folder / thumbnail_file(image_id)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import IncompleteGalleryError, ManifestMismatchError, ModelNotFoundError
-from core.files import write_atomically
+from core.files import sha256_of, write_atomically
 from core.gallery.folder import GalleryFolder, damaged
-from core.gallery.layout import MANIFEST_FILE, REQUIRED_FILES
+from core.gallery.layout import LARGE_FOLDER, MANIFEST_FILE, REQUIRED_FILES, shard_file, shards_of
 from core.models.locate import revision_of
 from core.models.spec import ModelSpec
 from core.models.text_reader import READER_LICENCE, READER_PACKAGE
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from core.models.profiles import Profile
     from core.models.text_reader import ReadsText
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 """Version of the layout on disk; a program reads its own version only."""
 
 _UNSEALED = 64 * "0"
@@ -145,8 +145,25 @@ class Counts(_Frozen):
     skipped: int = Field(default=0, ge=0)
 
 
+class FileRef(_Frozen):
+    """One file of a gallery.
+
+    Attributes:
+        sha256: Of its content.
+        bytes: Its size.
+    """
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+    @classmethod
+    def of(cls, path: Path) -> FileRef:
+        """Describe a file as it is now."""
+        return cls(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
 class Manifest(_Frozen):
-    """Provenance of a gallery and the sha256 of every file in it.
+    """Provenance of a gallery and the sha256 and size of every file in it.
 
     Attributes:
         format: :data:`FORMAT`.
@@ -162,13 +179,12 @@ class Manifest(_Frozen):
         caption_pooling: How the caption lens indexes several.
         text_reader: Read the text in the pictures; None if it was not looked for.
         counts: What became of the source's files.
-        thumbnails_sha256: See :meth:`core.gallery.folder.GalleryFolder.thumbnails_digest`.
-        files: sha256 of each file but the manifest and the thumbnails, by its name in the folder.
+        files: Each file but the manifest, by its name in the folder.
         self_sha256: Of the manifest's own bytes, with 64 zeros in this place; None until it is
             written.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_named)]
     created_at: datetime
     source: SourceRef
@@ -181,8 +197,7 @@ class Manifest(_Frozen):
     caption_pooling: CaptionPooling = "mean"
     text_reader: ModelRef | None = None
     counts: Counts
-    thumbnails_sha256: Sha256
-    files: dict[Annotated[str, AfterValidator(_inside)], Sha256]
+    files: dict[Annotated[str, AfterValidator(_inside)], FileRef]
     self_sha256: Sha256 | None = None
 
     @classmethod
@@ -210,7 +225,8 @@ class Manifest(_Frozen):
             raise damaged(folder, f"{MANIFEST_FILE} holds no digest of itself (self_sha256)")
         if digest != _self_digest(content, digest):
             raise damaged(folder, f"{MANIFEST_FILE} is not the file that was built")
-        for name in REQUIRED_FILES:
+        count = max(1, len(manifest.shards))
+        for name in (*REQUIRED_FILES, *(shard_file(number, count) for number in range(count))):
             if name not in manifest.files:
                 raise damaged(folder, f"{MANIFEST_FILE} does not name {name}")
         return manifest
@@ -231,6 +247,16 @@ class Manifest(_Frozen):
             raise damaged(
                 folder, f"{MANIFEST_FILE} is not valid at {field}: {first['msg']}"
             ) from error
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of the files that hold records and thumbnails, in order."""
+        return shards_of(self.files)
+
+    @property
+    def large_shards(self) -> list[str]:
+        """Names of the files that hold large copies, in order; none if none are kept."""
+        return shards_of(self.files, LARGE_FOLDER)
 
     def write(self, folder: Path) -> Manifest:
         """Write the manifest whole, forced to disk: from here on the folder is a gallery.

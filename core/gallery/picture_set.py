@@ -10,30 +10,36 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UnknownImageError
-from core.gallery.layout import thumbnail_path
+from core.gallery.dataset.image_ids import ImageIds
 from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
 from core.search.index import Index
 from core.search.query import check_index_kind, check_lens
+
+_MOST_ROWS_OF_A_SPREAD = 100_000
 
 
 class PictureSet(ABC):
     """Pictures that can be looked up and searched, and never change. Safe for many threads.
 
     Attributes:
-        folder: Holds the thumbnails.
-        records: The pictures, in row order.
+        folder: Where it lies.
+        records: The pictures, in row order; of a large gallery each is made when it is asked for.
+        ids: Theirs, in row order.
     """
 
     def __init__(
-        self, folder: Path, records: Sequence[ImageRecord], embeddings: Mapping[Lens, np.ndarray]
+        self,
+        folder: Path,
+        records: Sequence[ImageRecord],
+        ids: ImageIds,
+        embeddings: Mapping[Lens, np.ndarray],
     ) -> None:
         """Hold the parts; row i of each array is record i."""
         self.folder = folder
-        self.records = tuple(records)
+        self.records = records
+        self.ids = ids
         self._embeddings = embeddings
-        self._ids = tuple(record.id for record in self.records)
-        self._rows = {image_id: row for row, image_id in enumerate(self._ids)}
         self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
         self._moments: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
@@ -54,11 +60,11 @@ class PictureSet(ABC):
 
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return len(self.records)
+        return len(self.ids)
 
     def __contains__(self, image_id: object) -> bool:
         """Tell whether there is a picture of this id."""
-        return image_id in self._rows
+        return image_id in self.ids
 
     def row(self, image_id: str) -> int:
         """Return the row of a picture.
@@ -66,10 +72,10 @@ class PictureSet(ABC):
         Raises:
             UnknownImageError: No such id.
         """
-        try:
-            return self._rows[image_id]
-        except (KeyError, TypeError):
-            raise UnknownImageError(str(image_id)) from None
+        row = self.ids.row_of(image_id)
+        if row is None:
+            raise UnknownImageError(str(image_id))
+        return row
 
     def record(self, image_id: str) -> ImageRecord:
         """Return one picture's record.
@@ -78,15 +84,6 @@ class PictureSet(ABC):
             UnknownImageError: No such id.
         """
         return self.records[self.row(image_id)]
-
-    def thumbnail(self, image_id: str) -> Path:
-        """Return the path of a picture's webp thumbnail, never built from an unknown id.
-
-        Raises:
-            UnknownImageError: No such id.
-        """
-        self.row(image_id)
-        return thumbnail_path(self.folder, image_id)
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return a read-only view of one embedding: float32 (dim,), unit norm.
@@ -132,7 +129,7 @@ class PictureSet(ABC):
         """Return how the scores of all pictures lie for a query, without computing them.
 
         The mean and the covariance of the embeddings tell both numbers exactly; they are computed
-        at the first call.
+        at the first call, of a large gallery from every n-th row.
 
         Args:
             lens: Whose.
@@ -141,6 +138,7 @@ class PictureSet(ABC):
         with self._lock:
             if lens not in self._moments:
                 rows = self.embeddings(lens)
+                rows = rows[:: -(-len(rows) // _MOST_ROWS_OF_A_SPREAD) or 1]
                 mean = rows.mean(axis=0, dtype=np.float64)
                 self._moments[lens] = mean, (rows.T @ rows) / len(rows) - np.outer(mean, mean)
         mean, covariance = self._moments[lens]

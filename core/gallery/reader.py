@@ -1,104 +1,93 @@
-"""A gallery on disk, read-only: records, thumbnails, embeddings and indexes."""
+"""A gallery on disk, read-only: records, pictures, embeddings and indexes."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.errors import EmbeddingError, UnknownImageError
-from core.gallery.caption_rows import CaptionRows
-from core.gallery.folder import GalleryFolder, damaged
-from core.gallery.layout import (
-    LARGE_FILE,
-    LARGE_FOLDER,
-    RECORDS_FILE,
-    embeddings_file,
-    index_file,
-    large_file,
-    thumbnail_file,
-)
+from core.config import get_settings
+from core.errors import UnknownImageError
+from core.gallery.folder import GalleryFolder, HeldFile
 from core.gallery.manifest import Manifest, read_manifest
+from core.gallery.parts import (
+    Pictures,
+    check_files,
+    clusters_in,
+    is_mapped,
+    read_embeddings,
+    read_index,
+    read_pictures,
+)
 from core.gallery.picture_set import PictureSet
-from core.gallery.table import read_records
-from core.records import LENSES, ImageRecord, IndexKind, Lens
-from core.search.engines.files import Clusters, read_clusters
+from core.records import IndexKind, Lens
+from core.search.engines.files import Clusters
 from core.search.fusion import Spread
-from core.search.index import Index, check_embeddings
+from core.search.index import Index
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
-
-_READ_WHOLE = {
-    RECORDS_FILE,
-    LARGE_FILE,
-    *(embeddings_file(lens) for lens in LENSES),
-    *(index_file(lens, "ivf") for lens in LENSES),
-}
-"""The flat indexes hold the embeddings once more, for other programs; nothing reads them here."""
-_MOST_HEADER_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What was read of a gallery, verified.
-
-    Attributes:
-        manifest: What it is made of.
-        manifest_sha256: Of the manifest's bytes.
-        records: The pictures, in row order.
-        embeddings: Of every caption, and of every picture.
-        clusters: Of each lens's IVF index.
-        large: sha256 of each large picture by its id.
-    """
-
-    manifest: Manifest
-    manifest_sha256: str
-    records: Sequence[ImageRecord]
-    embeddings: Mapping[Lens, np.ndarray]
-    clusters: Mapping[Lens, Clusters]
-    large: Mapping[str, str]
 
 
 class Gallery(PictureSet):
     """The pictures of one gallery and what is needed to search them.
 
-    Make one with :meth:`open`. Safe to use from many threads. All but the thumbnails is in this
-    process's memory, and they are read from the folder that was opened: replacing it on disk, or
-    changing a file in it, neither disturbs a search nor mixes two builds.
+    Make one with :meth:`open`. Safe to use from many threads. A gallery of up to
+    ``TWOLENS_VERIFY_UP_TO_BYTES`` is read into this process's memory, but for its pictures, and
+    verified whole; a larger one is mapped. Either way the files are those of the folder that was
+    opened, and stay open: replacing it on disk neither disturbs a search nor mixes two builds.
 
     Attributes:
         folder: Where it lies, as the operator gave it.
         manifest: What it is made of.
         manifest_sha256: Of the manifest's file; binds figures to this build.
         records: The pictures, in row order.
+        has_references: Whether people's captions came with the pictures.
         caption_rows: Which rows of ``caption_embeddings`` are whose.
         caption_embeddings: Of every caption: float32 (captions, dim), rows of unit norm.
     """
 
-    def __init__(self, folder: GalleryFolder, parts: _Parts) -> None:
-        """Hold verified parts; see :meth:`open`."""
-        super().__init__(folder.path, parts.records, parts.embeddings)
-        self.manifest = parts.manifest
-        self.manifest_sha256 = parts.manifest_sha256
-        self.caption_rows = CaptionRows.of(self.records)
-        self.caption_embeddings = parts.embeddings["captions"]
-        self._held = folder
-        self._clusters = parts.clusters
-        self._large = parts.large
+    def __init__(
+        self,
+        held: GalleryFolder,
+        manifest: tuple[Manifest, str],
+        pictures: Pictures,
+        embeddings: Mapping[Lens, np.ndarray],
+        clusters: Mapping[Lens, Clusters | HeldFile],
+    ) -> None:
+        """Hold parts that were checked; see :meth:`open`.
+
+        Args:
+            held: The folder.
+            manifest: And the sha256 of its bytes.
+            pictures: Records, thumbnails and large copies.
+            embeddings: Of every caption, and of every picture.
+            clusters: Of each lens's IVF index, or where they are read when first asked for.
+        """
+        super().__init__(held.path, pictures.records, pictures.ids, embeddings)
+        self.manifest, self.manifest_sha256 = manifest
+        self.caption_rows = pictures.caption_rows
+        self.has_references = pictures.records.any_references
+        self.caption_embeddings = embeddings["captions"]
+        self._held = held
+        self._clusters = clusters
+        self._thumbnails = pictures.thumbnails
+        self._large = pictures.large
 
     @classmethod
-    def open(cls, folder: Path, profile: Profile) -> Gallery:
-        """Verify a gallery against its manifest and the models that will search it, and open it.
+    def open(cls, folder: Path, profile: Profile, *, verify_up_to: int | None = None) -> Gallery:
+        """Check a gallery against its manifest and the models that will search it, and open it.
 
-        Every file in it that the manifest covers is read once.
+        Args:
+            folder: Where it lies.
+            profile: The models that will search it.
+            verify_up_to: Bytes up to which it is verified whole; of a larger one the sizes of
+                all files, all ids and a sample of the rows are checked. None stands for the
+                setting.
 
         Raises:
             GalleryNotFoundError: No such folder.
@@ -112,23 +101,26 @@ class Gallery(PictureSet):
         content = read_manifest(held)
         manifest = Manifest.parse(folder, content)
         manifest.check_models(folder, profile)
-        records = verified_records(held, manifest, unread=_READ_WHOLE)
-        captions = len(CaptionRows.of(records))
-        indexed = captions if manifest.caption_pooling == "best" else len(records)
+        if verify_up_to is None:
+            verify_up_to = get_settings().verify_up_to_bytes
+        mapped = is_mapped(manifest, verify_up_to)
+        check_files(held, manifest, mapped=mapped, read=True)
+        pictures = read_pictures(held, manifest, mapped=mapped)
+        captions, images = len(pictures.caption_rows), len(pictures.records)
+        indexed = captions if manifest.caption_pooling == "best" else images
         embeddings: dict[Lens, np.ndarray] = {}
-        clusters: dict[Lens, Clusters] = {}
-        needed: tuple[tuple[Lens, int | None, int, int], ...] = (
-            ("captions", manifest.sentence.dim, captions, indexed),
-            ("clip", manifest.clip.dim, len(records), len(records)),
+        clusters: dict[Lens, Clusters | HeldFile] = {}
+        needed: tuple[tuple[Lens, int, int], ...] = (
+            ("captions", captions, indexed),
+            ("clip", images, images),
         )
-        for lens, dim, count, points in needed:
-            array = held.read_verified(embeddings_file(lens), manifest.files)
-            embeddings[lens] = _embeddings_in(array, folder, lens, count, dim)
-            index = held.read_verified(index_file(lens, "ivf"), manifest.files)
-            clusters[lens] = _clusters_in(index, folder, lens, points, embeddings[lens].shape[1])
-        sha256 = hashlib.sha256(content).hexdigest()
-        large = _large_in(held, manifest)
-        return cls(held, _Parts(manifest, sha256, records, embeddings, clusters, large))
+        for lens, count, points in needed:
+            rows = read_embeddings(held, manifest, lens, count, mapped=mapped)
+            dim = rows.shape[1]
+            clusters[lens] = read_index(held, manifest, lens, points, dim, mapped=mapped)
+            embeddings[lens] = rows
+        described = manifest, hashlib.sha256(content).hexdigest()
+        return cls(held, described, pictures, embeddings, clusters)
 
     @property
     def name(self) -> str:
@@ -143,31 +135,28 @@ class Gallery(PictureSet):
         """Return a picture's thumbnail: webp.
 
         Raises:
-            UnknownImageError: No such id, or its thumbnail was deleted, as by a new build.
+            UnknownImageError: No such id.
+            CorruptGalleryError: What lies in its place is no picture.
             GalleryError: It cannot be read.
         """
-        self.row(image_id)
-        try:
-            return self._held.read(thumbnail_file(image_id)).tobytes()
-        except FileNotFoundError as error:
-            raise UnknownImageError(image_id) from error
+        return self._thumbnails.image(self.row(image_id))
 
     def has_large(self, image_id: str) -> bool:
         """Tell whether a large copy of a picture is kept."""
-        return image_id in self._large
+        return self._large is not None and image_id in self._large
 
     def read_large(self, image_id: str) -> bytes:
         """Return a picture's large copy: webp. It is verified now, not when the gallery opens.
 
         Raises:
-            UnknownImageError: None is kept, or it was deleted.
+            UnknownImageError: None is kept.
             CorruptGalleryError: It is not the one that was built.
             GalleryError: It cannot be read.
         """
-        if image_id not in self._large:
+        content = None if self._large is None else self._large.read(image_id)
+        if content is None:
             raise UnknownImageError(image_id)
-        name = large_file(image_id)
-        return self._held.read_verified(name, {name: self._large[image_id]}).tobytes()
+        return content
 
     def read_beside(self, name: str) -> bytes | None:
         """Return a file that lies in the gallery's folder and is no part of it, or None.
@@ -237,89 +226,9 @@ class Gallery(PictureSet):
         if lens == "captions" and self.manifest.caption_pooling == "best":
             vectors, owners = self.caption_rows.indexed(self.caption_embeddings, "best")
         if kind == "flat":
-            return Index.build(vectors, self._ids, kind, owners)
-        return Index.restore(self._clusters[lens], vectors, self._ids, owners)
-
-
-def verified_records(
-    held: GalleryFolder, manifest: Manifest, unread: Container[str] = ()
-) -> tuple[ImageRecord, ...]:
-    """Check that a gallery's files are those that were built, whichever models built it.
-
-    Args:
-        held: Its folder.
-        manifest: As parsed from there.
-        unread: Files that the caller checks itself.
-
-    Returns:
-        The pictures, in row order.
-
-    Raises:
-        CorruptGalleryError: A file is missing, or not the one that was built.
-        GalleryError: A file cannot be read.
-    """
-    for name, sha256 in manifest.files.items():
-        if name not in unread:
-            held.verify(name, sha256)
-    records = read_records(held.path, held.read_verified(RECORDS_FILE, manifest.files))
-    if len(records) != manifest.counts.images:
-        raise damaged(
-            held.path,
-            f"{RECORDS_FILE} has {len(records)} rows, the manifest says {manifest.counts.images}",
-        )
-    count, digest = held.thumbnails_digest(record.id for record in records)
-    if digest != manifest.thumbnails_sha256:
-        raise damaged(
-            held.path,
-            f"the thumbnails are not the ones that were built "
-            f"({count} there, {manifest.counts.images} built)",
-        )
-    return records
-
-
-def _large_in(held: GalleryFolder, manifest: Manifest) -> Mapping[str, str]:
-    if LARGE_FILE not in manifest.files or not held.has_folder(LARGE_FOLDER):
-        return {}  # a copy from the Hub comes without them
-    content = held.read_verified(LARGE_FILE, manifest.files)
-    try:
-        found = json.loads(content.tobytes())
-        return {str(image_id): str(sha256) for image_id, sha256 in found.items()}
-    except (ValueError, AttributeError) as error:
-        raise damaged(held.path, f"{LARGE_FILE} is not a table of pictures") from error
-
-
-def _embeddings_in(
-    content: np.ndarray, folder: Path, lens: Lens, count: int, dim: int | None
-) -> np.ndarray:
-    """Return the array that a file's bytes hold, without a copy."""
-    name = embeddings_file(lens)
-    header = io.BytesIO(content[:_MOST_HEADER_BYTES].tobytes())
-    try:
-        version = np.lib.format.read_magic(header)
-        read = np.lib.format.read_array_header_1_0
-        shape, by_column, dtype = read(header) if version == (1, 0) else (None, False, None)
-    except (ValueError, EOFError) as error:
-        raise damaged(folder, f"{name} is not an array ({error})") from error
-    if dtype is not None and dtype.hasobject:
-        raise damaged(folder, f"{name} is not an array of numbers (it holds Python objects)")
-    start = header.tell()
-    if by_column:
-        raise damaged(folder, f"{name} is stored by column, not by row")
-    if (dtype, shape) != (np.float32, (count, dim)):
-        raise damaged(folder, f"{name} is {dtype} {shape}, float32 {(count, dim)} is needed")
-    if content.size - start != 4 * count * (dim or 0):
-        raise damaged(folder, f"{name} is not as long as its {count} rows")
-    try:
-        array = check_embeddings(content[start:].view(np.float32).reshape(count, dim or 0))
-    except EmbeddingError as error:
-        raise damaged(folder, f"{name} cannot be searched: {error}") from error
-    array.setflags(write=False)
-    return array
-
-
-def _clusters_in(content: np.ndarray, folder: Path, lens: Lens, count: int, dim: int) -> Clusters:
-    try:
-        return read_clusters(content, count, dim)
-    except ValueError as error:
-        name = index_file(lens, "ivf")
-        raise damaged(folder, f"{name} is not an index of its embeddings ({error})") from error
+            return Index.build(vectors, self.ids, kind, owners)
+        clusters = self._clusters[lens]
+        if isinstance(clusters, HeldFile):
+            count, dim = vectors.shape
+            clusters = clusters_in(clusters.map(), self.folder, lens, count, dim)
+        return Index.restore(clusters, vectors, self.ids, owners)

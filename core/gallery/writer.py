@@ -1,34 +1,58 @@
-"""Filling a gallery folder: records, embeddings, indexes, and the manifest last."""
+"""Filling a gallery folder: pictures, embeddings, indexes, and the manifest last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from core.errors import EmbeddingError, IncompleteGalleryError
-from core.files import fsync, sha256_of
+from core.files import fsync
 from core.gallery.caption_rows import CaptionRows
-from core.gallery.folder import GalleryFolder
+from core.gallery.dataset.records import (
+    IMAGE_COLUMN,
+    check_ids,
+    gallery_schema,
+    large_schema,
+)
+from core.gallery.dataset.writing import write_dataset
 from core.gallery.layout import (
+    LARGE_FOLDER,
     MANIFEST_FILE,
-    RECORDS_FILE,
     REQUIRED_FILES,
     embeddings_file,
     index_file,
-    thumbnail_path,
 )
-from core.gallery.manifest import Counts, Manifest, ModelRef, SourceRef, now
-from core.gallery.table import check_ids, write_records
+from core.gallery.manifest import Counts, FileRef, Manifest, ModelRef, SourceRef, now
 from core.records import INDEX_PAIR, CaptionPooling, ImageRecord, Lens
 from core.search.index import Index, check_embeddings
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
+
+
+class PictureCopies(Protocol):
+    """Where a gallery's pictures come from."""
+
+    def thumbnail(self, image_id: str) -> bytes:
+        """Return a picture's thumbnail: webp.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        ...
+
+    def large(self, image_id: str) -> bytes | None:
+        """Return a picture's large copy: webp; None if none is kept."""
+        ...
 
 
 def write_gallery(
@@ -38,6 +62,7 @@ def write_gallery(
     records: Sequence[ImageRecord],
     caption_embeddings: np.ndarray,
     clip_embeddings: np.ndarray,
+    copies: PictureCopies,
     profile: Profile,
     source: SourceRef,
     caption_origin: str = "generated",
@@ -48,19 +73,20 @@ def write_gallery(
     created_at: datetime | None = None,
     extra_files: Iterable[str] = (),
 ) -> Manifest:
-    """Turn a folder that holds ``thumbnails/`` into a gallery.
+    """Fill a folder with a gallery.
 
     The same input gives the same bytes in every file (and in the manifest, for the same
-    ``created_at``). All is forced to disk before the manifest is written.
+    ``created_at``). All is forced to disk before the manifest is written. Pictures are read and
+    written a batch at a time.
 
     Args:
-        folder: An existing folder with a thumbnail for each record
-            (:func:`core.gallery.layout.thumbnail_path`). A manifest in it is removed first.
+        folder: Existing. A gallery in it is replaced, its manifest removed first.
         name: Of the gallery: printable, no slash, at most 100 characters.
         records: n pictures; each id is the first 16 digits of its sha256, none comes twice.
         caption_embeddings: float32 (captions, profile.sentence.dim), rows of unit norm, in the
             order of :class:`core.gallery.caption_rows.CaptionRows`: (n, dim) for one caption each.
         clip_embeddings: float32 (n, profile.clip.dim), likewise.
+        copies: A thumbnail of each picture, and the large copies that shall be kept.
         profile: The models that made captions and embeddings.
         source: Where the pictures came from.
         caption_origin: ``generated``, or ``column:NAME``, which leaves out the captioner.
@@ -82,50 +108,102 @@ def write_gallery(
         IncompleteGalleryError: A thumbnail or an extra file is missing.
         ValueError: Ids that do not fit, or counts that disagree with the records.
     """
-    counts = counts or Counts(images=len(records))
-    if counts.images != len(records):
-        raise ValueError(f"counts.images is {counts.images} for {len(records)} records")
-    check_ids(records)
-    rows = CaptionRows.of(records)
-    embeddings: dict[Lens, np.ndarray] = {
-        "captions": _checked("caption", caption_embeddings, len(rows), profile.sentence.dim),
-        "clip": _checked("CLIP", clip_embeddings, len(records), profile.clip.dim),
-    }
-    captioner = ModelRef.of(profile.captioner) if caption_origin == "generated" else None
-    sentence, clip = ModelRef.of(profile.sentence), ModelRef.of(profile.clip)
-    extra = tuple(extra_files)
-    _check_present(folder, [thumbnail_path(folder, record.id) for record in records])
-    _check_present(folder, [folder / file for file in extra])
-
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    write_records(folder / RECORDS_FILE, records)
-    ids = tuple(record.id for record in records)
-    for lens, vectors in embeddings.items():
-        write_array(folder / embeddings_file(lens), vectors)
-        indexed, owners = vectors, None
-        if lens == "captions":
-            indexed, owners = rows.indexed(vectors, caption_pooling)
-        for kind in INDEX_PAIR:
-            Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
-    _, digest = GalleryFolder(folder).thumbnails_digest(ids)
-    manifest = Manifest(
+    draft = Manifest(
         name=name,
         created_at=created_at or now(),
         source=source,
         profile=profile.name,
-        captioner=captioner,
-        sentence=sentence,
-        clip=clip,
+        captioner=ModelRef.of(profile.captioner) if caption_origin == "generated" else None,
+        sentence=ModelRef.of(profile.sentence),
+        clip=ModelRef.of(profile.clip),
         caption_origin=caption_origin,
         captions_per_image=captions_per_image,
         caption_pooling=caption_pooling,
         text_reader=text_reader,
-        counts=counts,
-        thumbnails_sha256=digest,
-        files={file: sha256_of(folder / file) for file in sorted({*REQUIRED_FILES, *extra})},
+        counts=counts or Counts(images=len(records)),
+        files={},
     )
+    embeddings: dict[Lens, np.ndarray] = {"captions": caption_embeddings, "clip": clip_embeddings}
+    return write_as(draft, folder, records, embeddings, copies, extra_files)
+
+
+def write_as(
+    draft: Manifest,
+    folder: Path,
+    records: Sequence[ImageRecord],
+    embeddings: Mapping[Lens, np.ndarray],
+    copies: PictureCopies,
+    extra_files: Iterable[str] = (),
+) -> Manifest:
+    """Fill a folder with the gallery that a manifest without files describes.
+
+    See :func:`write_gallery`; all models are those of the draft.
+    """
+    if draft.counts.images != len(records):
+        raise ValueError(f"counts.images is {draft.counts.images} for {len(records)} records")
+    check_ids(records)
+    rows = CaptionRows.of(records)
+    vectors: dict[Lens, np.ndarray] = {
+        "captions": _checked("caption", embeddings["captions"], len(rows), draft.sentence.dim),
+        "clip": _checked("CLIP", embeddings["clip"], len(records), draft.clip.dim),
+    }
+    extra = tuple(extra_files)
+    _check_present(folder, [folder / file for file in extra])
+
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    with_text = any(record.text_in_picture for record in records)
+    schema = gallery_schema(several=not rows.single, text=with_text)
+    names = [*write_dataset(folder, schema, _rows(folder, records, copies)), *extra]
+    names += _write_large(folder, records, copies)
+    ids = tuple(record.id for record in records)
+    for lens, array in vectors.items():
+        write_array(folder / embeddings_file(lens), array)
+        indexed, owners = array, None
+        if lens == "captions":
+            indexed, owners = rows.indexed(array, draft.caption_pooling)
+        for kind in INDEX_PAIR:
+            Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
+    files = {name: FileRef.of(folder / name) for name in sorted({*names, *REQUIRED_FILES})}
     fsync(folder)
-    return manifest.write(folder)
+    return draft.model_copy(update={"files": files}).write(folder)
+
+
+def _rows(
+    folder: Path, records: Sequence[ImageRecord], copies: PictureCopies
+) -> Iterator[dict[str, Any]]:
+    for record in records:
+        try:
+            thumbnail = copies.thumbnail(record.id)
+        except FileNotFoundError as error:
+            raise IncompleteGalleryError(
+                folder, f"The thumbnail of {record.file_name[:200]} is missing."
+            ) from error
+        yield {**asdict(record), IMAGE_COLUMN: _image(record, thumbnail)}
+
+
+def _image(record: ImageRecord, content: bytes) -> dict[str, Any]:
+    return {"bytes": content, "path": f"{record.id}.webp"}
+
+
+def _write_large(folder: Path, records: Sequence[ImageRecord], copies: PictureCopies) -> list[str]:
+    """Write the large copies that there are; return the names of their files, or none."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for record in records:
+            content = copies.large(record.id)
+            if content is not None:
+                digest = hashlib.sha256(content).hexdigest()
+                yield {"id": record.id, "sha256": digest, IMAGE_COLUMN: _image(record, content)}
+
+    shutil.rmtree(folder / LARGE_FOLDER, ignore_errors=True)
+    found = rows()
+    first = next(found, None)
+    if first is None:
+        return []
+    (folder / LARGE_FOLDER).mkdir()
+    names = write_dataset(folder / LARGE_FOLDER, large_schema(), chain([first], found))
+    fsync(folder / LARGE_FOLDER)
+    return [f"{LARGE_FOLDER}/{name}" for name in names]
 
 
 def write_array(path: Path, vectors: np.ndarray) -> None:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import os
 import re
 import tempfile
 import zipfile
@@ -15,8 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import UploadError
-from core.gallery.layout import thumbnail_path
+from core.errors import IncompleteGalleryError, UploadError
+from core.gallery.copies import CopiesFolder
 from core.gallery.manifest import SourceRef
 from core.gallery.writer import write_gallery
 from core.uploads.limits import disk_trouble
@@ -93,13 +92,14 @@ def write_gallery_zip(
         ) as name:
             work = Path(name)
             gallery = work / GALLERY_NAME
-            _link_thumbnails(snapshot, gallery)
+            gallery.mkdir()
             write_gallery(
                 gallery,
                 name=GALLERY_NAME,
                 records=snapshot.records,
                 caption_embeddings=snapshot.embeddings("captions"),
                 clip_embeddings=snapshot.embeddings("clip"),
+                copies=CopiesFolder(snapshot.folder, with_large=False),
                 profile=replace(profile, captioner=captioner),
                 source=SourceRef(kind="upload", id="your photos"),
             )
@@ -109,18 +109,11 @@ def write_gallery_zip(
                 for path in sorted(gallery.rglob("*")):
                     archive.write(path, path.relative_to(work).as_posix())
             return packed.rename(folder / f"{work.name}.zip")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IncompleteGalleryError) as error:
         raise UploadError("These photos were changed meanwhile; try the download again.") from error
     except OSError as error:
         logger.error("a gallery to download could not be written: %s", error)
         raise UploadError(f"The gallery {disk_trouble(error)}; try again later.") from error
-
-
-def _link_thumbnails(snapshot: Snapshot, gallery: Path) -> None:
-    for record in snapshot.records:
-        target = thumbnail_path(gallery, record.id)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(snapshot.thumbnail(record.id), target)
 
 
 def _no_formula(value: object) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import QueryError
+from core.gallery.dataset.image_ids import ImageIds
 from core.gallery.picture_set import PictureSet
 from core.records import ImageRecord, IndexKind, Lens
 from core.search.index import Index
@@ -72,7 +73,12 @@ class Snapshot(PictureSet):
         clip_embeddings: np.ndarray,
     ) -> None:
         """Hold the parts; row i of both arrays is record i."""
-        super().__init__(folder, records, {"captions": caption_embeddings, "clip": clip_embeddings})
+        ids = ImageIds.of(record.id for record in records)
+        embeddings: dict[Lens, np.ndarray] = {
+            "captions": caption_embeddings,
+            "clip": clip_embeddings,
+        }
+        super().__init__(folder, tuple(records), ids, embeddings)
         self._name = name
 
     @property
@@ -83,4 +89,4 @@ class Snapshot(PictureSet):
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         if not self.records:
             raise QueryError("No photo is searchable yet: add some, then have them described.")
-        return Index.build(self._embeddings[lens], self._ids, kind)
+        return Index.build(self._embeddings[lens], self.ids, kind)

@@ -99,7 +99,6 @@ def _ask_app(gallery: Path, profile: ProfileName, count: int, folder: Path) -> _
 
 
 def _search_figures(asked: _Asked, gallery: Gallery, models: Models, count: int) -> list[Figure]:
-    import numpy as np
 
     models.sentence.encode_text(["warm up"])
     models.clip.encode_text(["warm up"])
@@ -107,7 +106,7 @@ def _search_figures(asked: _Asked, gallery: Gallery, models: Models, count: int)
         _timed_ms(models.sentence.encode_text, [text]) + _timed_ms(models.clip.encode_text, [text])
         for text in queries(count)
     ]
-    vectors = np.stack([gallery.embedding("clip", record.id) for record in gallery.records])
+    vectors = gallery.embeddings("clip")
     query = models.clip.encode_text(["a dog"])[0]
     product_ms = [_timed_ms(vectors.__matmul__, query) for _ in range(_REPEATED)]
     fresh = [

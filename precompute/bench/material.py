@@ -88,7 +88,6 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
     import numpy as np
     import PIL.Image
 
-    from core.gallery.layout import thumbnail_path
     from core.gallery.manifest import SourceRef
     from core.gallery.writer import write_gallery
     from core.images.thumbnails import thumbnail_webp
@@ -101,9 +100,6 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
     records = []
     for number in range(count):
         digest = hashlib.sha256(str(number).encode()).hexdigest()
-        path = thumbnail_path(out, digest[:16])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(thumbnail)
         name = f"{number:05d}.jpg"
         own = tuple(references[5 * number : 5 * number + 5])
         records.append(
@@ -115,16 +111,33 @@ def planted_gallery(count: int, profile: Profile, folder: Path, asked: int = 0) 
         rows = dice.standard_normal((count, dim or 1)).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+    out.mkdir(parents=True)
     write_gallery(
         out,
         name="bench",
         records=records,
         caption_embeddings=unit(profile.sentence.dim),
         clip_embeddings=unit(profile.clip.dim),
+        copies=SameThumbnail(thumbnail),
         profile=profile,
         source=SourceRef(kind="random", id="random unit vectors"),
     )
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class SameThumbnail:
+    """One thumbnail for all pictures of a gallery, and no large copies."""
+
+    content: bytes
+
+    def thumbnail(self, image_id: str) -> bytes:
+        """Return it."""
+        return self.content
+
+    def large(self, image_id: str) -> bytes | None:
+        """Return None."""
+        return None
 
 
 def packaged_photos(folder: Path) -> Path:

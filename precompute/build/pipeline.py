@@ -16,7 +16,7 @@ from PIL import Image
 from core.config import Settings, get_settings
 from core.describing import Describer, record_of
 from core.errors import GalleryError, ModelError, SourceError
-from core.gallery.copies import CopySizes, write_large_table
+from core.gallery.copies import CopiesFolder, CopySizes
 from core.images.decode import DecodeLimits
 from core.models.profiles import Models
 from core.models.text_reader import TextReader
@@ -284,7 +284,7 @@ class _Build:
                 source_url=row.source_url,
                 **text_fields(picture, self._reader),
             )
-            picture.copies.write(self._workspace.gallery, record.id, sync=True)
+            picture.copies.write(self._workspace.copies, record.id, sync=True)
             shard.records.append(record)
             shard.notes += [Note(record.file_name, note) for note in picture.decoded.notes]
         return described.caption_embeddings, described.clip_embeddings
@@ -351,7 +351,6 @@ class _Build:
         options, profile = self._options, self._options.profile
         report = report_of(self._source.name, profile.name, result, records)
         self._workspace.write_report({**report, "remarks": list(self._source.remarks)})
-        large = write_large_table(self._workspace.gallery, (record.id for record in records))
         columns = self._source.columns
         column = columns.given or columns.references
         write_gallery(
@@ -360,6 +359,7 @@ class _Build:
             records=records,
             caption_embeddings=captions,
             clip_embeddings=self._workspace.embeddings("clip", shards, profile.clip.dim),
+            copies=CopiesFolder(self._workspace.copies),
             profile=profile,
             source=SourceRef(
                 kind=self._source.kind,
@@ -379,7 +379,7 @@ class _Build:
                 duplicates=len(result.duplicates),
                 skipped=len(result.skipped),
             ),
-            extra_files=(REPORT_FILE, *large),
+            extra_files=(REPORT_FILE,),
         )
 
     def _refuse_empty(self, result: BuildResult) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from core.config import Settings
 from core.errors import GalleryError, SourceError
 from core.files import local_path
+from core.gallery.manifest import FORMAT
 from core.images.decode import WORKING_PX, DecodeLimits
 from core.models.devices import resolve_device
 from core.models.locate import revision_of
@@ -24,7 +25,7 @@ MAX_CAPTIONS_PER_IMAGE = 20
 LARGE_UP_TO = 2_000
 """Most pictures of a source for which large copies are kept unless another number is given."""
 # Another version may decode, tokenize or multiply differently: half a gallery is never mixed.
-_PINNED = ("torch", "transformers", "open_clip_torch", "pillow", "numpy")
+_PINNED = ("torch", "transformers", "open_clip_torch", "pillow", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         },
         "device": resolve_device(options.device),
         "batch size": options.batch_size,
+        "gallery format": FORMAT,
         "shard size": options.shard_size,
         "captions per image": options.captions_per_image,
         "caption pooling": options.caption_pooling,

@@ -7,7 +7,8 @@
       plan.json            what is being built; another plan starts over
       shards/00000.captions.npy  00000.clip.npy
       shards/00000.json    records and report of the shard: the marker, written last
-      gallery/             thumbnails from the start; the rest once all shards are there
+      copies/              thumbnails, and the large copies that are kept
+      gallery/             once all shards are there
       publishing.json      hash of the finished manifest, just before the rename
     .NAME.finished/        the same, on its way out when the gallery is in place
 
@@ -32,11 +33,11 @@ from core.errors import GalleryError, GalleryExistsError
 from core.files import fsync, sha256_of, write_atomically
 from core.gallery.copies import copy_folders
 from core.gallery.layout import (
-    LARGE_FILE,
     LARGE_FOLDER,
     MANIFEST_FILE,
     REQUIRED_FILES,
     THUMBNAILS_FOLDER,
+    shards_of,
 )
 from core.records import LENSES, Lens
 from precompute.build.shard import Shard
@@ -50,8 +51,8 @@ _LOCK_FILE = "lock"
 _PLAN_FILE = "plan.json"
 _PUBLISHING_FILE = "publishing.json"
 _OWN_NAMES = {
-    *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES),
-    *(THUMBNAILS_FOLDER, LARGE_FOLDER, LARGE_FILE),
+    *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES, LARGE_FOLDER),
+    *(THUMBNAILS_FOLDER, "records.parquet", "large.json"),  # of galleries of format 1
 }
 
 
@@ -73,6 +74,7 @@ class Workspace:
         self.out = out
         self.root = out.with_name(f".{out.name}.building")
         self.gallery = self.root / "gallery"
+        self.copies = self.root / "copies"
         self._shards = self.root / "shards"
         self._replaced = out.with_name(f".{out.name}.replaced")
         self._finished = out.with_name(f".{out.name}.finished")
@@ -184,7 +186,8 @@ class Workspace:
             self._clear()
             write_atomically(self.root / _PLAN_FILE, _json(plan))
         self._shards.mkdir(exist_ok=True)
-        (self.gallery / THUMBNAILS_FOLDER).mkdir(parents=True, exist_ok=True)
+        self.copies.mkdir(exist_ok=True)
+        self.gallery.mkdir(exist_ok=True)
         return differs
 
     def finished(self) -> list[Shard]:
@@ -212,7 +215,7 @@ class Workspace:
     @property
     def thumbnails(self) -> int:
         """Number of pictures that were described so far; any process may ask."""
-        return sum(1 for _ in (self.gallery / THUMBNAILS_FOLDER).glob("*/*"))
+        return sum(1 for _ in (self.copies / THUMBNAILS_FOLDER).glob("*/*"))
 
     def write_shard(self, number: int, shard: Shard, embeddings: Mapping[Lens, np.ndarray]) -> None:
         """Finish a shard: embeddings first, the marker last."""
@@ -224,7 +227,7 @@ class Workspace:
             np.save(buffer, embeddings[lens], allow_pickle=False)
             write_atomically(self._array(number, lens), buffer.getvalue())
             content[lens] = sha256_of(self._array(number, lens))
-        for folder in copy_folders(self.gallery, [record.id for record in shard.records]):
+        for folder in copy_folders(self.copies, [record.id for record in shard.records]):
             fsync(folder)
         write_atomically(self._marker(number), _json(content))
 
@@ -309,12 +312,13 @@ def _not_of_a_gallery(folder: Path) -> str | None:
     own = set(_OWN_NAMES)
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-        is_gallery = "thumbnails_sha256" in manifest
+        is_gallery = "self_sha256" in manifest or "thumbnails_sha256" in manifest
         if is_gallery:
             own |= {str(name).partition("/")[0] for name in manifest.get("files", ())}
     except (OSError, ValueError, TypeError, AttributeError):
         is_gallery = False
     names = sorted(path.name for path in folder.iterdir())
+    own |= set(shards_of(names))
     partial = {f".{name}.partial" for name in own}
     rest = [name for name in names if name not in own | partial and not is_system_file(name)]
     if not rest and not is_gallery and not own.intersection(REQUIRED_FILES).intersection(names):

@@ -142,14 +142,14 @@ def _without_folders(word: str) -> str:
     return f"{option}{equals}{value}"
 
 
-def _pictures(gallery: Gallery, metrics: Metrics) -> dict[str, Path]:
+def _pictures(gallery: Gallery, metrics: Metrics) -> dict[str, bytes]:
     """Return the thumbnails of all pictures that the examples name."""
     ids = {
         image
         for example in metrics.solved_by_one
         for image in (example.image_id, example.shown_instead)
     }
-    return {image: gallery.thumbnail(image) for image in sorted(ids)}
+    return {image: gallery.read_thumbnail(image) for image in sorted(ids)}
 
 
 def table(metrics: Metrics) -> str:

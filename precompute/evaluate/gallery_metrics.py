@@ -15,7 +15,7 @@ import numpy as np
 
 from core.config import ProfileName
 from core.errors import MissingDependencyError, SourceError
-from core.gallery.layout import RECORDS_FILE, index_file
+from core.gallery.layout import index_file
 from core.gallery.manifest import Manifest
 from core.gallery.metrics_file import (
     CaptionQuality,
@@ -117,9 +117,9 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     clock = _Clock()
     with clock.stage("open"):
         models = models or Models(profile_of(plan), device=plan.device)
-        gallery = _open(plan.folder, models.profile)
+        gallery = Gallery.open(plan.folder, models.profile)
         queries = _queries(gallery, plan)
-        tuning = _open(plan.tune_on, models.profile) if plan.tune_on else None
+        tuning = Gallery.open(plan.tune_on, models.profile) if plan.tune_on else None
         tuning_queries = _references(tuning) if tuning else None
     with clock.stage("encode queries"):
         asked = AskedQueries.embed(gallery, queries, models)
@@ -179,25 +179,6 @@ def profile_of(plan: Plan) -> Profile:
             f"{' and '.join(PROFILES)} are known here."
         )
     return with_clip(found[name], plan.clip)
-
-
-def _open(folder: Path, profile: Profile) -> Gallery:
-    _check_references_are_text(folder)
-    return Gallery.open(folder, profile)
-
-
-def _check_references_are_text(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with (folder / RECORDS_FILE).open("rb") as file:
-            kind = pq.read_schema(file).field("references").type
-    except (OSError, KeyError, pa.ArrowException):
-        return  # opening the gallery says what is wrong with the file
-    text = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
-        raise SourceError(f"The references column of {folder.name} is {kind}, not text.")
 
 
 def _references(gallery: Gallery) -> QuerySet:

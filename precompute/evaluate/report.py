@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ REPORT_FILE = "report.md"
 _EXAMPLES_EACH = 5
 
 
-def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, Path]) -> None:
+def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, bytes]) -> None:
     """Write ``report.md``, its charts and example pictures; an old report is replaced whole.
 
     Args:
@@ -40,7 +39,7 @@ def write_report(folder: Path, metrics: Metrics, pictures: Mapping[str, Path]) -
         for image_id in dict.fromkeys(
             image for example in shown for image in (example.image_id, example.shown_instead)
         ):
-            shutil.copyfile(pictures[image_id], new / f"{image_id}.webp")
+            (new / f"{image_id}.webp").write_bytes(pictures[image_id])
         (new / REPORT_FILE).write_text(markdown(metrics), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for path in sorted(new.iterdir(), key=lambda path: path.name == REPORT_FILE):

@@ -54,7 +54,7 @@ def dataset_card(
         "\n".join(_credits(records)),
         "## Files",
         f"`{VIEWER_FOLDER}/*.parquet` hold the records with their thumbnails; `captions.npy` and "
-        "`clip.npy` float32 embeddings of unit norm, in the order of `records.parquet`; `*.faiss` "
+        "`clip.npy` float32 embeddings of unit norm, in the order of the records; `*.faiss` "
         "the indexes; `manifest.json` the sha256 of every file, which the app checks before use. "
         "Full-size pictures are not part of it.",
     ]

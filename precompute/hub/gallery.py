@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from core.gallery.dataset.records import IMAGE_COLUMN, image_type
 from core.gallery.folder import GalleryFolder
-from core.gallery.hub_copy import VIEWER_FOLDER
-from core.gallery.layout import MANIFEST_FILE, thumbnail_file
+from core.gallery.hub_copy import VIEWER_FOLDER, published
+from core.gallery.layout import MANIFEST_FILE
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.metrics_file import METRICS_FILE
-from core.gallery.reader import verified_records
-from core.gallery.table import records_schema
-from core.records import ImageRecord
+from core.gallery.parts import Pictures, check_files, read_pictures
 from precompute.hub.card import dataset_card
 from precompute.hub.upload import CARD
 
-_SHARD_BYTES = 200_000_000
 _GROUP_ROWS = 100
 """Rows that the viewer reads at once."""
 
@@ -39,45 +35,38 @@ def stage_gallery(folder: Path, staged: Path, repository: str) -> None:
     held = GalleryFolder(folder)
     content = read_manifest(held)
     manifest = Manifest.parse(folder, content)
-    records = verified_records(held, manifest)
+    check_files(held, manifest, mapped=False, read=False)
+    pictures = read_pictures(held, manifest, mapped=True)
     beside = [name for name in (METRICS_FILE,) if (folder / name).is_file()]
-    for name in dict.fromkeys((MANIFEST_FILE, *manifest.files, *beside)):
+    for name in dict.fromkeys((MANIFEST_FILE, *published(manifest), *beside)):
         path = staged / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to((folder / name).resolve())
     (staged / VIEWER_FOLDER).mkdir()
-    shards = list(_shards(held, records))
-    for number, shard in enumerate(shards):
-        name = f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        _write_shard(staged / VIEWER_FOLDER / name, held, shard)
-    card = dataset_card(held, content, manifest, records, repository)
+    count = len(manifest.shards)
+    rows = [len(pictures.records) * part // count for part in range(count + 1)]
+    for number, (first, end) in enumerate(pairwise(rows)):
+        name = f"train-{number:05d}-of-{count:05d}.parquet"
+        _write_shard(staged / VIEWER_FOLDER / name, pictures, first, end)
+    card = dataset_card(held, content, manifest, pictures.records, repository)
     (staged / CARD).write_text(card, encoding="utf-8")
 
 
-def _shards(held: GalleryFolder, records: Sequence[ImageRecord]) -> Iterator[Sequence[ImageRecord]]:
-    first, size = 0, 0
-    for row, record in enumerate(records):
-        size += (held.path / thumbnail_file(record.id)).stat().st_size
-        if size > _SHARD_BYTES and row > first:
-            yield records[first:row]
-            first, size = row, 0
-    yield records[first:]
-
-
-def _write_shard(path: Path, held: GalleryFolder, records: Sequence[ImageRecord]) -> None:
+def _write_shard(path: Path, pictures: Pictures, first: int, end: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Features, Image
 
-    schema = records_schema(several=any(record.more_captions for record in records))
-    features = Features({"image": Image(), **Features.from_arrow_schema(schema)})
+    table = pictures.records.table
+    features = Features({IMAGE_COLUMN: Image(), **Features.from_arrow_schema(table.schema)})
     with pq.ParquetWriter(path, features.arrow_schema, compression="zstd") as writer:
-        for first in range(0, len(records), _GROUP_ROWS):
-            rows = [_row(held, record) for record in records[first : first + _GROUP_ROWS]]
-            writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
-
-
-def _row(held: GalleryFolder, record: ImageRecord) -> dict[str, Any]:
-    name = thumbnail_file(record.id)
-    image = {"bytes": held.read(name).tobytes(), "path": Path(name).name}
-    return {"image": image, **asdict(record)}
+        for start in range(first, end, _GROUP_ROWS):
+            rows = range(start, min(end, start + _GROUP_ROWS))
+            images = [
+                {"bytes": pictures.thumbnails.image(row), "path": f"{pictures.ids[row]}.webp"}
+                for row in rows
+            ]
+            part = table.slice(start, len(rows))
+            column = pa.array(images, image_type())
+            group = part.add_column(0, IMAGE_COLUMN, column)
+            writer.write_table(group.cast(features.arrow_schema))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core.gallery.layout import thumbnail_path
 from core.gallery.manifest import Manifest, SourceRef, sealed
 from core.gallery.writer import write_gallery
 from core.models.profiles import Profile
@@ -72,11 +72,21 @@ def profile(folder: Path, caption_dim: int = 8, clip_dim: int = 6) -> Profile:
     )
 
 
-def write_thumbnails(folder: Path, pictures: Sequence[ImageRecord]) -> None:
-    for row, record in enumerate(pictures):
-        path = thumbnail_path(folder, record.id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (row % 256, row // 256, 0)).save(path, "WEBP", lossless=True)
+class PlantedCopies:
+    """A thumbnail of its row's colour for each picture, and no large copies."""
+
+    def __init__(self, pictures: Sequence[ImageRecord]) -> None:
+        self.rows = {record.id: row for row, record in enumerate(pictures)}
+
+    def thumbnail(self, image_id: str) -> bytes:
+        if image_id not in self.rows:
+            raise FileNotFoundError(image_id)
+        row, file = self.rows[image_id], io.BytesIO()
+        Image.new("RGB", (8, 8), (row % 256, row // 256, 0)).save(file, "WEBP", lossless=True)
+        return file.getvalue()
+
+    def large(self, image_id: str) -> bytes | None:
+        return None
 
 
 def gallery_on_disk(
@@ -88,13 +98,13 @@ def gallery_on_disk(
 ) -> Manifest:
     pictures = records(len(captions))
     folder.mkdir(parents=True)
-    write_thumbnails(folder, pictures)
     return write_gallery(
         folder,
         name=name,
         records=pictures,
         caption_embeddings=captions,
         clip_embeddings=clip,
+        copies=PlantedCopies(pictures),
         profile=models,
         source=SourceRef(kind="folder", id="photos"),
         created_at=CREATED_AT,

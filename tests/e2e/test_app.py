@@ -26,7 +26,7 @@ from playwright.sync_api import expect
 import core
 from core.config import get_settings
 from core.errors import ModelError
-from core.gallery.layout import MANIFEST_FILE, RECORDS_FILE
+from core.gallery.layout import MANIFEST_FILE, shard_file
 from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.reader import Gallery
 from core.models.locate import local_folder
@@ -157,7 +157,7 @@ def test_a_gallery_that_is_not_there_is_refused_in_one_sentence(tmp_path):
 
 def test_a_half_written_gallery_is_refused_also_from_the_environment(tmp_path):
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / RECORDS_FILE).write_bytes(b"")
+    (tmp_path / "half" / "clip.npy").write_bytes(b"")
     ended = run_app(TWOLENS_GALLERIES=str(tmp_path / "half"))
     assert ended.returncode == 2
     assert f"has no {MANIFEST_FILE}" in ended.stderr
@@ -171,11 +171,11 @@ def test_a_wrong_port_is_told_by_name():
 
 def test_a_tampered_gallery_is_refused(coco_gallery, tmp_path):
     copy = shutil.copytree(coco_gallery, tmp_path / "copy")
-    with (copy / RECORDS_FILE).open("ab") as file:
+    with (copy / shard_file(0, 1)).open("ab") as file:
         file.write(b"x")
     ended = run_app("--gallery", copy)
     assert ended.returncode == 2
-    assert f"{RECORDS_FILE} is not the file that was built" in ended.stderr
+    assert f"{shard_file(0, 1)} is not the file that was built" in ended.stderr
 
 
 def test_a_port_that_is_taken_is_one_sentence(coco_gallery):

@@ -217,7 +217,7 @@ def test_gradio_s_file_route_reads_nothing_of_ours(address, shelf):
     gallery = shelf.entry().gallery.folder.resolve()
     wanted = [
         gallery / "manifest.json",
-        gallery / "records.parquet",
+        gallery / "data-00000-of-00001.arrow",
         next(gallery.rglob("*.webp")),
         REPOSITORY / "app.py",
         REPOSITORY / "core" / "config.py",

@@ -171,7 +171,7 @@ def test_about_says_which_models_answer(visit):
     expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()
     expect(visit.page.get_by_role("row", name="sentence").first).to_contain_text("MIT")
     visit.page.get_by_text("Manifest", exact=True).click()
-    expect(visit.page.get_by_text("thumbnails_sha256")).to_be_visible()
+    expect(visit.page.get_by_text("self_sha256")).to_be_visible()
 
 
 def test_another_gallery_can_be_chosen(visit):

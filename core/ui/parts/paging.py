@@ -60,7 +60,7 @@ def browse_state(entry: ShelvedGallery, start: int) -> str:
     """Return a page of a gallery, in its own order."""
     total = len(entry.gallery)
     start = min(start, max(0, total - 1) // PICTURES_A_PAGE * PICTURES_A_PAGE)
-    ids = [record.id for record in entry.gallery.records[start : start + PICTURES_A_PAGE]]
+    ids = entry.gallery.ids[start : start + PICTURES_A_PAGE]
     pages = pager(start, len(ids), total, PICTURES_A_PAGE)
     answer = (
         f'{examples_line(entry)}<section class="tl-lens plain"><header class="tl-lens-head"><h2>'

@@ -279,7 +279,7 @@ class Shelf:
 
 
 def _version(gallery: Gallery) -> str:
-    return gallery.manifest.thumbnails_sha256[:12]
+    return gallery.manifest_sha256[:12]
 
 
 def _slug(name: str) -> str:

@@ -194,7 +194,7 @@ def top_pictures(entry: ShelvedGallery, image_ids: Sequence[str], what: str) -> 
 
 
 def _some_pictures(entry: ShelvedGallery) -> str:
-    ids = [record.id for record in entry.gallery.records]
+    ids = entry.gallery.ids
     step = max(1, len(ids) // PICTURES_BEFORE_SEARCH)
     shown = ids[::step][:PICTURES_BEFORE_SEARCH]
     count = f"{len(ids):,} picture{'' if len(ids) == 1 else 's'}"

@@ -85,13 +85,12 @@ def evaluation_view(shelf: Shelf, gallery: str | None) -> str:
 
 def _without_figures(entry: ShelvedGallery, sentence: str, *, being_measured: bool) -> str:
     folder = f"galleries/{entry.gallery.folder.name}"
-    records = entry.gallery.records
     if being_measured:
         return (
             '<section><h2>Which is better?</h2><div class="tl-notice"><p>This gallery is being '
             "measured at this moment. Open this tab again in half a minute.</p></div></section>"
         )
-    if any(record.references for record in records):
+    if entry.gallery.has_references:
         why = (
             "Its source has captions that people wrote, so both lenses can be measured. One "
             "command does it; then open this tab again:"

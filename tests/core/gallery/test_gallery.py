@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from core.errors import (
@@ -17,21 +18,23 @@ from core.errors import (
     UnknownImageError,
 )
 from core.files import sha256_of
-from core.gallery.layout import thumbnail_path
-from core.gallery.manifest import Counts, Manifest, SourceRef
+from core.gallery.layout import shard_file
+from core.gallery.manifest import Counts, FileRef, Manifest, SourceRef
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_gallery
 from core.records import INDEX_PAIR, LENSES
 from tests.core.planted import (
     CREATED_AT,
+    PlantedCopies,
     brute_force,
     forge_manifest,
     gallery_on_disk,
     profile,
     records,
     unit_rows,
-    write_thumbnails,
 )
+
+SHARD = shard_file(0, 1)
 
 
 def write(planted, folder, **changes):
@@ -40,6 +43,7 @@ def write(planted, folder, **changes):
         "records": records(60),
         "caption_embeddings": planted.captions,
         "clip_embeddings": planted.clip,
+        "copies": PlantedCopies(records(60)),
         "profile": planted.profile,
         "source": SourceRef(kind="folder", id="photos"),
         "created_at": CREATED_AT,
@@ -66,8 +70,7 @@ def test_records_and_embeddings_come_back_as_they_were_given(planted):
         assert gallery.record(record.id) == record
         assert np.array_equal(gallery.embedding("clip", record.id), planted.clip[row])
         assert np.array_equal(gallery.embedding("captions", record.id), planted.captions[row])
-        assert gallery.thumbnail(record.id) == thumbnail_path(planted.folder, record.id)
-        assert gallery.thumbnail(record.id).is_file()
+        assert gallery.read_thumbnail(record.id) == PlantedCopies(records(60)).thumbnail(record.id)
 
 
 @pytest.mark.parametrize("lens", LENSES)
@@ -98,7 +101,7 @@ def test_an_unknown_id_is_refused_and_never_becomes_a_path(planted, image_id):
     gallery = Gallery.open(planted.folder, planted.profile)
     for look_up in (
         gallery.record,
-        gallery.thumbnail,
+        gallery.read_thumbnail,
         lambda id_: gallery.embedding("clip", id_),
     ):
         with pytest.raises(UnknownImageError):
@@ -117,7 +120,7 @@ def test_an_unknown_lens_or_kind_is_refused(planted):
 
 def test_the_same_input_gives_the_same_bytes(planted, tmp_path):
     again = tmp_path / "again"
-    write_thumbnails(again, records(60))
+    again.mkdir()
     assert write(planted, again) == planted.manifest
     assert contents(again) == contents(planted.folder)
     later = datetime(2027, 1, 1, tzinfo=timezone.utc)
@@ -162,7 +165,7 @@ def test_extra_files_are_covered_by_the_manifest(planted):
     report = planted.folder / "build_report.json"
     report.write_text("{}")
     manifest = write(planted, planted.folder, extra_files=["build_report.json"])
-    assert manifest.files["build_report.json"] == sha256_of(report)
+    assert manifest.files["build_report.json"].sha256 == sha256_of(report)
     Gallery.open(planted.folder, planted.profile)
     report.write_text('{"skipped": []}')
     with pytest.raises(CorruptGalleryError, match="build_report.json is not the file"):
@@ -190,12 +193,12 @@ def test_unfit_embeddings_are_refused_before_anything_is_written(
     planted, tmp_path, lens, damage, sentence
 ):
     folder = tmp_path / "refused"
-    write_thumbnails(folder, records(60))
+    folder.mkdir()
     key = f"{lens}_embeddings"
     rows = damage(planted.captions if lens == "caption" else planted.clip)
     with pytest.raises(EmbeddingError, match=f"(?i)the {lens} embeddings .*{sentence}"):
         write(planted, folder, **{key: rows})
-    assert [path.name for path in folder.iterdir()] == ["thumbnails"]
+    assert list(folder.iterdir()) == []
 
 
 def test_counts_and_ids_that_disagree_are_refused(planted):
@@ -212,10 +215,8 @@ def test_counts_and_ids_that_disagree_are_refused(planted):
 
 
 def test_missing_thumbnails_and_extra_files_are_refused(planted):
-    thumbnail_path(planted.folder, records(60)[4].id).unlink()
-    with pytest.raises(IncompleteGalleryError, match="1 of 60 files are missing in planted"):
-        write(planted, planted.folder)
-    write_thumbnails(planted.folder, records(60))
+    with pytest.raises(IncompleteGalleryError, match="thumbnail of folder/picture 4.jpg is missi"):
+        write(planted, planted.folder, copies=PlantedCopies(records(4)))
     with pytest.raises(IncompleteGalleryError, match="the first is build_report.json"):
         write(planted, planted.folder, extra_files=["build_report.json"])
 
@@ -241,8 +242,8 @@ def test_a_folder_of_photos_is_told_from_a_gallery(tmp_path, planted):
 
 def forge(planted, name):
     """Make the manifest agree with a file that was changed after the build."""
-    files = {**planted.manifest.files, name: sha256_of(planted.folder / name)}
-    forge_manifest(planted.folder, files=files)
+    files = {**planted.manifest.files, name: FileRef.of(planted.folder / name)}
+    forge_manifest(planted.folder, files={key: ref.model_dump() for key, ref in files.items()})
 
 
 def _pickled(planted, tmp_path):
@@ -274,30 +275,46 @@ def _no_header(planted, tmp_path):
     (planted.folder / "clip.npy").write_bytes(b"\x93NUMPY\x01\0\xff\xff{")
 
 
-def _not_parquet(planted, tmp_path):
-    (planted.folder / "records.parquet").write_bytes(b"PAR1 nothing PAR1")
+def _not_arrow(planted, tmp_path):
+    (planted.folder / SHARD).write_bytes(b"ARROW1 nothing ARROW1")
 
 
 def _other_records(planted, tmp_path):
     gallery_on_disk(tmp_path / "other", planted.profile, planted.captions[:9], planted.clip[:9])
-    shutil.copy(tmp_path / "other" / "records.parquet", planted.folder)
+    shutil.copy(tmp_path / "other" / SHARD, planted.folder)
+
+
+def _rewritten(planted, change):
+    """Write the shard anew with its table changed."""
+    path = planted.folder / SHARD
+    with path.open("rb") as file:
+        table = pa.ipc.open_stream(file).read_all()
+    table = change(table)
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _foreign_columns(planted, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"id": ["a"] * 60}), planted.folder / "records.parquet")
+    _rewritten(planted, lambda table: table.append_column("colour", [["red"] * 60]))
 
 
-def _hostile_id(planted, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _numbers_for_references(planted, tmp_path):
+    def change(table):
+        at = table.schema.get_field_index("references")
+        return table.set_column(at, "references", [[[1]] * 60])
 
-    path = planted.folder / "records.parquet"
-    table = pq.read_table(path)
-    ids = ["../../../etc/passwd", *table["id"].to_pylist()[1:]]
-    pq.write_table(table.set_column(0, table.schema.field("id"), pa.array(ids)), path)
+    _rewritten(planted, change)
+
+
+def _first_id(image_id):
+    def change(planted, tmp_path):
+        def ids(table):
+            given = table["id"].to_pylist()
+            return table.set_column(0, "id", [[image_id or given[1], *given[1:]]])
+
+        _rewritten(planted, ids)
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -310,10 +327,13 @@ def _hostile_id(planted, tmp_path):
         (_by_column, "clip.npy", "is stored by column"),
         (_half_a_row_more, "clip.npy", "is not as long as its 60 rows"),
         (_no_header, "clip.npy", "is not an array"),
-        (_not_parquet, "records.parquet", "is not a table of pictures"),
-        (_other_records, "records.parquet", "has 9 rows, the manifest says 60"),
-        (_foreign_columns, "records.parquet", "is not a table of pictures"),
-        (_hostile_id, "records.parquet", "record 0 has the id '../../../etc/passwd'"),
+        (_not_arrow, SHARD, "is not a table of pictures"),
+        (_other_records, SHARD, "has 9 records, the manifest says 60"),
+        (_foreign_columns, SHARD, "the column 'colour' is not known"),
+        (_numbers_for_references, SHARD, "the column references is of list<.*int64>"),
+        (_first_id("../../../etc/passwd"), SHARD, "record 0 has '../../../etc/passwd', not 16 d"),
+        (_first_id("0" * 16), SHARD, "the id 0000000000000000 is not that of"),
+        (_first_id(None), SHARD, "comes twice, again at record 1"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_even_when_their_hash_is_right(

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import CorruptGalleryError, GalleryError, UnknownImageError
+from core.errors import CorruptGalleryError, GalleryError
+from core.gallery.layout import shard_file
 from core.gallery.reader import Gallery
 from core.records import INDEX_PAIR, LENSES
 from tests.core.planted import gallery_on_disk
@@ -55,16 +56,15 @@ def test_a_gallery_that_is_replaced_answers_as_before(planted):
 def test_thumbnails_are_never_those_of_another_build(planted):
     gallery = Gallery.open(planted.folder, planted.profile)
     first = gallery.records[0].id
-    content = gallery.thumbnail(first).read_bytes()
-    assert gallery.read_thumbnail(first) == content
+    content = gallery.read_thumbnail(first)
     aside = planted.folder.with_name("aside")
     planted.folder.rename(aside)
     shutil.copytree(aside, planted.folder)
-    gallery.thumbnail(first).write_bytes(b"of another build")
-    assert gallery.read_thumbnail(first) == content
+    shard = planted.folder / shard_file(0, 1)
+    shard.write_bytes(bytes(shard.stat().st_size))
     shutil.rmtree(aside)
-    with pytest.raises(UnknownImageError):
-        gallery.read_thumbnail(first)
+    assert gallery.read_thumbnail(first) == content
+    assert gallery.read_thumbnail(gallery.records[7].id) != content
 
 
 def test_searches_in_threads_do_not_notice_that_the_gallery_is_replaced(planted):
@@ -92,6 +92,7 @@ def test_searches_in_threads_do_not_notice_that_the_gallery_is_replaced(planted)
 PROGRAM = """
 import os, sys
 from pathlib import Path
+from core.gallery.layout import shard_file
 from core.gallery.reader import Gallery
 from core.models.spec import ModelSpec
 from core.models.profiles import Profile

@@ -132,12 +132,12 @@ def test_the_viewer_gets_records_with_their_pictures_and_a_card(tries, tmp_path)
 def test_what_is_not_as_it_was_published_is_refused_and_not_kept(tries, caplog):
     reference = pinned(tries.publish())
     whole = dict(tries.held())
-    shard = "data/train-00000-of-00001.parquet"
+    shard = "data-00000-of-00001.arrow"
     other_number = bytes([*whole["clip.npy"][:-1], 255 - whole["clip.npy"][-1]])
     for name, content, what in (
         ("clip.npy", other_number, "clip.npy is not the file that was built"),
         ("manifest.json", whole["manifest.json"].replace(b"birds", b"bards"), "manifest.json is"),
-        (shard, whole[shard][:-9], "its pictures cannot be read"),
+        (shard, whole[shard][:-9], f"{shard} is not the file that was built"),
     ):
         tries.held()[name] = content
         assert f"is not the gallery that was published: {what}" in tries.refusal(reference)

@@ -17,12 +17,17 @@ from core.errors import (
     IncompleteGalleryError,
     ManifestMismatchError,
 )
-from core.gallery.folder import GalleryFolder
-from core.gallery.layout import REQUIRED_FILES
+from core.gallery.layout import REQUIRED_FILES, shard_file
 from core.gallery.manifest import Manifest, ModelRef
 from core.gallery.reader import Gallery
 from core.models.locate import revision_of
-from tests.core.planted import forge_manifest, image_ids, records
+from tests.core.planted import forge_manifest, records
+
+ALL_FILES = (*REQUIRED_FILES, shard_file(0, 1))
+
+
+def written_files(planted) -> dict[str, dict]:
+    return {name: ref.model_dump() for name, ref in planted.manifest.files.items()}
 
 
 def refused(planted, kind, *sentences):
@@ -61,13 +66,13 @@ def test_a_folder_without_manifest(planted):
     refused(planted, IncompleteGalleryError, "has no manifest.json", "did not finish")
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file(planted, name):
     (planted.folder / name).unlink()
     refused(planted, CorruptGalleryError, f"planted is damaged: {name} is missing")
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_changed_byte(planted, name):
     path = planted.folder / name
     content = bytearray(path.read_bytes())
@@ -76,32 +81,11 @@ def test_a_changed_byte(planted, name):
     refused(planted, CorruptGalleryError, f"{name} is not the file that was built")
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_truncated_file(planted, name):
     path = planted.folder / name
     path.write_bytes(path.read_bytes()[:-1])
     refused(planted, CorruptGalleryError, f"{name} is not the file that was built")
-
-
-def test_a_missing_thumbnail(planted):
-    next((planted.folder / "thumbnails").rglob("*.webp")).unlink()
-    refused(planted, CorruptGalleryError, "thumbnails are not", "(59 there, 60 built)")
-
-
-def test_a_thumbnail_changed_swapped_or_added(planted):
-    first, second = sorted((planted.folder / "thumbnails").rglob("*.webp"))[:2]
-    before = first.read_bytes()
-    first.write_bytes(before + b"\0")
-    refused(planted, CorruptGalleryError, "the thumbnails are not the ones that were built")
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(before)
-    refused(planted, CorruptGalleryError, "the thumbnails are not the ones that were built")
-    second.write_bytes(first.read_bytes())
-    first.write_bytes(before)
-    Gallery.open(planted.folder, planted.profile)
-    first.unlink()
-    first.mkdir()
-    refused(planted, CorruptGalleryError, "(59 there, 60 built)")
 
 
 @pytest.mark.parametrize(
@@ -125,14 +109,13 @@ def test_a_manifest_that_is_none(planted, content, sentence):
     [
         ({"counts": {"images": -1}}, "counts.images"),
         ({"created_at": "yesterday"}, "created_at"),
-        ({"thumbnails_sha256": "abc"}, "thumbnails_sha256"),
         ({"caption_origin": "somewhere"}, "caption_origin"),
         ({"format": "1.0"}, "format"),
         ({"name": "../elsewhere"}, "name"),
         ({"name": ".."}, "name"),
         ({"name": "a\nb"}, "name"),
         ({"name": ""}, "name"),
-        ({"files": {"clip.npy": "not a hash"}}, "files.clip.npy"),
+        ({"files": {"clip.npy": {"sha256": "abc", "bytes": 1}}}, "files.clip.npy.sha256"),
     ],
 )
 def test_a_manifest_with_an_unfit_field(planted, changes, field):
@@ -144,14 +127,14 @@ def test_a_manifest_with_an_unfit_field(planted, changes, field):
     "name",
     [
         "../outside.txt",
-        "thumbnails/../../outside.txt",
+        "large/../../outside.txt",
         "/etc/hostname",
         "..",
         ".",
         "",
         "a\\..\\b",
         "C:outside.txt",
-        "./records.parquet",
+        "./clip.npy",
         "a//b",
         "a\0b",
         "manifest.json",
@@ -159,22 +142,22 @@ def test_a_manifest_with_an_unfit_field(planted, changes, field):
 )
 def test_a_file_name_that_leads_out_of_the_folder(planted, name):
     (planted.folder.parent / "outside.txt").write_text("secret")
-    forge_manifest(planted.folder, files={**planted.manifest.files, name: "0" * 64})
+    forge_manifest(planted.folder, files={**written_files(planted), name: {"sha256": "0" * 64}})
     refused(planted, CorruptGalleryError, "manifest.json is not valid at files")
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_manifest_that_does_not_cover_a_file(planted, name):
-    forge_manifest(
-        planted.folder, files={k: v for k, v in planted.manifest.files.items() if k != name}
-    )
+    files = written_files(planted)
+    del files[name]
+    forge_manifest(planted.folder, files=files)
     refused(planted, CorruptGalleryError, f"manifest.json does not name {name}")
 
 
 def test_another_format_version(planted):
-    forge_manifest(planted.folder, format=2, files={"new layout": 7})
-    error = refused(planted, ManifestMismatchError, "format is 2, but 1 is needed")
-    assert (error.field, error.expected, error.found) == ("format", 1, 2)
+    forge_manifest(planted.folder, format=3, files={"new layout": 7})
+    error = refused(planted, ManifestMismatchError, "format is 3, but 2 is needed")
+    assert (error.field, error.expected, error.found) == ("format", 2, 3)
 
 
 @pytest.mark.parametrize("model", ["sentence", "clip"])
@@ -257,41 +240,15 @@ def test_a_manifest_without_its_own_digest_is_to_be_built_again(planted, change)
     refused(planted, CorruptGalleryError, "holds no digest of itself (self_sha256). Build it again")
 
 
-def test_what_file_managers_and_servers_leave_beside_the_thumbnails_does_not_count(planted):
-    first = next((planted.folder / "thumbnails").rglob("*.webp"))
-    for name in ("@eaDir", ".AppleDouble", "#recycle"):
-        (first.parent / name).mkdir()
-        (first.parent / name / first.name).write_bytes(b"a server's own, smaller thumbnail")
-    for name in (f"._{first.name}", ".DS_Store", "Thumbs.db", "other.webp"):
-        (first.parent / name).write_bytes(b"a file manager's own")
-    (planted.folder / "thumbnails" / "@eaDir").mkdir()
-    (planted.folder / ".DS_Store").write_bytes(b"a file manager's own")
+def test_what_file_managers_leave_in_the_folder_does_not_count(planted):
+    for name in (".DS_Store", "Thumbs.db", "._clip.npy"):
+        (planted.folder / name).write_bytes(b"a file manager's own")
+    (planted.folder / "@eaDir").mkdir()
     assert len(Gallery.open(planted.folder, planted.profile)) == 60
 
 
-def test_the_thumbnail_digest_covers_ids_and_contents(tmp_path):
-    root, (one, two) = tmp_path / "thumbnails", image_ids(2)
-    folder = GalleryFolder(tmp_path)
-
-    def digest():
-        return folder.thumbnails_digest([one, two])
-
-    assert digest()[0] == 0
-    first, second = (root / name[:2] / f"{name}.webp" for name in (one, two))
-    first.parent.mkdir(parents=True)
-    second.parent.mkdir(parents=True, exist_ok=True)
-    first.write_bytes(b"one")
-    digests = {digest()}
-    first.rename(second)
-    digests.add(digest())
-    second.write_bytes(b"two")
-    digests.add(digest())
-    assert len(digests) == 3
-    assert {count for count, _ in digests} == {1}
-
-
 def test_manifest_files_are_the_layout(planted):
-    assert sorted(planted.manifest.files) == sorted(REQUIRED_FILES)
+    assert sorted(planted.manifest.files) == sorted(ALL_FILES)
     assert [record.id for record in records(60)] == [
         record.id for record in Gallery.open(planted.folder, planted.profile).records
     ]

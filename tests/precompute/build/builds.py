@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from core.models.profiles import Models, Profile
 from precompute.build import pipeline
@@ -34,7 +34,12 @@ def options(source: Path, out: Path, profile, **changes) -> BuildOptions:
 
 
 def rows(gallery: Path) -> list[dict]:
-    return pq.read_table(gallery / "records.parquet").to_pylist()
+    """Return the records of a gallery, their pictures as bytes."""
+    found = []
+    for path in sorted(gallery.glob("data-*.arrow")):
+        with path.open("rb") as file:
+            found += pa.ipc.open_stream(file).read_all().to_pylist()
+    return found
 
 
 def photos(folder: Path, count: int, first: int = 0) -> Path:

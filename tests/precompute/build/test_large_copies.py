@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from core.gallery.layout import large_file
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
 from core.ui.parts.shelf import Shelf
@@ -44,16 +43,16 @@ def test_a_picture_larger_than_its_thumbnail_has_a_large_copy(galleries, tiny):
     by_name = {record.file_name: record.id for record in gallery.records}
     assert Image.open(io.BytesIO(gallery.read_large(by_name["wide.jpg"]))).size == (1280, 480)
     assert not gallery.has_large(by_name["small.png"])
-    table = json.loads((galleries / "with" / "large.json").read_text())
-    assert list(table) == [by_name["wide.jpg"]]
-    assert "large.json" in gallery.manifest.files
+    kept = datasets.load_from_disk(str(galleries / "with" / "large"))
+    assert kept["id"][:] == [by_name["wide.jpg"]]
+    assert kept[0]["image"].size == (1280, 480)
 
 
 def test_a_source_with_more_pictures_keeps_none_and_embeds_the_same(galleries, tiny):
     gallery = Gallery.open(galleries / "without", tiny)
     assert not any(gallery.has_large(record.id) for record in gallery.records)
     assert not (galleries / "without" / "large").exists()
-    for name in ("captions.npy", "clip.npy", "records.parquet"):
+    for name in ("captions.npy", "clip.npy", "data-00000-of-00001.arrow"):
         kept, none = (galleries / folder / name for folder in ("with", "without"))
         assert kept.read_bytes() == none.read_bytes()
 
@@ -69,8 +68,9 @@ def test_the_route_serves_what_was_built_and_nothing_else(galleries, tiny):
     assert shelf.entry().large_url(by_name["small.png"]) == ""
     assert client.get(f"/large/with/{by_name['small.png']}.webp").status_code == 404
     assert client.get("/large/with/..%2fmanifest.json").status_code == 404
-    path = galleries / "with" / large_file(by_name["wide.jpg"])
+    path = galleries / "with" / "large" / "data-00000-of-00001.arrow"
     built = path.read_bytes()
-    path.write_bytes(built[:-1] + b"x")
+    at = built.index(b"WEBP") + 1000
+    path.write_bytes(built[:at] + bytes([built[at] ^ 1]) + built[at + 1 :])
     assert client.get(f"/{address}").status_code == 404
     path.write_bytes(built)

@@ -51,7 +51,7 @@ def test_a_kill_in_the_last_step_is_finished_quietly(tmp_path, workspace_is_left
     """The gallery is in place and only an empty folder of the build is left."""
     workspace = Workspace(tmp_path / "gallery")
     workspace.out.mkdir()
-    (workspace.out / MANIFEST_FILE).write_text('{"thumbnails_sha256": ""}')
+    (workspace.out / MANIFEST_FILE).write_text('{"self_sha256": ""}')
     (tmp_path / ".gallery.finished").mkdir()
     if workspace_is_left:
         workspace.root.mkdir()

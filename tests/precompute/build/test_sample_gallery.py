@@ -92,7 +92,7 @@ def test_a_cached_gallery_serves_until_it_is_damaged_or_the_models_change(tmp_pa
     sample.profile = retrained
     assert sample.unusable == "the models have changed"
     sample.profile = profile
-    (sample.folder / "records.parquet").write_bytes(b"")
+    (sample.folder / "data-00000-of-00001.arrow").write_bytes(b"")
     assert "is not the file that was built" in sample.unusable
 
 

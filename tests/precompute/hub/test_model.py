@@ -9,19 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from transformers import BitsAndBytesConfig, InstructBlipForConditionalGeneration
 
 from core.errors import ModelError, SourceError
-from core.gallery.layout import RECORDS_FILE
 from core.gallery.manifest import Manifest
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.choose import captioner_spec
 from precompute.hub.model import publication
 from tests.local_hub import LocalHub, local_hub
+from tests.precompute.build.builds import rows as gallery_rows
 from tests.precompute.conftest import noise_photo
 from tests.tiny_clip import build_tiny_clip
 from tests.tiny_models import save_tiny_instructblip
@@ -115,7 +114,7 @@ def test_a_captioner_and_a_clip_model_come_back_from_the_hub(run, hub, captioner
         home="elsewhere",
     )
     assert built.returncode == 0, built.stderr
-    rows = pq.read_table(tmp_path / "gallery" / RECORDS_FILE).to_pylist()
+    rows = gallery_rows(tmp_path / "gallery")
     images = [Image.open(tmp_path / "photos" / row["file_name"]).convert("RGB") for row in rows]
     here_too = InstructBlipCaptioner(captioner_spec(str(captioner)), device="cpu").caption(images)
     assert [row["caption"] for row in rows] == [caption.text for caption in here_too]

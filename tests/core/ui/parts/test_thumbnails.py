@@ -35,7 +35,7 @@ def test_a_picture_of_another_gallery_is_not_there(client):
         "/thumbnails/planted/0000000000000000.webp",
         "/thumbnails/planted/../manifest.json",
         "/thumbnails/planted/..%2f..%2fmanifest.json.webp",
-        "/thumbnails/planted/%2e%2e%2frecords.parquet",
+        "/thumbnails/planted/%2e%2e%2fclip.npy",
         "/thumbnails/nowhere/" + image_id(0) + ".webp",
         "/thumbnails/..%2fplanted/" + image_id(0) + ".webp",
         f"/thumbnails/planted/{image_id(0)}%00.webp",

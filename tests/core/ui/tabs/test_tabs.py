@@ -318,4 +318,4 @@ def test_about_names_the_gallery_s_models_and_shows_its_manifest(shelf):
     markup = gallery_description(shelf, "three")
     assert "3 pictures, built 2026-11-01" in markup
     assert "Its captions were written by captioner." in markup
-    assert "thumbnails_sha256" in markup
+    assert "self_sha256" in markup
