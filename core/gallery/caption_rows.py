@@ -84,6 +84,17 @@ class CaptionRows:
             return embeddings, self.owners
         return self.mean(embeddings), None
 
+    def rows_of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the caption rows of some images, and where each image's begin among them.
+
+        Args:
+            images: int (m,), any images, one or more.
+        """
+        counts = self.first[images + 1] - self.first[images]
+        begins = np.cumsum(counts) - counts
+        rows = np.arange(int(counts.sum())) + np.repeat(self.first[images] - begins, counts)
+        return rows, begins
+
     def nearest(self, embeddings: np.ndarray, images: np.ndarray, query: np.ndarray) -> list[int]:
         """Return which caption of some images is nearest to a query, from 0; the first of equals.
 

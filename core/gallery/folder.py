@@ -168,6 +168,12 @@ class HeldFile:
         self._handle = handle
         weakref.finalize(self, os.close, handle)
 
+    @property
+    def path(self) -> str:
+        """A path that leads to this very file while this object lives, for other libraries."""
+        held = Path(f"/proc/self/fd/{self._handle}")
+        return str(held if held.exists() else self.folder / self.name)
+
     def read(self) -> np.ndarray:
         """Return all its bytes, in this process's own memory: uint8 (size,)."""
         content = np.empty(self.size, np.uint8)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.records import INDEX_PAIR, LENSES, IndexKind, Lens
+from core.records import LENSES, IndexKind, Lens
 
 MANIFEST_FILE = "manifest.json"
 """Written last: a folder without it is not a gallery."""
@@ -56,9 +56,13 @@ REQUIRED_FILES: tuple[str, ...] = (
     DATASET_INFO_FILE,
     DATASET_STATE_FILE,
     *(embeddings_file(lens) for lens in LENSES),
-    *(index_file(lens, kind) for lens in LENSES for kind in INDEX_PAIR),
 )
-"""What the manifest must name beside one shard or more; it may name more."""
+"""What the manifest must name beside one shard or more and its indexes; it may name more."""
+
+
+def index_files(kinds: Iterable[IndexKind]) -> tuple[str, ...]:
+    """Return the names of both lenses' indexes of these kinds."""
+    return tuple(index_file(lens, kind) for kind in kinds for lens in LENSES)
 
 
 def thumbnail_file(image_id: str) -> str:

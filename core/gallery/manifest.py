@@ -13,11 +13,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from core.errors import IncompleteGalleryError, ManifestMismatchError, ModelNotFoundError
 from core.files import sha256_of, write_atomically
 from core.gallery.folder import GalleryFolder, damaged
-from core.gallery.layout import LARGE_FOLDER, MANIFEST_FILE, REQUIRED_FILES, shard_file, shards_of
+from core.gallery.layout import (
+    LARGE_FOLDER,
+    MANIFEST_FILE,
+    REQUIRED_FILES,
+    index_files,
+    shard_file,
+    shards_of,
+)
 from core.models.locate import revision_of
 from core.models.spec import ModelSpec
 from core.models.text_reader import READER_LICENCE, READER_PACKAGE
-from core.records import CaptionPooling
+from core.records import INDEX_PAIR, CaptionPooling, IndexKind, Lens
+from core.search.engines.entry import IndexEntry
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
@@ -179,6 +187,7 @@ class Manifest(_Frozen):
         caption_pooling: How the caption lens indexes several.
         text_reader: Read the text in the pictures; None if it was not looked for.
         counts: What became of the source's files.
+        indexes: Of each lens, the best first, the same kinds for both; without it the pair.
         files: Each file but the manifest, by its name in the folder.
         self_sha256: Of the manifest's own bytes, with 64 zeros in this place; None until it is
             written.
@@ -197,6 +206,7 @@ class Manifest(_Frozen):
     caption_pooling: CaptionPooling = "mean"
     text_reader: ModelRef | None = None
     counts: Counts
+    indexes: dict[Lens, tuple[IndexEntry, ...]] = Field(default_factory=dict)
     files: dict[Annotated[str, AfterValidator(_inside)], FileRef]
     self_sha256: Sha256 | None = None
 
@@ -226,7 +236,8 @@ class Manifest(_Frozen):
         if digest != _self_digest(content, digest):
             raise damaged(folder, f"{MANIFEST_FILE} is not the file that was built")
         count = max(1, len(manifest.shards))
-        for name in (*REQUIRED_FILES, *(shard_file(number, count) for number in range(count))):
+        shards = (shard_file(number, count) for number in range(count))
+        for name in (*REQUIRED_FILES, *index_files(manifest.index_kinds), *shards):
             if name not in manifest.files:
                 raise damaged(folder, f"{MANIFEST_FILE} does not name {name}")
         return manifest
@@ -247,6 +258,15 @@ class Manifest(_Frozen):
             raise damaged(
                 folder, f"{MANIFEST_FILE} is not valid at {field}: {first['msg']}"
             ) from error
+
+    def indexes_of(self, lens: Lens) -> tuple[IndexEntry, ...]:
+        """Return what is known of a lens's indexes, the best first."""
+        return self.indexes.get(lens) or tuple(IndexEntry(kind=kind) for kind in INDEX_PAIR)
+
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The kinds of index, the best first."""
+        return tuple(entry.kind for entry in self.indexes_of("clip"))
 
     @property
     def shards(self) -> list[str]:

@@ -14,15 +14,14 @@ from core.gallery.caption_rows import CaptionRows
 from core.gallery.dataset.image_ids import ImageIds
 from core.gallery.dataset.reading import Dataset, open_dataset
 from core.gallery.dataset.records import Records, check_records, check_schema, large_schema
-from core.gallery.folder import GalleryFolder, HeldFile, damaged
+from core.gallery.folder import GalleryFolder, damaged
 from core.gallery.layout import (
     LARGE_FOLDER,
     embeddings_file,
-    index_file,
+    index_files,
 )
 from core.gallery.manifest import Manifest
 from core.records import LENSES, Lens
-from core.search.engines.files import Clusters, read_clusters
 from core.search.index import check_embeddings
 
 _MOST_HEADER_BYTES = 4096
@@ -147,7 +146,7 @@ def check_files(held: GalleryFolder, manifest: Manifest, *, mapped: bool, read: 
     has_large = held.has_folder(LARGE_FOLDER)  # a copy from the Hub comes without
     large = set(manifest.large_shards)
     needed = {*manifest.shards, *map(embeddings_file, LENSES)}
-    needed |= {index_file(lens, "ivf") for lens in LENSES}
+    needed |= {*index_files(kind for kind in manifest.index_kinds if kind != "flat")}
     for name, ref in manifest.files.items():
         if name.startswith(f"{LARGE_FOLDER}/") and not has_large:
             continue
@@ -180,39 +179,6 @@ def read_embeddings(
         content = held.read_verified(name, manifest.files[name])
     dim = (manifest.sentence if lens == "captions" else manifest.clip).dim
     return _embeddings_in(content, held.path, lens, count, dim, sampled=mapped)
-
-
-def read_index(
-    held: GalleryFolder, manifest: Manifest, lens: Lens, count: int, dim: int, *, mapped: bool
-) -> Clusters | HeldFile:
-    """Return the clusters of a lens's IVF index; of a mapped gallery the file that holds them.
-
-    Args:
-        held: The gallery's folder.
-        manifest: As parsed from there.
-        lens: Whose.
-        count: How many vectors it must hold.
-        dim: Their length.
-        mapped: Whether :func:`clusters_in` reads them when they are first asked for.
-
-    Raises:
-        CorruptGalleryError: It is missing, not the one that was built, or does not fit.
-        GalleryError: It cannot be read.
-    """
-    name = index_file(lens, "ivf")
-    if mapped:
-        return held.held(name, manifest.files[name].bytes)
-    content = held.read_verified(name, manifest.files[name])
-    return clusters_in(content, held.path, lens, count, dim)
-
-
-def clusters_in(content: np.ndarray, folder: Path, lens: Lens, count: int, dim: int) -> Clusters:
-    """Return the clusters in the bytes of an IVF index; raises as :func:`read_index` does."""
-    try:
-        return read_clusters(content, count, dim)
-    except ValueError as error:
-        name = index_file(lens, "ivf")
-        raise damaged(folder, f"{name} is not an index of its embeddings ({error})") from error
 
 
 def _large_in(held: GalleryFolder, manifest: Manifest) -> LargeCopies | None:

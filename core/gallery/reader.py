@@ -12,25 +12,26 @@ import numpy as np
 
 from core.config import get_settings
 from core.errors import UnknownImageError
-from core.gallery.folder import GalleryFolder, HeldFile
+from core.gallery.folder import GalleryFolder
+from core.gallery.index_files import IndexFile, read_index
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.parts import (
     Pictures,
     check_files,
-    clusters_in,
     is_mapped,
     read_embeddings,
-    read_index,
     read_pictures,
 )
-from core.gallery.picture_set import PictureSet
+from core.gallery.picture_set import PictureSet, sampled_rows
 from core.records import IndexKind, Lens
-from core.search.engines.files import Clusters
 from core.search.fusion import Spread
 from core.search.index import Index
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
+
+_MOST_SCORED = 100_000
+"""Of more pictures than these, a sample tells how the scores of best captions lie."""
 
 
 class Gallery(PictureSet):
@@ -57,7 +58,7 @@ class Gallery(PictureSet):
         manifest: tuple[Manifest, str],
         pictures: Pictures,
         embeddings: Mapping[Lens, np.ndarray],
-        clusters: Mapping[Lens, Clusters | HeldFile],
+        indexes: Mapping[tuple[Lens, IndexKind], IndexFile],
     ) -> None:
         """Hold parts that were checked; see :meth:`open`.
 
@@ -66,7 +67,7 @@ class Gallery(PictureSet):
             manifest: And the sha256 of its bytes.
             pictures: Records, thumbnails and large copies.
             embeddings: Of every caption, and of every picture.
-            clusters: Of each lens's IVF index, or where they are read when first asked for.
+            indexes: Of each lens and kind.
         """
         super().__init__(held.path, pictures.records, pictures.ids, embeddings)
         self.manifest, self.manifest_sha256 = manifest
@@ -74,7 +75,7 @@ class Gallery(PictureSet):
         self.has_references = pictures.records.any_references
         self.caption_embeddings = embeddings["captions"]
         self._held = held
-        self._clusters = clusters
+        self._index_files = indexes
         self._thumbnails = pictures.thumbnails
         self._large = pictures.large
 
@@ -109,7 +110,7 @@ class Gallery(PictureSet):
         captions, images = len(pictures.caption_rows), len(pictures.records)
         indexed = captions if manifest.caption_pooling == "best" else images
         embeddings: dict[Lens, np.ndarray] = {}
-        clusters: dict[Lens, Clusters | HeldFile] = {}
+        indexes: dict[tuple[Lens, IndexKind], IndexFile] = {}
         needed: tuple[tuple[Lens, int, int], ...] = (
             ("captions", captions, indexed),
             ("clip", images, images),
@@ -117,15 +118,24 @@ class Gallery(PictureSet):
         for lens, count, points in needed:
             rows = read_embeddings(held, manifest, lens, count, mapped=mapped)
             dim = rows.shape[1]
-            clusters[lens] = read_index(held, manifest, lens, points, dim, mapped=mapped)
+            # A flat index needs no file: that holds the embeddings once more, for other programs.
+            for entry in (each for each in manifest.indexes_of(lens) if each.kind != "flat"):
+                indexes[lens, entry.kind] = read_index(
+                    held, manifest, lens, entry, (points, dim), mapped=mapped
+                )
             embeddings[lens] = rows
         described = manifest, hashlib.sha256(content).hexdigest()
-        return cls(held, described, pictures, embeddings, clusters)
+        return cls(held, described, pictures, embeddings, indexes)
 
     @property
     def name(self) -> str:
         """What the manifest calls it."""
         return self.manifest.name
+
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The kinds of index that it has, the best first."""
+        return self.manifest.index_kinds
 
     def is_in_place(self) -> bool:
         """Tell whether this is still the gallery in its folder, or was replaced or removed."""
@@ -184,7 +194,7 @@ class Gallery(PictureSet):
         if not self._best_caption_counts(lens):
             return super().scores(lens, image_ids, query)
         rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
-        return self._best_scores(query)[rows]
+        return self._best_scores(query, rows)
 
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
         """Return the scores of all pictures, by the best caption where all are indexed."""
@@ -196,16 +206,24 @@ class Gallery(PictureSet):
         """Return how the scores of all pictures lie for a query."""
         if not self._best_caption_counts(lens):
             return super().spread(lens, query)
-        scores = self._best_scores(query)
+        sample = sampled_rows(len(self)) if len(self) > _MOST_SCORED else None
+        scores = self._best_scores(query, sample)
         return Spread(float(scores.mean()), float(scores.std()))
 
     def _best_caption_counts(self, lens: Lens) -> bool:
         pooled = self.manifest.caption_pooling == "best" and not self.caption_rows.single
         return lens == "captions" and pooled
 
-    def _best_scores(self, query: np.ndarray) -> np.ndarray:
-        scores = self.caption_embeddings @ query
-        best: np.ndarray = np.maximum.reduceat(scores, self.caption_rows.first[:-1])
+    def _best_scores(self, query: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
+        """Return the best caption's score of some pictures, or all: float32."""
+        if images is None:
+            scores, first = self.caption_embeddings @ query, self.caption_rows.first[:-1]
+        elif not len(images):
+            return np.zeros(0, np.float32)
+        else:
+            rows, first = self.caption_rows.rows_of(images)
+            scores = self.caption_embeddings[rows] @ query
+        best: np.ndarray = np.maximum.reduceat(scores, first)
         return best
 
     def nearest_captions(self, image_ids: Sequence[str], query: np.ndarray) -> Sequence[int]:
@@ -226,9 +244,5 @@ class Gallery(PictureSet):
         if lens == "captions" and self.manifest.caption_pooling == "best":
             vectors, owners = self.caption_rows.indexed(self.caption_embeddings, "best")
         if kind == "flat":
-            return Index.build(vectors, self.ids, kind, owners)
-        clusters = self._clusters[lens]
-        if isinstance(clusters, HeldFile):
-            count, dim = vectors.shape
-            clusters = clusters_in(clusters.map(), self.folder, lens, count, dim)
-        return Index.restore(clusters, vectors, self.ids, owners)
+            return Index(vectors, self.ids, owners)
+        return self._index_files[lens, kind].opened(vectors, self.ids, owners)

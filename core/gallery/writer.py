@@ -24,16 +24,18 @@ from core.gallery.dataset.records import (
     large_schema,
 )
 from core.gallery.dataset.writing import write_dataset
+from core.gallery.index_files import write_indexes
 from core.gallery.layout import (
     LARGE_FOLDER,
     MANIFEST_FILE,
     REQUIRED_FILES,
     embeddings_file,
-    index_file,
 )
 from core.gallery.manifest import Counts, FileRef, Manifest, ModelRef, SourceRef, now
-from core.records import INDEX_PAIR, CaptionPooling, ImageRecord, Lens
-from core.search.index import Index, check_embeddings
+from core.records import CaptionPooling, ImageRecord, IndexKind, Lens
+from core.search.engines.entry import IndexEntry
+from core.search.engines.training import kinds_for
+from core.search.index import check_embeddings
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
@@ -72,6 +74,8 @@ def write_gallery(
     counts: Counts | None = None,
     created_at: datetime | None = None,
     extra_files: Iterable[str] = (),
+    indexes: Sequence[IndexKind] = (),
+    texts: Mapping[Lens, np.ndarray] | None = None,
 ) -> Manifest:
     """Fill a folder with a gallery.
 
@@ -97,6 +101,10 @@ def write_gallery(
         created_at: For the manifest; None stands for now.
         extra_files: Names, relative to the folder, of files already there that the manifest
             shall cover too, e.g. ``build_report.json``.
+        indexes: Kinds of index, the best first; none chooses by size
+            (:func:`core.search.engines.training.kinds_for`).
+        texts: Queries by lens that the indexes are measured with; see
+            :func:`core.search.engines.training.build_for_gallery`.
 
     Returns:
         The manifest as written.
@@ -124,7 +132,9 @@ def write_gallery(
         files={},
     )
     embeddings: dict[Lens, np.ndarray] = {"captions": caption_embeddings, "clip": clip_embeddings}
-    return write_as(draft, folder, records, embeddings, copies, extra_files)
+    return write_as(
+        draft, folder, records, embeddings, copies, extra_files, indexes=indexes, texts=texts
+    )
 
 
 def write_as(
@@ -134,6 +144,9 @@ def write_as(
     embeddings: Mapping[Lens, np.ndarray],
     copies: PictureCopies,
     extra_files: Iterable[str] = (),
+    *,
+    indexes: Sequence[IndexKind] = (),
+    texts: Mapping[Lens, np.ndarray] | None = None,
 ) -> Manifest:
     """Fill a folder with the gallery that a manifest without files describes.
 
@@ -155,17 +168,20 @@ def write_as(
     schema = gallery_schema(several=not rows.single, text=with_text)
     names = [*write_dataset(folder, schema, _rows(folder, records, copies)), *extra]
     names += _write_large(folder, records, copies)
-    ids = tuple(record.id for record in records)
+    kinds = indexes or kinds_for(len(rows), max(array.shape[1] for array in vectors.values()))
+    entries: dict[Lens, tuple[IndexEntry, ...]] = {}
     for lens, array in vectors.items():
         write_array(folder / embeddings_file(lens), array)
-        indexed, owners = array, None
+        indexed = array
         if lens == "captions":
-            indexed, owners = rows.indexed(array, draft.caption_pooling)
-        for kind in INDEX_PAIR:
-            Index.build(indexed, ids, kind, owners).save(folder / index_file(lens, kind))
+            indexed, _ = rows.indexed(array, draft.caption_pooling)
+        entries[lens], written = write_indexes(
+            folder, lens, indexed, kinds, (texts or {}).get(lens)
+        )
+        names += written
     files = {name: FileRef.of(folder / name) for name in sorted({*names, *REQUIRED_FILES})}
     fsync(folder)
-    return draft.model_copy(update={"files": files}).write(folder)
+    return draft.model_copy(update={"files": files, "indexes": entries}).write(folder)
 
 
 def _rows(

@@ -37,9 +37,10 @@ from core.gallery.layout import (
     MANIFEST_FILE,
     REQUIRED_FILES,
     THUMBNAILS_FOLDER,
+    index_files,
     shards_of,
 )
-from core.records import LENSES, Lens
+from core.records import INDEX_KINDS, LENSES, Lens
 from precompute.build.shard import Shard
 from precompute.sources.photo_folders.system_files import is_system_file
 
@@ -52,6 +53,7 @@ _PLAN_FILE = "plan.json"
 _PUBLISHING_FILE = "publishing.json"
 _OWN_NAMES = {
     *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES, LARGE_FOLDER),
+    *index_files(INDEX_KINDS),
     *(THUMBNAILS_FOLDER, "records.parquet", "large.json"),  # of galleries of format 1
 }
 

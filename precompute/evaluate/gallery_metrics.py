@@ -15,7 +15,7 @@ import numpy as np
 
 from core.config import ProfileName
 from core.errors import MissingDependencyError, SourceError
-from core.gallery.layout import index_file
+from core.gallery.layout import embeddings_file, index_file
 from core.gallery.manifest import Manifest
 from core.gallery.metrics_file import (
     CaptionQuality,
@@ -28,7 +28,7 @@ from core.gallery.metrics_file import (
 from core.gallery.reader import Gallery
 from core.models.choose import with_clip
 from core.models.profiles import PROFILES, Models, Profile
-from core.records import INDEX_PAIR, LENSES, SAMPLE_NAME, UNSURE
+from core.records import LENSES, SAMPLE_NAME, UNSURE, IndexKind
 from precompute.evaluate import index_curve, lens_results
 from precompute.evaluate.fusion_choice import TunedFusions
 from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
@@ -258,10 +258,14 @@ def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
     sample = np.sort(shuffled[:_CURVE_QUERIES])
     curves: dict[str, IndexCurve] = {}
     for lens in LENSES:
-        sizes = {
-            kind: (gallery.folder / index_file(lens, kind)).stat().st_size for kind in INDEX_PAIR
+        clustered = next((kind for kind in gallery.index_kinds if kind.startswith("ivf")), None)
+        if clustered is None:
+            continue
+        ivf, flat = gallery.index(lens, clustered), gallery.exact_index(lens)
+        sizes: dict[IndexKind, int] = {
+            "flat": gallery.manifest.files[embeddings_file(lens)].bytes,
+            "ivf": gallery.manifest.files[index_file(lens, clustered)].bytes,
         }
-        flat, ivf = (gallery.index(lens, kind) for kind in INDEX_PAIR)
         curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
     if plan.synthetic_vectors > len(gallery) > 1:
         curves["synthetic"] = index_curve.measure_enlarged(

@@ -17,13 +17,14 @@ from core.errors import (
     IncompleteGalleryError,
     ManifestMismatchError,
 )
-from core.gallery.layout import REQUIRED_FILES, shard_file
+from core.gallery.layout import REQUIRED_FILES, index_files, shard_file
 from core.gallery.manifest import Manifest, ModelRef
 from core.gallery.reader import Gallery
 from core.models.locate import revision_of
+from core.records import INDEX_PAIR
 from tests.core.planted import forge_manifest, records
 
-ALL_FILES = (*REQUIRED_FILES, shard_file(0, 1))
+ALL_FILES = (*REQUIRED_FILES, *index_files(INDEX_PAIR), shard_file(0, 1))
 
 
 def written_files(planted) -> dict[str, dict]:

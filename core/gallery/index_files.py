@@ -1,0 +1,128 @@
+"""The indexes of a gallery on disk: built and measured, checked, and opened when searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import CorruptGalleryError
+from core.gallery.folder import GalleryFolder, HeldFile, damaged
+from core.gallery.layout import index_file
+from core.gallery.manifest import Manifest
+from core.records import IndexKind, Lens
+from core.search.engines.approximate import Approximate
+from core.search.engines.entry import IndexEntry
+from core.search.engines.files import Clusters, check_index, read_clusters
+from core.search.engines.training import build_for_gallery
+from core.search.index import Index
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """One index of a gallery, opened when it is first searched.
+
+    Attributes:
+        entry: What the manifest says of it.
+        lens: Whose.
+        clusters: Of an ``ivf`` that was read and checked.
+        file: Of any other; checked, and mapped, when it is opened.
+    """
+
+    entry: IndexEntry
+    lens: Lens
+    clusters: Clusters | None = None
+    file: HeldFile | None = None
+
+    def opened(self, vectors: np.ndarray, ids: Sequence[str], owners: np.ndarray | None) -> Index:
+        """Return the index over embeddings that were checked.
+
+        Raises:
+            CorruptGalleryError: The file is no such index of these embeddings.
+        """
+        if self.clusters is not None:
+            return Index.restore(self.clusters, vectors, ids, owners, self.entry.effort)
+        if self.file is None:
+            raise ValueError(f"{self.entry.kind} has no file")
+        try:
+            check_index(self.file.map(), self.entry.kind, *vectors.shape)
+        except ValueError as error:
+            raise _unlike(self.file.folder, self.file.name, error) from error
+        mapped = Approximate.mapped(self.entry.kind, self.file.path, self.entry.effort)
+        return Index(vectors, ids, owners, mapped)
+
+
+def read_index(
+    held: GalleryFolder,
+    manifest: Manifest,
+    lens: Lens,
+    entry: IndexEntry,
+    shape: tuple[int, int],
+    *,
+    mapped: bool,
+) -> IndexFile:
+    """Find one index of a gallery.
+
+    Args:
+        held: The gallery's folder.
+        manifest: As parsed from there.
+        lens: Whose.
+        entry: Of the manifest.
+        shape: Number and length of the vectors that it must hold.
+        mapped: Whether the gallery is; else the file is verified, and an ``ivf`` read.
+
+    Raises:
+        CorruptGalleryError: It is missing, not the one that was built, or does not fit.
+        GalleryError: It cannot be read.
+    """
+    name = index_file(lens, entry.kind)
+    ref = manifest.files[name]
+    if mapped:
+        return IndexFile(entry, lens, file=held.held(name, ref.bytes))
+    if entry.kind != "ivf":
+        held.verify(name, ref)
+        return IndexFile(entry, lens, file=held.held(name, ref.bytes))
+    try:
+        return IndexFile(entry, lens, read_clusters(held.read_verified(name, ref), *shape))
+    except ValueError as error:
+        raise _unlike(held.path, name, error) from error
+
+
+def _unlike(folder: Path, name: str, error: ValueError) -> CorruptGalleryError:
+    return damaged(folder, f"{name} is not an index of its embeddings ({error})")
+
+
+def write_indexes(
+    folder: Path,
+    lens: Lens,
+    vectors: np.ndarray,
+    kinds: Sequence[IndexKind],
+    texts: np.ndarray | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[tuple[IndexEntry, ...], tuple[str, ...]]:
+    """Build, measure and write the indexes of one lens.
+
+    Args:
+        folder: Of the gallery.
+        lens: Whose embeddings.
+        vectors: What is indexed: float32 (n, dim), rows of unit norm.
+        kinds: Of index, the best first.
+        texts: See :func:`core.search.engines.training.build_for_gallery`; likewise ``say``.
+        say: See there.
+
+    Returns:
+        An entry each for the manifest, and the names of the files.
+
+    Raises:
+        OSError: A file could not be written.
+    """
+    entries, names = [], []
+    for kind in kinds:
+        approximate, entry = build_for_gallery(kind, vectors, texts, say)
+        name = index_file(lens, kind)
+        Index(vectors, (), None, approximate).save(folder / name)
+        entries.append(entry)
+        names.append(name)
+    return tuple(entries), tuple(names)
