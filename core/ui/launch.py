@@ -28,6 +28,7 @@ from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import picture_routes
 from core.ui.request_bodies import Function
 from core.ui.sessions import MOST_SESSIONS, Sessions
+from core.ui.tabs.map_routes import map_routes
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.inbox import Inbox
 from core.ui.uploads.routes import upload_routes
@@ -70,6 +71,7 @@ def launch(
     limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
     health = health or Health(shelf)
     routes = [*picture_routes(shelf), health.route(), robots_route(), preview_route(shelf)]
+    routes += map_routes(shelf)
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.

@@ -25,6 +25,7 @@ from core.ui.tabs.duel import duel_tab
 from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import lens_tab, offered_options
 from core.ui.tabs.lens import search as lens_search
+from core.ui.tabs.map import map_tab
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
@@ -123,6 +124,8 @@ def build_page(
             for lens, title in zip(LENSES, ("Captions", "CLIP"), strict=True):
                 with gr.Tab(title, id=lens):
                     lens_tabs.append(lens_tab(shelf, gallery, lens, desk))
+            with gr.Tab("Map", id="map"):
+                maps = map_tab(shelf, gallery)
             if votes is not None:
                 with gr.Tab("Blind duel", id="duel"):
                     duel_tab(shelf, gallery, votes)
@@ -155,7 +158,7 @@ def build_page(
             **PAGE_EVENT,
         )
 
-        restorable = [gallery, tabs, *restored_parts(compare, lens_tabs), *parts, described]
+        restorable = [gallery, tabs, *restored_parts(compare, lens_tabs, maps), *parts, described]
         brand.restore(restoring(shelf, of_gallery), None, restorable, **SEARCH_EVENT)
 
         others = [tab.results for tab in lens_tabs]

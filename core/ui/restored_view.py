@@ -14,14 +14,21 @@ from core.ui.parts.states import start_state
 from core.ui.tabs.compare import CompareTab, search
 from core.ui.tabs.lens import LensTab, index_offer
 from core.ui.tabs.lens import search as lens_search
+from core.ui.tabs.map import MapTab
+from core.ui.tabs.map import search as map_search
+from core.ui.tabs.map import start as map_start
 
+_TABS = ("compare", *LENSES, "map")
+"""Those whose view has an address."""
 _SETTINGS_A_LENS = 3
 """Of a lens's tab: the fold, the kind of index, nprobe."""
 
 
-def restored_parts(compare: CompareTab, lens_tabs: Sequence[LensTab]) -> list[gr.Component]:
+def restored_parts(
+    compare: CompareTab, lens_tabs: Sequence[LensTab], maps: MapTab
+) -> list[gr.Component]:
     """Return what :func:`restoring` answers for, after the gallery and the tabs."""
-    tabs: tuple[CompareTab | LensTab, ...] = (compare, *lens_tabs)
+    tabs: tuple[CompareTab | LensTab | MapTab, ...] = (compare, *lens_tabs, maps)
     boxes = [part for tab in tabs for part in (tab.box.query, tab.box.k)]
     return [*boxes, *(tab.results for tab in tabs)]
 
@@ -42,15 +49,16 @@ def restoring(
         name = view.g or (shelf.names[0] if shelf.entries else "")
         known = name in shelf.names
         start = start_state(shelf, name if known else None)
-        tab = view.tab if view.tab in LENSES else "compare"
+        tab = view.tab if view.tab in _TABS else "compare"
         boxes: list[object] = []
         results: list[object] = []
-        for other in ("compare", *LENSES):
+        for other in _TABS:
             k = view.pictures if isinstance(view.pictures, float) else gr.skip()
             boxes += [view.q, k] if other == tab else ["", gr.skip()]
-            results.append(_found(shelf, view, other) if other == tab else start)
+            empty = map_start() if other == "map" else start
+            results.append(_found(shelf, view, other) if other == tab else empty)
         settings = of_gallery(name if known else None)
-        if tab != "compare":
+        if tab in LENSES:
             place = _SETTINGS_A_LENS * LENSES.index(cast("Lens", tab))
             offer = index_offer(shelf, name if known else None, cast("Lens", tab))
             settings[place + 1 : place + 3] = [
@@ -66,5 +74,7 @@ def restoring(
 def _found(shelf: Shelf, view: View, tab: str) -> str:
     if tab == "compare":
         return search(shelf, view.q, view.pictures, view.g)
+    if tab == "map":
+        return map_search(shelf, view.q, view.pictures, view.g)
     lens, kind = cast("Lens", tab), view.index
     return lens_search(shelf, lens, view.q, view.pictures, view.g, kind, view.clusters)

@@ -347,10 +347,13 @@ class _Build:
     ) -> None:
         from core.gallery.manifest import Counts, ModelRef, SourceRef
         from core.gallery.writer import write_gallery
+        from core.map.stored import write_map
 
         options, profile = self._options, self._options.profile
         report = report_of(self._source.name, profile.name, result, records)
         self._workspace.write_report({**report, "remarks": list(self._source.remarks)})
+        clip = self._workspace.embeddings("clip", shards, profile.clip.dim)
+        maps = write_map(self._workspace.gallery, records, captions, clip)
         columns = self._source.columns
         column = columns.given or columns.references
         write_gallery(
@@ -358,7 +361,7 @@ class _Build:
             name=gallery_name(self._workspace.out),
             records=records,
             caption_embeddings=captions,
-            clip_embeddings=self._workspace.embeddings("clip", shards, profile.clip.dim),
+            clip_embeddings=clip,
             copies=CopiesFolder(self._workspace.copies),
             profile=profile,
             source=SourceRef(
@@ -379,7 +382,7 @@ class _Build:
                 duplicates=len(result.duplicates),
                 skipped=len(result.skipped),
             ),
-            extra_files=(REPORT_FILE,),
+            extra_files=(REPORT_FILE, *maps),
         )
 
     def _refuse_empty(self, result: BuildResult) -> None:

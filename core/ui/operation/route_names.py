@@ -17,6 +17,7 @@ _ROUTES = (
     ("page", re.compile("/")),
     ("file", re.compile("/(?:assets|static|svelte)/.+|/favicon.ico|/(?:theme.css|manifest.json)")),
     ("thumbnail", re.compile("/thumbnails/.+")),
+    ("map", re.compile("/map/.+")),
     ("upload", re.compile("/gradio_api/upload/?")),
     ("upload_file", re.compile("/uploads/.+")),
     ("event", re.compile("/gradio_api/queue/join")),

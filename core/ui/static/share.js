@@ -160,7 +160,7 @@
 
   const call = () => {
     const k = Number(view.k);
-    if (view.tab === "compare") return ["compare", [view.q, k, view.g]];
+    if (["compare", "map"].includes(view.tab)) return ["compare", [view.q, k, view.g]];
     return [`search_${view.tab}`, [view.q, k, view.index, view.g]];
   };
 
