@@ -200,7 +200,7 @@ def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight
     visit.page.evaluate("window.scrollTo(0, 0)")
     tabs = visit.page.get_by_role("tab")
     expect(tabs).to_have_text(
-        ["Compare", "Captions", "CLIP", "Break a lens", "Which is better?", "About"]
+        ["Compare", "Captions", "CLIP", "Map", "Break a lens", "Which is better?", "About"]
     )
     for place in range(tabs.count()):
         tabs.nth(place).scroll_into_view_if_needed()  # the row of tabs is swiped, not the page
