@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
 from core.search.fusion import Spread
 from core.search.index import Index
 from core.search.query import check_index_kind, check_lens
+
+T = TypeVar("T")
 
 _MOST_ROWS_OF_A_SPREAD = 100_000
 _BLOCKS, _BLOCK_ROWS = 512, 64
@@ -44,6 +47,8 @@ class PictureSet(ABC):
         self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
         self._moments: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
+        self._columns: dict[str, Any] = {}
+        self._columns_lock = threading.RLock()  # one may be made of others
 
     @property
     @abstractmethod
@@ -154,6 +159,19 @@ class PictureSet(ABC):
             query: float32 (dim,), unit norm, by the caption lens's encoder.
         """
         return [0] * len(image_ids)
+
+    def column(self, name: str, make: Callable[[], T]) -> T:
+        """Return what a search derives of all records, made when it is first asked for, and kept.
+
+        Args:
+            name: Of what is made.
+            make: Makes it; row i of it is about record i.
+        """
+        with self._columns_lock:
+            if name not in self._columns:
+                self._columns[name] = make()
+            found: T = self._columns[name]
+            return found
 
     def index(self, lens: Lens, kind: IndexKind | None = None) -> Index:
         """Return an index, made or opened on first use.

@@ -25,6 +25,7 @@ from core.search.query import (
     probe_count,
 )
 from core.search.query_language.compose import begin_query, embed_query
+from core.search.query_language.filters import Columns, allowed_rows
 from core.search.query_language.parse import ParsedQuery, parse_query
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class SearchResult:
         search_ms: Milliseconds in the index.
         cached: The embedding was there already, from an earlier query or as the gallery's own.
         plain: It was asked for by words alone: scores of composed queries lie elsewhere.
+        left: Pictures that the query's filters leave to be ranked; None without filters.
     """
 
     lens: Lens
@@ -61,6 +63,7 @@ class SearchResult:
     search_ms: float
     cached: bool
     plain: bool = True
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Comparison:
     failures: Mapping[Lens, str]
 
 
-class Searchable(Protocol):
+class Searchable(Columns, Protocol):
     """What a search needs of a gallery, or of an upload."""
 
     @property
@@ -167,7 +170,8 @@ class SearchService:
         k, kind, nprobe = self._check(k, lens, index, nprobe)
         asked = self.parse(query)
         encoded = begin_query(self.models, self.gallery, lens, asked).result()
-        found = self._ranked(asked, encoded, start + k, lens, kind, nprobe)
+        among = allowed_rows(self.gallery, asked.filters)
+        found = self._ranked(asked, encoded, start + k, lens, kind, nprobe, among)
         return replace(found, hits=found.hits[start:]) if start else found
 
     def by_image(
@@ -250,13 +254,14 @@ class SearchService:
         k, kind, _ = self._check(k, "captions", index, None)
         asked = self.parse(query)
         coming = {lens: begin_query(self.models, self.gallery, lens, asked) for lens in LENSES}
+        among = allowed_rows(self.gallery, asked.filters)
         deep: dict[Lens, SearchResult] = {}
         failures: dict[Lens, str] = {}
         for lens in LENSES:
             try:
                 encoded = coming[lens].result()
                 depth = max(k, FUSION_DEPTH)
-                deep[lens] = self._ranked(asked, encoded, depth, lens, kind, None)
+                deep[lens] = self._ranked(asked, encoded, depth, lens, kind, None, among)
             except QueryError:
                 raise
             except TwoLensError as error:
@@ -323,21 +328,30 @@ class SearchService:
         lens: Lens,
         index: IndexKind,
         nprobe: int | None,
+        among: np.ndarray | None,
     ) -> SearchResult:
         shown = frozenset(asked.pictures)
-        hits, search_ms = self._search(encoded.embedding, k + len(shown), lens, index, nprobe)
+        depth = k + len(shown)
+        hits, search_ms = self._search(encoded.embedding, depth, lens, index, nprobe, among)
         if shown:  # nobody looks for a picture that they have
             hits = _ranked_anew(hit for hit in hits if hit.id not in shown)[:k]
         searched(lens, asked.text)
         took = encoded.encode_ms, search_ms
-        return SearchResult(lens, index, hits, *took, encoded.cached, plain=asked.is_plain)
+        left = None if among is None else int(np.count_nonzero(among))
+        return SearchResult(lens, index, hits, *took, encoded.cached, asked.is_plain, left)
 
     def _search(
-        self, embedding: np.ndarray, k: int, lens: Lens, kind: IndexKind, nprobe: int | None
+        self,
+        embedding: np.ndarray,
+        k: int,
+        lens: Lens,
+        kind: IndexKind,
+        nprobe: int | None,
+        among: np.ndarray | None = None,
     ) -> tuple[tuple[Hit, ...], float]:
         index = self.gallery.index(lens, kind)
         started = time.perf_counter()
-        (hits,) = index.search(embedding[np.newaxis], k, nprobe=nprobe)
+        (hits,) = index.search(embedding[np.newaxis], k, nprobe=nprobe, among=among)
         if lens == "captions":
             hits = self._with_nearest_captions(hits, embedding)
         return tuple(hits), _ms_since(started)

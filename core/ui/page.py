@@ -42,9 +42,19 @@ _STYLES = (
     "upload.css",
     "evaluation.css",
     "duel.css",
+    "query.css",
     "phone.css",
 )
-_SCRIPTS = ("base.js", "why.js", "viewer.js", "share.js", "asking.js", "page.js", "upload.js")
+_SCRIPTS = (
+    "base.js",
+    "why.js",
+    "viewer.js",
+    "share.js",
+    "asking.js",
+    "query.js",
+    "page.js",
+    "upload.js",
+)
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _TIDY_UP = (60, 600)

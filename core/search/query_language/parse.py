@@ -6,10 +6,12 @@ Words without any of this are one part of weight 1, exactly as they were typed.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from core.errors import QueryError
+from core.search.query_language.filters import Filter, find_filters
 from core.text import has_content
 
 SUBTRACTED = 0.5
@@ -71,10 +73,12 @@ class ParsedQuery:
         text: Normalised, as it was typed.
         parts: One or more, at least one of them not subtracted; the words that belong to no other
             part come first.
+        filters: What a picture must meet to be ranked.
     """
 
     text: str
     parts: tuple[Part, ...]
+    filters: tuple[Filter, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -91,9 +95,10 @@ class ParsedQuery:
         """Ids of the pictures that are parts."""
         return tuple(part.picture for part in self.parts if part.picture)
 
-    def without(self, part: Part) -> str:
-        """Return the query with one part taken out."""
-        return remove_spans(self.text, part.spans)
+    def without(self, *taken: Part | Filter) -> str:
+        """Return the query with some parts and filters taken out."""
+        spans = [each.spans if isinstance(each, Part) else (each.span,) for each in taken]
+        return remove_spans(self.text, tuple(span for own in spans for span in own))
 
 
 def remove_spans(text: str, spans: tuple[tuple[int, int], ...]) -> str:
@@ -111,36 +116,48 @@ def parse_query(text: str) -> ParsedQuery:
     """Return the parts of a normalised query; what is no syntax is words.
 
     ``-word`` and ``-"some words"`` subtract, ``word^2`` and ``"some words"^2`` weigh,
-    ``like:PICTURE`` and ``-like:PICTURE`` add and subtract a picture by its id. Hyphens inside a
-    word, quotes alone, and whatever does not fit this are words.
+    ``like:PICTURE`` and ``-like:PICTURE`` add and subtract a picture by its id; filters are those
+    of :mod:`core.search.query_language.filters`. Hyphens inside a word, quotes alone, and whatever
+    does not fit this are words.
 
     Args:
         text: From :func:`core.search.query.normalise_query`.
 
     Raises:
-        QueryError: A weight is out of range, there are too many parts, or none is looked for.
+        QueryError: A weight or a filter's value is not possible, there are too many parts, or none
+            is looked for.
     """
     if not _SYNTAX.search(text):
         return _plain(text)
+    filters = find_filters(text)
+    words_only = _blanked(text, filters)
     parts: list[Part] = []
     rest, at = [], 0
-    for token in _TOKEN.finditer(text):
+    for token in _TOKEN.finditer(words_only):
         if not (token["minus"] or token["picture"] or token["weight"]):
             continue
         rest.append((at, token.start()))
         at = token.end()
         weight = _weight(token["weight"]) * (-SUBTRACTED if token["minus"] else 1.0)
         parts.append(_part(token, weight))
-    if not parts:
+    if not parts and not filters:
         return _plain(text)
     rest.append((at, len(text)))
-    places = tuple(_trimmed(text, *span) for span in rest)
+    places = tuple(_trimmed(words_only, *span) for span in rest)
     places = tuple(span for span in places if span[0] < span[1])
-    words = " ".join(" ".join(text[start:end] for start, end in places).split())
+    words = " ".join(" ".join(words_only[start:end] for start, end in places).split())
     if words:
         parts.insert(0, Part(words, 1.0, places, places))
     _check(parts)
-    return ParsedQuery(text, tuple(parts))
+    return ParsedQuery(text, tuple(parts), filters)
+
+
+def _blanked(text: str, filters: Sequence[Filter]) -> str:
+    """Return a text of the same length with spaces in the place of filters."""
+    for each in filters:
+        start, end = each.span
+        text = f"{text[:start]}{' ' * (end - start)}{text[end:]}"
+    return text
 
 
 def _plain(text: str) -> ParsedQuery:
@@ -176,5 +193,7 @@ def _weight(given: str | None) -> float:
 def _check(parts: list[Part]) -> None:
     if len(parts) > MOST_PARTS:
         raise QueryError(f"A query has at most {MOST_PARTS} parts; this one has {len(parts)}.")
+    if not parts:
+        raise QueryError("Say also what you are looking for: these words only filter.")
     if all(part.weight < 0 for part in parts):
         raise QueryError("Say also what you are looking for: a query cannot only leave out.")

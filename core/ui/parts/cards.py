@@ -34,10 +34,12 @@ class Standing:
     Attributes:
         query: The words, as typed; "" when the pictures were not found by words.
         hits: For each lens that answered, its first hits by image id.
+        left: How many pictures were ranked; None for the whole gallery.
     """
 
     query: str = ""
     hits: Mapping[Lens, Mapping[str, Hit]] = field(default_factory=dict)
+    left: int | None = None
 
     def nearest_caption(self, image_id: str) -> int:
         """Return which of a picture's captions is nearest to the query, from 0; 0 if unknown."""
@@ -47,13 +49,14 @@ class Standing:
     def describe(self, image_id: str, gallery_size: int) -> list[dict[str, str]]:
         """Return one line for each lens that answered: its id, its title and where it stands."""
         lines = []
+        ranked = gallery_size if self.left is None else self.left
         for lens in LENSES:
             if lens not in self.hits:
                 continue
             found = self.hits[lens]
             hit = found.get(image_id)
             place = (
-                f"{ordinal(hit.rank)} of {gallery_size} · score {hit.score:.2f}"
+                f"{ordinal(hit.rank)} of {ranked} · score {hit.score:.2f}"
                 if hit
                 else f"not among its first {len(found)}"
             )
@@ -61,9 +64,18 @@ class Standing:
         return lines
 
 
-def standing_of(query: str, rankings: Mapping[Lens, Sequence[Hit]]) -> Standing:
-    """Return where the pictures stand in each lens's ranking for a query."""
-    return Standing(query, {lens: {hit.id: hit for hit in hits} for lens, hits in rankings.items()})
+def standing_of(
+    query: str, rankings: Mapping[Lens, Sequence[Hit]], left: int | None = None
+) -> Standing:
+    """Return where the pictures stand in each lens's ranking for a query.
+
+    Args:
+        query: The words, as typed.
+        rankings: The first hits of each lens that answered.
+        left: How many pictures were ranked; None for the whole gallery.
+    """
+    hits = {lens: {hit.id: hit for hit in ranking} for lens, ranking in rankings.items()}
+    return Standing(query, hits, left)
 
 
 def alt_text(record: ImageRecord) -> str:

@@ -156,12 +156,22 @@ def take_along() -> str:
     )
 
 
-def fewer_note(shown: int, asked: int) -> str:
-    """Return a note if fewer pictures are shown than were asked for, or ""."""
+def fewer_note(shown: int, asked: int, left: int | None = None) -> str:
+    """Return a note if fewer pictures are shown than were asked for, or "".
+
+    Args:
+        shown: How many are.
+        asked: How many were asked for.
+        left: How many the query's filters leave; None without filters.
+    """
     if shown >= asked:
         return ""
     pictures = "one picture" if shown == 1 else f"{shown} pictures"
-    return f'<p class="tl-note">This is all there is: the gallery holds {pictures} to rank.</p>'
+    if left is None:
+        said = f"This is all there is: the gallery holds {pictures} to rank."
+    else:
+        said = f"The filters leave {pictures}." if shown else "No picture passes the filters."
+    return f'<p class="tl-note">{said}</p>'
 
 
 def match_note(entry: ShelvedGallery, result: SearchResult) -> str:

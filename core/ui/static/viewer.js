@@ -219,6 +219,9 @@
       go.setAttribute("title", title);
       onward.append(go);
     }
+    // Where there is no field of words, nobody asked in words.
+    if (page.fieldOf(document))
+      onward.append(page.withPicture(picture, (query) => ask("pick", { query })));
     return onward;
   };
 

@@ -25,6 +25,7 @@ from core.ui.parts.markup import (
     stage,
 )
 from core.ui.parts.paging import browse_answer
+from core.ui.parts.query_chips import above_results
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -125,7 +126,7 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
     entry = shelf.entry(gallery_name)
     asked = picture_count(k)
     comparison = entry.service.compare(query, k=asked)
-    standing = standing_of(comparison.query, comparison.rankings)
+    standing = standing_of(comparison.query, comparison.rankings, _left(comparison))
     ids = [hit.id for hit in comparison.fused]
     return stage(
         _comparison(entry, comparison, standing, asked),
@@ -139,20 +140,27 @@ def _comparison(
     entry: ShelvedGallery, comparison: Comparison, standing: Standing, asked: int
 ) -> str:
     both = _found_by_both(comparison)
+    parsed = entry.service.parse(comparison.query)
     lenses = "".join(_lens(entry, comparison, standing, lens, both) for lens in LENSES)
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     return (
-        f"{examples_line(entry, comparison.query)}{_agreement(entry, comparison)}"
+        f"{examples_line(entry, comparison.query)}{above_results(entry, parsed)}"
+        f"{_agreement(entry, comparison)}"
         f'<div class="tl-lenses">{lenses}</div>'
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
-        f"{fewer_note(shown, asked)}"
+        f"{fewer_note(shown, asked, _left(comparison))}"
         f"{_fused(entry, comparison, standing, both, asked)}{take_along()}{_details(comparison)}"
     )
 
 
 def _answers(comparison: Comparison) -> list[SearchResult]:
     return [found for found in (comparison.captions, comparison.clip) if found is not None]
+
+
+def _left(comparison: Comparison) -> int | None:
+    """Return how many pictures the query's filters leave; None without filters."""
+    return next((found.left for found in _answers(comparison)), None)
 
 
 def _found_by_both(comparison: Comparison) -> frozenset[str]:
@@ -167,6 +175,8 @@ def _agreement_words(comparison: Comparison) -> str:
         return "No lens could answer."
     if comparison.captions is None or comparison.clip is None:
         return "Only one lens answered."
+    if _left(comparison) == 0:
+        return "No picture passes the filters."
     shown = max(len(comparison.captions.hits), len(comparison.clip.hits))
     common = len(_found_by_both(comparison))
     if common == 0:
@@ -177,11 +187,12 @@ def _agreement_words(comparison: Comparison) -> str:
 
 
 def _agreement(entry: ShelvedGallery, comparison: Comparison) -> str:
-    if comparison.captions is None or comparison.clip is None:
+    if comparison.captions is None or comparison.clip is None or _left(comparison) == 0:
         return ""
     words = _agreement_words(comparison).rstrip(".")
     captions, clip = (len(found.hits) for found in (comparison.captions, comparison.clip))
-    chance = shared_by_chance(captions, clip, len(entry.gallery))
+    left = _left(comparison)
+    chance = shared_by_chance(captions, clip, len(entry.gallery) if left is None else left)
     by_chance = f"{chance:.1f}".removesuffix(".0") if chance >= 0.1 else "under 0.1"
     return (
         f'<p class="tl-agree"><strong>{BOTH_MARK}{words}</strong>'

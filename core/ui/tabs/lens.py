@@ -17,6 +17,7 @@ from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
 from core.ui.parts.paging import browse_answer, pager, start_of
 from core.ui.parts.picture_query import connect_picture_query, picture_query
+from core.ui.parts.query_chips import above_results
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf
@@ -256,8 +257,7 @@ def answer(
         return start_state(shelf, gallery_name)
     entry, asked = shelf.entry(gallery_name), picture_count(k)
     offered = index_offer(shelf, gallery_name, lens)
-    total = len(entry.gallery)
-    start = min(start, max(0, total - 1))
+    start = min(start, max(0, len(entry.gallery) - 1))
     deep = max(FUSION_DEPTH - start, asked)
     line, clusters = "", offered.clusters
     if offered.kind(kind) != "flat" and clusters >= WORTH_CLUSTERS:
@@ -270,20 +270,22 @@ def answer(
         line = _index_line(exact, ranking, asked, f"{nprobe:,} of {clusters:,}")
     else:
         ranking = exact = entry.service.by_text(query, deep, lens, start=start)
+    total = len(entry.gallery) if exact.left is None else exact.left
     other: Lens = "clip" if lens == "captions" else "captions"
     rankings: dict[Lens, Sequence[Hit]] = {lens: exact.hits}
     with suppress(ModelError):  # then its rank is not shown
         rankings[other] = entry.service.by_text(query, FUSION_DEPTH, other).hits
-    standing = standing_of(query.strip(), rankings)
+    standing = standing_of(query.strip(), rankings, exact.left)
     hits = ranking.hits[:asked]
+    parsed = entry.service.parse(query)
     pages = pager(start, len(hits), total, asked, query.strip())
     note = match_note(entry, exact) if start == 0 else ""
     body = (
-        f"{examples_line(entry, query.strip())}{line}"
+        f"{examples_line(entry, query.strip())}{above_results(entry, parsed)}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
         f"{lens_heading(lens, note=note)}"
         f"{hit_row(entry, hits, standing, lens=lens)}</section>{pages}"
-        f"{'' if start else fewer_note(len(hits), asked)}"
+        f"{'' if start else fewer_note(len(hits), asked, exact.left)}"
         f"{take_along()}{details([timing(ranking)])}"
     )
     summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)
