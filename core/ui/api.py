@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gradio as gr
@@ -9,6 +10,7 @@ import gradio as gr
 from core.records import UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
+from core.search.query_language.filters import with_filters
 from core.search.service import SearchResult
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
@@ -33,16 +35,21 @@ def add_endpoints(shelf: Shelf) -> None:
         gallery: str = "",
         fusion: Literal["default", "rrf", "zscore"] = "default",
         caption_weight: float | None = None,
+        filters: str = "",
     ) -> dict[str, Any]:
         """Find pictures by words through both lenses, and say how far they agree.
 
         Args:
-            query: What the picture should show, at most 1,000 characters.
+            query: What the picture should show, at most 1,000 characters; -word subtracts, "some
+                words"^2 weighs, like:ID adds a picture of the gallery.
             k: Pictures per lens, 1 to 50.
             gallery: Name of a gallery from /galleries; the first one if empty.
             fusion: rrf joins the lenses by rank, zscore by a weighted sum of scores, default as
                 found best for the models.
             caption_weight: Weight of the caption lens with zscore, 0 to 1; CLIP has the rest.
+            filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
+                (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
+                all of several count, and a minus sign before one leaves out what it names.
 
         Returns:
             query, captions and clip (lists of rank, id, file_name, score, caption, its
@@ -55,20 +62,28 @@ def add_endpoints(shelf: Shelf) -> None:
             hit is a match; null where no threshold was chosen), timings_ms, and failures (a
             sentence for each lens that could not answer; usually empty).
         """
-        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight)
+        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight, filters)
 
     @for_endpoint
     def search_captions(
-        query: str, k: int = 5, index: IndexChoice = "default", gallery: str = ""
+        query: str,
+        k: int = 5,
+        index: IndexChoice = "default",
+        gallery: str = "",
+        filters: str = "",
     ) -> dict[str, Any]:
         """Find pictures whose generated captions are close to the words.
 
         Args:
-            query: What the picture should show, at most 1,000 characters.
+            query: What the picture should show, at most 1,000 characters; -word subtracts, "some
+                words"^2 weighs, like:ID adds a picture of the gallery.
             k: Number of pictures, 1 to 50.
             index: default takes the gallery's best; flat compares with every caption, ivf only
                 with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
             gallery: Name of a gallery from /galleries; the first one if empty.
+            filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
+                (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
+                all of several count, and a minus sign before one leaves out what it names.
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
@@ -76,20 +91,28 @@ def add_endpoints(shelf: Shelf) -> None:
             matches_well (whether the best hit is a match; null where no threshold was chosen),
             timings_ms.
         """
-        return _by_text(shelf.entry(gallery), query, k, "captions", index)
+        return _by_text(shelf.entry(gallery), query, k, "captions", index, filters)
 
     @for_endpoint
     def search_clip(
-        query: str, k: int = 5, index: IndexChoice = "default", gallery: str = ""
+        query: str,
+        k: int = 5,
+        index: IndexChoice = "default",
+        gallery: str = "",
+        filters: str = "",
     ) -> dict[str, Any]:
         """Find pictures that CLIP places close to the words, without reading a caption.
 
         Args:
-            query: What the picture should show, at most 1,000 characters.
+            query: What the picture should show, at most 1,000 characters; -word subtracts, "some
+                words"^2 weighs, like:ID adds a picture of the gallery.
             k: Number of pictures, 1 to 50.
             index: default takes the gallery's best; flat compares with every picture, ivf only
                 with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
             gallery: Name of a gallery from /galleries; the first one if empty.
+            filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
+                (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
+                all of several count, and a minus sign before one leaves out what it names.
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
@@ -97,7 +120,7 @@ def add_endpoints(shelf: Shelf) -> None:
             matches_well (whether the best hit is a match; null where no threshold was chosen),
             timings_ms.
         """
-        return _by_text(shelf.entry(gallery), query, k, "clip", index)
+        return _by_text(shelf.entry(gallery), query, k, "clip", index, filters)
 
     @for_endpoint
     def similar(
@@ -139,10 +162,12 @@ def compare_json(
     k: object,
     fusion: str = "default",
     caption_weight: object = None,
+    filters: str = "",
 ) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
     asked = fusion_of(fusion, caption_weight, entry.service.models.profile.fusion)
-    result = entry.service.compare(query, k=picture_count(k), fusion=asked)
+    words = with_filters(query, filters)
+    result = entry.service.compare(words, k=picture_count(k), fusion=asked)
     lenses = {"captions": result.captions, "clip": result.clip}
     agreement = result.agreement
     return {
@@ -157,7 +182,7 @@ def compare_json(
             "jaccard": agreement.jaccard,
             "rbo": agreement.rbo,
             "shared": agreement.shared,
-            "by_chance": shared_by_chance(agreement.depth, agreement.depth, len(entry.gallery)),
+            "by_chance": shared_by_chance(agreement.depth, agreement.depth, _ranked(entry, lenses)),
         },
         "matches_well": {lens: entry.matches_well(found) for lens, found in lenses.items()},
         "timings_ms": {
@@ -165,6 +190,12 @@ def compare_json(
         },
         "failures": dict(result.failures),
     }
+
+
+def _ranked(entry: ShelvedGallery, lenses: Mapping[str, SearchResult | None]) -> int:
+    """Return how many pictures were ranked: those that the query's filters leave."""
+    left = next((found.left for found in lenses.values() if found is not None), None)
+    return len(entry.gallery) if left is None else left
 
 
 def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) -> dict[str, Any]:
@@ -179,10 +210,11 @@ def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) ->
 
 
 def _by_text(
-    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexChoice
+    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexChoice, filters: str
 ) -> dict[str, Any]:
     kind = None if index == "default" else index
-    result = entry.service.by_text(query, k=k, lens=lens, index=kind)
+    words = with_filters(query, filters)
+    result = entry.service.by_text(words, k=k, lens=lens, index=kind)
     return {
         "query": query,
         "lens": result.lens,

@@ -14,6 +14,7 @@ import numpy as np
 
 from core.errors import QueryError
 from core.records import UNSURE
+from core.text import one_line
 
 if TYPE_CHECKING:
     from core.records import ImageRecord
@@ -24,6 +25,7 @@ SHAPES = ("landscape", "portrait", "square")
 SQUARE = 0.05
 """How much longer than the other the longer side of a square picture may be, as a share of it."""
 
+_MOST_CHARS = 500
 _MOST_MEGAPIXELS = 1000.0
 _FILTER = re.compile(
     r"""
@@ -98,17 +100,26 @@ def find_filters(text: str) -> tuple[Filter, ...]:
     )
 
 
-def as_words(**demands: str) -> str:
-    """Return filters as they stand in a query; those without a value are left out.
+def with_filters(query: str, filters: str) -> str:
+    """Return a query with filters behind it.
 
     Args:
-        demands: Values by key.
+        query: As it was sent.
+        filters: As they stand in a query; "" for none.
+
+    Raises:
+        QueryError: There is something else among them.
     """
-    return " ".join(
-        f'{key}:"{value}"' if re.search(r"\s", value) else f"{key}:{value}"
-        for key, value in ((key, value.strip().replace('"', "")) for key, value in demands.items())
-        if value
-    )
+    if not filters:
+        return query
+    if not isinstance(filters, str) or len(filters) > _MOST_CHARS:
+        raise QueryError(f"The filters must be a text of at most {_MOST_CHARS} characters.")
+    text = one_line(filters)
+    for each in reversed(find_filters(text)):
+        text = text[: each.span[0]] + text[each.span[1] :]
+    if text.strip():
+        raise QueryError(f"{text.strip()[:40]!r} is no filter, as shape:portrait is.")
+    return f"{query} {filters}"
 
 
 def allowed_rows(pictures: Columns, filters: Sequence[Filter]) -> np.ndarray | None:

@@ -1,0 +1,86 @@
+"""Parts and filters of a query: chips, the panel, the large view, the address."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.visiting import PHONE
+from tests.planted_app import image_id
+
+FIELD = ".tl-query :is(input, textarea):visible"
+
+
+def first(visit, row: int) -> None:
+    expect(visit.cards().first).to_have_attribute("data-picture", re.compile(image_id(row)))
+
+
+def test_negation_is_offered_and_its_chip_can_be_removed_and_restored(visit):
+    page = visit.page
+    visit.search("a dog without a beach")
+    offer = page.get_by_role("button", name="Search for: a dog −beach")
+    offer.focus()
+    page.keyboard.press("Enter")
+    chip = page.get_by_role("button", name="Remove −beach")
+    expect(chip).to_be_visible()
+    expect(page.locator(FIELD)).to_have_value("a dog -beach")
+    page.wait_for_url(re.compile("-beach"))
+    page.reload()
+    expect(chip).to_be_visible(timeout=30_000)
+    chip.click()
+    expect(page.locator(FIELD)).to_have_value("a dog")
+    expect(page.locator(".tl-part:visible")).to_have_count(0)
+    page.go_back()
+    expect(chip).to_be_visible()
+
+
+def test_a_picture_is_added_and_taken_away_from_the_large_view(visit):
+    page = visit.page
+    visit.search("a red bus")
+    first(visit, 4)
+    visit.cards().first.click()
+    dialog = page.locator("dialog.tl-dialog[open]")
+    dialog.get_by_label("This, but").fill("a green train")
+    dialog.get_by_label("This, but").press("Enter")
+    expect(page.locator(FIELD)).to_have_value(f"a green train like:{image_id(4)}")
+    first(visit, 5)
+    visit.cards().first.click()
+    dialog.get_by_role("button", name="Less like this").click()
+    expect(page.get_by_role("button", name="Remove less like a green train")).to_be_visible()
+    expect(page.locator(FIELD)).to_have_value(
+        f"a green train like:{image_id(4)} -like:{image_id(5)}"
+    )
+
+
+@pytest.mark.parametrize("visit", [{"viewport": PHONE}], indirect=True)
+def test_the_panel_writes_filters_into_the_query_on_a_phone(visit):
+    page = visit.page
+    visit.search("a dog")
+    panel = page.locator(".tl-filters:visible")
+    panel.locator("summary").click()
+    panel.get_by_label("Shape").select_option("portrait")
+    expect(page.locator(FIELD)).to_have_value("a dog shape:portrait")
+    expect(page.get_by_role("button", name="Remove portrait")).to_be_visible()
+    first(visit, 1)
+    expect(page.get_by_text("The filters leave 2 pictures.")).to_be_visible()
+    expect(panel.get_by_label("Shape")).to_be_visible()  # it stays unfolded
+    panel.get_by_label("Caption says").fill("train")
+    panel.get_by_label("Caption says").press("Enter")
+    expect(page.locator(FIELD)).to_have_value("a dog shape:portrait caption:train")
+    first(visit, 5)
+    assert visit.overflow() <= 0
+    assert visit.small_targets() == []
+    assert visit.low_contrast() == []
+
+
+def test_the_endpoints_take_filters(address):
+    def asked(*data: object) -> httpx.Response:
+        return httpx.post(f"{address}/gradio_api/run/search_captions", json={"data": [*data]})
+
+    found = asked("a dog -sleeps", 5, "default", "planted", "shape:portrait").json()["data"][0]
+    assert [hit["id"] for hit in found["hits"]] == [image_id(1), image_id(5)]
+    assert found["matches_well"] is None
+    assert "is no filter" in asked("a dog", 5, "default", "planted", "portrait").text
