@@ -9,6 +9,7 @@ __all__ = [
     "places",
     "query",
     "query_kinds",
+    "query_language",
     "service",
     "word_index",
 ]

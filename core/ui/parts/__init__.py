@@ -7,6 +7,7 @@ __all__ = [
     "markup",
     "paging",
     "picture_query",
+    "query_chips",
     "search_box",
     "share",
     "shelf",
