@@ -142,15 +142,18 @@ class ManifestMismatchError(GalleryError):
         found: What the manifest says.
     """
 
-    def __init__(self, path: Path, field: str, expected: object, found: object) -> None:
-        """Quote the field and both values."""
+    def __init__(
+        self, path: Path, field: str, expected: object, found: object, remedy: str = ""
+    ) -> None:
+        """Quote the field and both values, and say what to run before a rebuild."""
         self.field = field
         self.expected = expected
         self.found = found
         super().__init__(
             path,
             f"Gallery {path.name} does not match: {field} is {found!r}, but {expected!r} is "
-            f"needed. Rebuild it with: python -m precompute build SOURCE --out {path} --overwrite",
+            f"needed. {remedy}Rebuild it with: python -m precompute build SOURCE --out {path} "
+            "--overwrite",
         )
 
 

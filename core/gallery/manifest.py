@@ -249,7 +249,9 @@ class Manifest(_Frozen):
         # Before validation: another version has other fields, and a list of those says nothing.
         found = content.get("format")
         if isinstance(found, int) and found != FORMAT:
-            raise ManifestMismatchError(folder, "format", FORMAT, found)
+            convert = f"Convert it with: python -m precompute convert {folder}. "
+            remedy = convert if found == 1 else ""
+            raise ManifestMismatchError(folder, "format", FORMAT, found, remedy)
         try:
             return cls.model_validate(content)
         except ValidationError as error:

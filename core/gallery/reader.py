@@ -80,12 +80,14 @@ class Gallery(PictureSet):
         self._large = pictures.large
 
     @classmethod
-    def open(cls, folder: Path, profile: Profile, *, verify_up_to: int | None = None) -> Gallery:
+    def open(
+        cls, folder: Path, profile: Profile | None, *, verify_up_to: int | None = None
+    ) -> Gallery:
         """Check a gallery against its manifest and the models that will search it, and open it.
 
         Args:
             folder: Where it lies.
-            profile: The models that will search it.
+            profile: The models that will search it; None for a job that only looks at its files.
             verify_up_to: Bytes up to which it is verified whole; of a larger one the sizes of
                 all files, all ids and a sample of the rows are checked. None stands for the
                 setting.
@@ -101,7 +103,8 @@ class Gallery(PictureSet):
         held = GalleryFolder(folder)
         content = read_manifest(held)
         manifest = Manifest.parse(folder, content)
-        manifest.check_models(folder, profile)
+        if profile is not None:
+            manifest.check_models(folder, profile)
         if verify_up_to is None:
             verify_up_to = get_settings().verify_up_to_bytes
         mapped = is_mapped(manifest, verify_up_to)
