@@ -6,6 +6,7 @@ __all__ = [
     "dataset",
     "folder",
     "hub_copy",
+    "index_files",
     "layout",
     "manifest",
     "metrics_charts",

@@ -242,10 +242,14 @@ class Gallery(PictureSet):
         means.setflags(write=False)
         return means
 
-    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
-        vectors, owners = self.embeddings(lens), None
+    def indexed_vectors(self, lens: Lens) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what a lens's indexes hold, and the picture of each row if it is not its own."""
         if lens == "captions" and self.manifest.caption_pooling == "best":
-            vectors, owners = self.caption_rows.indexed(self.caption_embeddings, "best")
+            return self.caption_rows.indexed(self.caption_embeddings, "best")
+        return self.embeddings(lens), None
+
+    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+        vectors, owners = self.indexed_vectors(lens)
         if kind == "flat":
             return Index(vectors, self.ids, owners)
         return self._index_files[lens, kind].opened(vectors, self.ids, owners)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.quiet import quiet_libraries
+from precompute.build.index_command import IndexChoice, IndexOption
 from precompute.terminal import ProfileChoice, ProfileOption, one_sentence, say, say_list
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def run(
             "the packages of requirements-ocr.txt.",
         ),
     ] = False,
+    index: IndexOption = IndexChoice.auto,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
@@ -179,6 +181,7 @@ def run(
             device=device or settings.device,
             captions_per_image=captions_per_image,
             caption_pooling=caption_pooling.value,
+            index=index.kinds,
             large_up_to=large,
             read_text=read_text,
             overwrite=overwrite,

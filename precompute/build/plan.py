@@ -15,7 +15,7 @@ from core.models.devices import resolve_device
 from core.models.locate import revision_of
 from core.models.profiles import Profile
 from core.models.text_reader import READER_PACKAGE
-from core.records import CaptionPooling
+from core.records import CaptionPooling, IndexKind
 from precompute.packages import versions_of
 from precompute.sources.types import Source, SourceOptions
 
@@ -41,6 +41,7 @@ class BuildOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         captions_per_image: Most captions generated for a picture.
         caption_pooling: How several captions of a picture are indexed.
+        index: Kinds of index, the best first; none chooses by size.
         large_up_to: Most pictures of a source for which large copies are kept; 0 keeps none.
         read_text: Whether the text in the pictures is read.
         overwrite: Replace an existing gallery once the new one is complete.
@@ -55,6 +56,7 @@ class BuildOptions:
     device: str = "auto"
     captions_per_image: int = 1
     caption_pooling: CaptionPooling = "mean"
+    index: tuple[IndexKind, ...] = ()
     large_up_to: int = LARGE_UP_TO
     read_text: bool = False
     overwrite: bool = False
@@ -112,6 +114,7 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         "shard size": options.shard_size,
         "captions per image": options.captions_per_image,
         "caption pooling": options.caption_pooling,
+        "index": list(options.index),
         "text reader": versions_of([READER_PACKAGE]) if options.read_text else None,
         "decoding": {
             "working_px": WORKING_PX,

@@ -1,0 +1,184 @@
+"""The command ``index``: other indexes for a gallery that is built, nothing captioned again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.quiet import quiet_libraries
+from precompute.terminal import ProfileOption, one_sentence, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from core.gallery.manifest import Manifest
+    from core.models.profiles import Models
+    from core.models.spec import TextEncoder
+    from core.records import ImageRecord, IndexKind, Lens
+    from core.search.engines.entry import IndexEntry
+
+_TEXTS = 1_000
+
+
+class IndexChoice(str, Enum):
+    """Kinds of index (:data:`core.records.IndexKind`), known without importing them."""
+
+    auto = "auto"
+    flat = "flat"
+    ivf = "ivf"
+    ivfsq8 = "ivfsq8"
+    ivfpq = "ivfpq"
+    hnsw = "hnsw"
+
+    @property
+    def kinds(self) -> tuple[IndexKind, ...]:
+        """The kind that is asked for; none for ``auto``."""
+        from core.records import INDEX_KINDS
+
+        return tuple(kind for kind in INDEX_KINDS if kind == self.value)
+
+
+IndexOption = Annotated[
+    IndexChoice,
+    typer.Option(
+        help="Kind of index. auto: flat and ivf up to 25,000 pictures, else the first of ivf, "
+        "ivfsq8 and ivfpq that weighs at most 1 GiB."
+    ),
+]
+IndexGbOption = Annotated[
+    float,
+    typer.Option(
+        min=0.01, help="GiB that an index chosen by auto may weigh: it is soon in memory whole."
+    ),
+]
+
+
+def run(
+    gallery: Annotated[Path, typer.Argument(help="Folder of a gallery.")],
+    index: IndexOption = IndexChoice.auto,
+    index_gb: IndexGbOption = 1.0,
+    profile: ProfileOption = None,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP model that built it, if not the profile's.")
+    ] = None,
+) -> None:
+    """Give a gallery other indexes; captions and embeddings stay as they are."""
+    with one_sentence("Stopped. The gallery is as it was."):
+        from core.config import get_settings
+        from core.models.choose import with_clip
+        from core.models.profiles import PROFILES, Models
+
+        settings = get_settings()
+        name = profile.value if profile else settings.profile
+        quiet_libraries(downloads=name == "full")
+        chosen = with_clip(PROFILES[name], clip or settings.clip)
+        manifest = reindex(gallery, Models(chosen), index, round(index_gb * 2**30), say)
+        for lens, entries in manifest.indexes.items():
+            for entry in entries:
+                typer.echo(f"{lens}: {describe(entry)}")
+
+
+def chosen_kinds(
+    index: IndexChoice, size: int, dim: int, index_bytes: int
+) -> tuple[IndexKind, ...]:
+    """Return the kinds that an option stands for.
+
+    Args:
+        index: The option.
+        size: Number of vectors.
+        dim: Length of the longest.
+        index_bytes: What an index may weigh.
+    """
+    from core.search.engines.training import kinds_for
+
+    return index.kinds or kinds_for(size, dim, index_bytes)
+
+
+def clip_texts(clip: TextEncoder, records: Sequence[ImageRecord]) -> Mapping[Lens, np.ndarray]:
+    """Return queries to measure the CLIP lens's index with; none for a small gallery.
+
+    A text's embedding lies farther from the pictures than these from each other, so that a search
+    by words has to look into more clusters than one by a picture.
+
+    Args:
+        clip: Of the gallery.
+        records: Whose captions are the queries.
+    """
+    from core.search.engines.training import FLAT_UP_TO
+
+    if len(records) <= FLAT_UP_TO:
+        return {}
+    rows = range(0, len(records), max(1, len(records) // _TEXTS))
+    texts = [text for text in (records[row].caption for row in rows) if text]
+    return {"clip": clip.encode_text(texts[:_TEXTS])} if texts else {}
+
+
+def reindex(
+    folder: Path, models: Models, index: IndexChoice, index_bytes: int, say: Callable[[str], None]
+) -> Manifest:
+    """Replace the indexes of a gallery; what it has already is kept.
+
+    The new files are written first and the manifest last, so that the gallery is whole whenever
+    this stops. An app that has it open goes on with the old files.
+
+    Args:
+        folder: The gallery.
+        models: That built it.
+        index: Which kind.
+        index_bytes: What an index may weigh.
+        say: Receives messages on progress.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        GalleryError: It cannot be opened.
+        OSError: A file could not be written.
+    """
+    from core.files import fsync
+    from core.gallery.index_files import write_indexes
+    from core.gallery.layout import index_files
+    from core.gallery.manifest import FileRef
+    from core.gallery.reader import Gallery
+    from core.records import LENSES
+
+    gallery = Gallery.open(folder, models.profile)
+    old = gallery.manifest
+    vectors = {lens: gallery.indexed_vectors(lens)[0] for lens in LENSES}
+    longest = max(rows.shape[1] for rows in vectors.values())
+    kinds = chosen_kinds(index, len(vectors["captions"]), longest, index_bytes)
+    missing = [kind for kind in kinds if kind not in old.index_kinds]
+    texts = clip_texts(models.clip, gallery.records) if missing else {}
+    entries: dict[Lens, tuple[IndexEntry, ...]] = {}
+    for lens in LENSES:
+        kept = {entry.kind: entry for entry in old.indexes_of(lens)}
+        made, _ = write_indexes(folder, lens, vectors[lens], missing, texts.get(lens), say)
+        kept |= {entry.kind: entry for entry in made}
+        entries[lens] = tuple(kept[kind] for kind in kinds)
+    unused = set(index_files(old.index_kinds)) - set(index_files(kinds))
+    files = {name: ref for name, ref in old.files.items() if name not in unused}
+    files |= {name: FileRef.of(folder / name) for name in index_files(missing)}
+    fsync(folder)
+    changed = {"files": dict(sorted(files.items())), "indexes": entries}
+    manifest = old.model_copy(update=changed).write(folder)
+    for name in unused:
+        (folder / name).unlink(missing_ok=True)
+    return manifest
+
+
+def describe(entry: IndexEntry) -> str:
+    """Return a sentence about an index."""
+    if entry.recall is None or entry.kind == "flat":
+        return f"{entry.kind}, not measured." if entry.kind != "flat" else "flat, exact."
+    point = next(point for point in entry.curve if point.effort == entry.effort)
+    name = "efSearch" if entry.kind == "hnsw" else "nprobe"
+    of = f" of {entry.nlist:,}" if entry.nlist else ""
+    return (
+        f"{entry.kind}, {name} {entry.effort:,}{of}: recall@10 {entry.recall:.3f} on "
+        f"{entry.queries:,} held-out {entry.query_origin}, compared with {point.compared:.2%} of "
+        "the vectors."
+    )

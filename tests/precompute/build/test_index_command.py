@@ -1,0 +1,53 @@
+"""Another index for a built gallery: records and embeddings stay, figures are written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.gallery.manifest import Manifest
+from core.gallery.reader import Gallery
+from core.models.profiles import Models
+from precompute.build.index_command import IndexChoice, clip_texts, describe, reindex
+from tests.core.planted import gallery_on_disk, profile, records, unit_rows
+
+
+def test_a_gallery_gets_another_index_and_keeps_the_rest(tmp_path):
+    folder, models = tmp_path / "gallery", Models(profile(tmp_path / "models"))
+    captions, clip = unit_rows(1200, 8), unit_rows(1200, 6)
+    before = gallery_on_disk(folder, models.profile, captions, clip)
+    gallery = Gallery.open(folder, models.profile)
+    reindex(folder, models, IndexChoice.ivfsq8, 1 << 30, lambda text: None)
+    after = Manifest.read(folder)
+    assert after.index_kinds == ("ivfsq8",)
+    same = {name: ref for name, ref in before.files.items() if not name.endswith(".faiss")}
+    assert {name: ref for name, ref in after.files.items() if not name.endswith(".faiss")} == same
+    assert sorted(path.name for path in folder.glob("*.faiss")) == [
+        "captions.ivfsq8.faiss",
+        "clip.ivfsq8.faiss",
+    ]
+    (entry,) = after.indexes["clip"]
+    assert entry.recall >= 0.95 and entry.queries == 120
+    assert describe(entry).startswith(f"ivfsq8, nprobe {entry.effort} of {entry.nlist}: recall@10")
+    again = Gallery.open(folder, models.profile)
+    assert again.index("clip").default_nprobe == entry.effort
+    # One that was open goes on with what it had.
+    found = gallery.index("clip", "ivf").search(clip[:4], 5, nprobe=1000)
+    assert found == again.index("clip").search(clip[:4], 5, nprobe=1000)
+    reindex(folder, models, IndexChoice.auto, 1 << 30, lambda text: None)
+    assert Manifest.read(folder).index_kinds == ("flat", "ivf")
+
+
+def test_texts_are_asked_of_a_large_gallery_alone(monkeypatch):
+    class Clip:
+        def encode_text(self, texts):
+            return np.eye(len(texts), dtype=np.float32)
+
+    assert clip_texts(Clip(), records(50)) == {}
+    monkeypatch.setattr("core.search.engines.training.FLAT_UP_TO", 40)
+    assert clip_texts(Clip(), records(50))["clip"].shape == (50, 50)
+
+
+@pytest.mark.parametrize("choice", list(IndexChoice))
+def test_a_choice_names_its_kind(choice):
+    assert choice.kinds == (() if choice is IndexChoice.auto else (choice.value,))
