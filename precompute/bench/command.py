@@ -1,4 +1,4 @@
-"""The commands ``bench app | build | load | index | evaluation | image-tower | explanations``."""
+"""The commands ``bench app | build | load | index | scale`` and those of single parts."""
 
 from __future__ import annotations
 
@@ -104,6 +104,24 @@ def index_command(
 
     _, name = _chosen(profile)
     _tell(index(gallery, lens.value, vectors, queries, name, say), json_file)
+
+
+@app.command("scale")
+def scale_command(
+    gallery: Annotated[Path, typer.Argument(help="Gallery that is multiplied.")],
+    pictures: Annotated[int, typer.Option(min=2, help="Pictures of the large one.")] = 100_000,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Keep the large gallery here; one that is there is not made again."),
+    ] = None,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Make a large gallery of a small one; measure opening it and starting the app over it."""
+    from precompute.bench.scale import scale
+
+    _, name = _chosen(profile)
+    _tell(scale(gallery, pictures, out, name, say), json_file)
 
 
 @app.command("evaluation")
