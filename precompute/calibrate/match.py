@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NONSENSE = 200
 _FEWEST_QUERIES = 40
 _WORDS_TYPED = 3
-_FUNCTION_WORDS = {
+FUNCTION_WORDS = {
     *("a", "an", "the", "and", "or", "of", "in", "on", "at", "by", "to", "for", "from", "with"),
     *("into", "near", "next", "over", "under", "up", "down", "out", "as", "while", "it", "its"),
     *("his", "her", "their", "that", "this", "there", "some", "who", "is", "are", "was", "were"),
@@ -138,7 +138,7 @@ def _flagged(best: np.ndarray, rows: np.ndarray, share: float) -> float:
 def as_typed(caption: str) -> str:
     """Return a caption as a hurried visitor would type it: its first words that name something."""
     words = re.findall(r"\w+", caption.lower())
-    named = [word for word in words if word not in _FUNCTION_WORDS]
+    named = [word for word in words if word not in FUNCTION_WORDS]
     return " ".join(named[:_WORDS_TYPED]) or caption
 
 

@@ -6,6 +6,7 @@ A chip carries the query that it leads to, so that the address, Back and the API
 from __future__ import annotations
 
 from core.search.query_language.filters import Filter
+from core.search.query_language.foreign import NOTE, is_foreign
 from core.search.query_language.negation import without_in_words
 from core.search.query_language.parse import ParsedQuery, Part
 from core.ui.parts.cards import alt_text
@@ -16,7 +17,10 @@ from core.ui.parts.shelf import ShelvedGallery
 
 def above_results(entry: ShelvedGallery, query: ParsedQuery) -> str:
     """Return what stands above the answer to a query: its chips, and the folded filters."""
-    return f'<div class="tl-asked">{query_chips(entry, query)}{filter_panel(entry, query)}</div>'
+    note = f'<p class="tl-note">{NOTE}</p>' if is_foreign(query.words) else ""
+    return (
+        f'<div class="tl-asked">{query_chips(entry, query)}{filter_panel(entry, query)}</div>{note}'
+    )
 
 
 def query_chips(entry: ShelvedGallery, query: ParsedQuery) -> str:

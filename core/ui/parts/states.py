@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from core.errors import QueryError
 from core.records import SAMPLE_NAME, Lens
+from core.search.query_language.foreign import is_foreign
 from core.search.service import SearchResult
 from core.ui.parts.cards import alt_text, plain_row, skeleton_row
 from core.ui.parts.events import sentence_for
@@ -174,9 +175,15 @@ def fewer_note(shown: int, asked: int, left: int | None = None) -> str:
     return f'<p class="tl-note">{said}</p>'
 
 
-def match_note(entry: ShelvedGallery, result: SearchResult) -> str:
-    """Return a sentence for above a lens's results if not even its best hit is a match, or ""."""
-    if entry.matches_well(result) is not False:
+def match_note(entry: ShelvedGallery, result: SearchResult, words: str) -> str:
+    """Return a sentence for above a lens's results if not even its best hit is a match, or "".
+
+    Args:
+        entry: The gallery.
+        result: What the lens found.
+        words: That were asked; of words in another language the page says more than this.
+    """
+    if entry.matches_well(result) is not False or is_foreign(words):
         return ""
     return '<p class="tl-no-match"><strong>Nothing here matches well.</strong></p>'
 

@@ -225,7 +225,8 @@ def _lens(
         sentence = comparison.failures.get(lens, "")
         return f"{label}{lens_failure(lens, sentence)}</section>"
     row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
-    return f"{label}{lens_heading(lens, note=match_note(entry, result))}{row}</section>"
+    note = match_note(entry, result, comparison.query)
+    return f"{label}{lens_heading(lens, note=note)}{row}</section>"
 
 
 def _fused(

@@ -279,7 +279,7 @@ def answer(
     hits = ranking.hits[:asked]
     parsed = entry.service.parse(query)
     pages = pager(start, len(hits), total, asked, query.strip())
-    note = match_note(entry, exact) if start == 0 else ""
+    note = match_note(entry, exact, query) if start == 0 else ""
     body = (
         f"{examples_line(entry, query.strip())}{above_results(entry, parsed)}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
