@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,13 +113,38 @@ def record_from(values: Mapping[str, Any]) -> ImageRecord:
     own["caption_flags"] = tuple(values["caption_flags"])
     own["references"] = tuple(values["references"])
     # Galleries of one caption an image, and those built before there were more, leave it out.
-    own["more_captions"] = tuple(
-        Caption(more["text"], tuple(more["flags"]), more["confidence"])
-        for more in values.get("more_captions") or ()
-    )
+    own["more_captions"] = captions_from(values.get("more_captions"))
     # Likewise those in which nobody looked for text.
     own["text_in_picture"] = values.get("text_in_picture") or ""
     return ImageRecord(**own)
+
+
+def captions_from(values: Sequence[Mapping[str, Any]] | None) -> tuple[Caption, ...]:
+    """Return the captions whose ``asdict`` went through JSON or a table; None stands for none."""
+    return tuple(
+        Caption(each["text"], tuple(each["flags"]), each["confidence"]) for each in values or ()
+    )
+
+
+@runtime_checkable
+class RecordColumns(Protocol):
+    """Records that are kept as columns, as those of a gallery are."""
+
+    def values(self, name: str) -> Sequence[Any]:
+        """Return one field of all records, in row order."""
+        ...
+
+
+def values_of(records: Sequence[ImageRecord], name: str) -> Sequence[Any]:
+    """Return one field of all records, in row order, without making records to read it of.
+
+    Args:
+        records: Of a gallery or an upload.
+        name: Of a field of :class:`ImageRecord`.
+    """
+    if isinstance(records, RecordColumns):
+        return records.values(name)
+    return [getattr(record, name) for record in records]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from core.gallery.dataset.image_ids import ImageIds, hex_numbers
-from core.records import ImageRecord, record_from
+from core.records import ImageRecord, captions_from, record_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,7 @@ IMAGE_COLUMN = "image"
 OPTIONAL_COLUMNS = frozenset({"more_captions", "text_in_picture", "text_confidence"})
 """Absent where no picture has a value."""
 _MAY_BE_NULL = frozenset({"confidence", "license", "source_url", *OPTIONAL_COLUMNS})
+_LISTS = frozenset({"caption_flags", "references"})
 _BATCH_ROWS = 1000
 _SAMPLES, _SAMPLED_ROWS = 8, 32
 
@@ -145,6 +147,18 @@ class Records(Sequence[ImageRecord]):
         """Return all pictures, some at a time in memory."""
         for batch in self._batches:
             yield from map(record_from, batch.to_pylist())
+
+    def values(self, name: str) -> Sequence[Any]:
+        """Return one field of all records, in row order; see :func:`core.records.values_of`."""
+        if name not in self.table.column_names:
+            (default,) = (each.default for each in fields(ImageRecord) if each.name == name)
+            return [default] * len(self)
+        found = self.table[name].to_pylist()
+        if name == "more_captions":
+            return list(map(captions_from, found))
+        if name == "text_in_picture":
+            return [text or "" for text in found]
+        return list(map(tuple, found)) if name in _LISTS else found
 
     @property
     def caption_counts(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from core.errors import QueryError
-from core.records import UNSURE
+from core.records import UNSURE, values_of
 from core.text import one_line
 
 if TYPE_CHECKING:
@@ -150,7 +150,10 @@ def _value(key: str, value: str) -> str:
 
 def _sides(pictures: Columns) -> np.ndarray:
     def make() -> np.ndarray:
-        return np.array([(each.width, each.height) for each in pictures.records], np.int64)
+        return np.stack(
+            [np.array(values_of(pictures.records, side), np.int64) for side in ("width", "height")],
+            axis=1,
+        )
 
     return pictures.column("sides", make).reshape(-1, 2)
 
@@ -166,7 +169,8 @@ def licences(pictures: Columns) -> np.ndarray:
     """Return each picture's licence in lower case, "" for none: str (n,)."""
 
     def make() -> np.ndarray:
-        return np.array([(each.license or "").lower() for each in pictures.records], np.str_)
+        given = values_of(pictures.records, "license")
+        return np.array([(each or "").lower() for each in given], np.str_)
 
     return pictures.column("licences", make)
 
@@ -196,7 +200,8 @@ def sure_captions(pictures: Columns) -> np.ndarray:
     """Return whether each picture's first caption has no doubt on it: bool (n,)."""
 
     def make() -> np.ndarray:
-        return np.array([UNSURE not in each.caption_flags for each in pictures.records], np.bool_)
+        flags = values_of(pictures.records, "caption_flags")
+        return np.array([UNSURE not in each for each in flags], np.bool_)
 
     return pictures.column("sure", make)
 
@@ -205,10 +210,12 @@ def _by_caption(pictures: Columns, value: str) -> np.ndarray:
     """Look for whole words in a row, in any of a picture's captions."""
 
     def make() -> np.ndarray:
+        first = values_of(pictures.records, "caption")
+        more = values_of(pictures.records, "more_captions")
         return np.array(
             [
-                "|".join(_spaced(caption.text) for caption in each.captions)
-                for each in pictures.records
+                "|".join(map(_spaced, (text, *(caption.text for caption in others))))
+                for text, others in zip(first, more, strict=True)
             ],
             np.object_,
         )

@@ -13,7 +13,7 @@ from core.gallery.manifest import SourceRef
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_gallery
 from core.models.profiles import Models
-from core.records import Caption, ImageRecord
+from core.records import Caption, ImageRecord, values_of
 from core.search.index import Index
 from core.search.service import SearchService
 from tests.core.planted import (
@@ -109,6 +109,7 @@ def test_a_gallery_keeps_every_caption(made):
     gallery = Gallery.open(folder, models)
     assert tuple(gallery.records) == tuple(pictures)
     assert gallery.records[0].captions[1:] == pictures[0].more_captions
+    assert values_of(gallery.records, "more_captions") == [p.more_captions for p in pictures]
     assert np.array_equal(gallery.caption_embeddings, vectors)
     assert gallery.manifest.captions_per_image == 5
     means = gallery.embeddings("captions")

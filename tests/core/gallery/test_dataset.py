@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import fields
 
 import datasets
 import numpy as np
@@ -18,7 +19,7 @@ from core.gallery.dataset.image_ids import ImageIds
 from core.gallery.dataset.records import gallery_schema
 from core.gallery.layout import shards_of
 from core.gallery.reader import Gallery
-from core.records import INDEX_PAIR, LENSES
+from core.records import INDEX_PAIR, LENSES, ImageRecord, values_of
 from tests.core.gallery.test_gallery import write
 from tests.core.planted import image_ids, records
 
@@ -62,6 +63,8 @@ def test_a_large_gallery_is_mapped_and_gives_the_same_answers(sharded):
     mapped = Gallery.open(sharded.folder, sharded.profile, verify_up_to=0)
     assert tuple(mapped.records) == tuple(whole.records) == tuple(records(60))
     assert mapped.records[-1] == records(60)[-1] and mapped.records[6:8] == tuple(records(8)[6:])
+    for name in (field.name for field in fields(ImageRecord)):
+        assert values_of(mapped.records, name) == values_of(records(60), name), name
     for lens in LENSES:
         assert not mapped.embeddings(lens).flags.owndata
         assert np.array_equal(mapped.embeddings(lens), whole.embeddings(lens))
