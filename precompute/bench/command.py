@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from core.quiet import quiet_libraries
+from precompute.build.index_command import IndexChoice, IndexOption
 from precompute.terminal import JsonOption, ProfileChoice, ProfileOption, say
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ _GalleryOption = Annotated[
 ]
 _Images = Annotated[int, typer.Option(min=40, help="Size of the gallery that is built.")]
 _Queries = Annotated[int, typer.Option(min=10, help="Number of distinct queries.")]
-
-
-class LensChoice(str, Enum):
-    """The lenses, known without importing them."""
-
-    captions = "captions"
-    clip = "clip"
 
 
 @app.command("app")
@@ -91,19 +84,17 @@ def load_command(
 @app.command("index")
 def index_command(
     gallery: Annotated[Path, typer.Argument(help="Gallery whose embeddings are multiplied.")],
-    lens: Annotated[
-        LensChoice, typer.Option(help="Lens whose embeddings are used.")
-    ] = LensChoice.clip,
-    vectors: Annotated[int, typer.Option(min=1000, help="Number of vectors.")] = 100_000,
+    pictures: Annotated[int, typer.Option(min=1000, help="Number of pictures.")] = 100_000,
+    index: IndexOption = IndexChoice.auto,
     queries: _Queries = 200,
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure flat against IVF at a size larger than the gallery."""
-    from precompute.bench.index import index
+    """Measure an index of a size larger than the gallery: training, memory, recall, searches."""
+    from precompute.bench.index import index as measure
 
     _, name = _chosen(profile)
-    _tell(index(gallery, lens.value, vectors, queries, name, say), json_file)
+    _tell(measure(gallery, index, pictures, queries, name, say), json_file)
 
 
 @app.command("scale")

@@ -1,54 +1,226 @@
-"""Flat against IVF at a size that no gallery at hand has."""
+"""Indexes of a size that no gallery at hand has: training, memory, disk, recall, and searches."""
 
 from __future__ import annotations
 
+import resource
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from core.gallery.dataset.image_ids import ImageIds
+from core.gallery.picture_set import PictureSet
+from core.records import LENSES, IndexKind, Lens
+from core.search.engines.approximate import Approximate, library
+from core.search.engines.entry import IndexEntry
+from core.search.engines.training import build_for_gallery
+from core.search.index import Index
+from core.search.service import FUSION_DEPTH, SearchService
 from precompute.bench.figures import Figure, Say, result
+from precompute.evaluate.index_curve import enlarged
 
 if TYPE_CHECKING:
     from core.config import ProfileName
-    from core.records import Lens
+    from core.gallery.reader import Gallery
+    from core.models.profiles import Models
+    from precompute.build.index_command import IndexChoice
 
 _SEED = 0
+_DEPTH = 10
+_CHUNK = 50_000
+_TRAINING_S, _TRAINING_GB = 300.0, 6.0
+_SEARCH_MS, _RECALL = 25.0, 0.95
 
 
 def index(
-    gallery: Path, lens: Lens, vectors: int, count: int, name: ProfileName, say: Say
+    gallery: Path, choice: IndexChoice, pictures: int, count: int, name: ProfileName, say: Say
 ) -> dict[str, Any]:
-    """Enlarge a gallery's embeddings, index them both ways, and time searches by its own pictures.
+    """Enlarge a gallery's embeddings, index both lenses, and search by words.
 
     Args:
-        gallery: Whose embeddings lie between the vectors that are made.
-        lens: Which of its embeddings.
-        vectors: How many to make.
-        count: Queries: embeddings of the gallery's own.
+        gallery: Whose embeddings lie between the vectors that are made. Captions of half of its
+            pictures tune the index, as in a build; references of the others, what people said
+            of them, are searched (captions if there are none).
+        choice: Kind of index.
+        pictures: How many to make.
+        count: Queries that are searched.
         name: Of the profile that built it.
         say: Receives messages on progress.
 
     Raises:
         GalleryError: The gallery cannot be served.
+        SourceError: It has too few pictures.
     """
-    import numpy as np
-
     from core.gallery.reader import Gallery
-    from core.models.profiles import PROFILES
-    from precompute.evaluate.index_curve import measure_enlarged
+    from core.models.profiles import PROFILES, Models
 
-    rows = Gallery.open(gallery, PROFILES[name]).embeddings(lens)
-    asked = rows[np.random.default_rng(_SEED).permutation(len(rows))[:count]]
-    say(f"{vectors:,} vectors of {rows.shape[1]} ...")
-    started = time.perf_counter()
-    curve = measure_enlarged(rows, asked, vectors, seed=_SEED)
-    figures = [Figure("index: all", time.perf_counter() - started, "s", 1)]
-    for point in curve.points:
-        kind = point.kind if point.nprobe is None else f"ivf, nprobe {point.nprobe}"
-        figures += [
-            Figure(f"{kind}: search p50", point.p50_ms, "ms", curve.queries),
-            Figure(f"{kind}: search p95", point.p95_ms, "ms", curve.queries),
-            Figure(f"{kind}: recall@10 of flat", point.recall, "", curve.queries),
-            Figure(f"{kind}: a vector", point.bytes_per_vector, "bytes", 1),
+    models = Models(PROFILES[name])
+    opened = Gallery.open(gallery, models.profile)
+    tuning, asked = _texts(opened, count)
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as folder:
+        made = _Enlarged(Path(folder), pictures)
+        for lens in LENSES:
+            encoder = models.clip if lens == "clip" else models.sentence
+            texts = encoder.encode_text(tuning)
+            figures += made.fill(lens, opened.embeddings(lens), choice, texts, say)
+        say("searching ...")
+        library().omp_set_num_threads(1)  # as a server of many visitors has for each
+        figures += _searches(made, models, asked)
+        entries = {lens: made.entries[lens].model_dump() for lens in LENSES}
+    return result(figures, name, pictures=pictures, indexes=entries)
+
+
+def _texts(gallery: Gallery, count: int) -> tuple[list[str], list[str]]:
+    """Return words to tune with and words to search by, none twice."""
+    from core.errors import SourceError
+    from precompute.build.index_command import as_asked
+
+    half = len(gallery.records) // 2
+    tuning = as_asked(record.caption for record in gallery.records[:half])
+    said = ((each.references or (each.caption,))[0] for each in gallery.records[half:])
+    asked = list(dict.fromkeys(text for text in said if text.strip()))[:count]
+    if min(len(tuning), len(asked)) < 10:
+        raise SourceError("The gallery needs 20 different captions or more.")
+    return tuning, asked
+
+
+class _Enlarged(PictureSet):
+    """Pictures without records, between and around those of a gallery; in a temporary folder."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        super().__init__(folder, (), ImageIds(np.arange(count, dtype=np.uint64)), {})
+        self._vectors: dict[Lens, np.ndarray] = {}
+        self._embeddings = self._vectors
+        self._kind: IndexKind = "flat"
+        self.entries: dict[Lens, IndexEntry] = {}
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return "enlarged"
+
+    @property
+    def index_kinds(self) -> tuple[IndexKind, ...]:
+        """The one that is measured."""
+        return (self._kind,)
+
+    def fill(
+        self,
+        lens: Lens,
+        real: np.ndarray,
+        choice: IndexChoice,
+        texts: np.ndarray,
+        say: Say,
+    ) -> list[Figure]:
+        """Make one lens's vectors and index; return what that took."""
+        from precompute.build.index_command import chosen_kinds
+
+        count, dim = len(self), real.shape[1]
+        say(f"{lens}: {count:,} vectors of {dim} ...")
+        path = self.folder / f"{lens}.npy"
+        into = np.lib.format.open_memmap(path, "w+", np.float32, (count, dim))
+        generator = np.random.default_rng(_SEED)
+        for start in range(0, count, _CHUNK):
+            rows = min(_CHUNK, count - start)
+            into[start : start + rows] = enlarged(real, rows, generator)
+        del into
+        vectors = np.load(path, mmap_mode="r")
+        self._vectors[lens] = vectors
+        *_, self._kind = chosen_kinds(choice, count, 512, 1 << 30)
+        marks = [time.perf_counter()]
+
+        def told(text: str) -> None:
+            marks.append(time.perf_counter())
+            say(text)
+
+        approximate, entry = build_for_gallery(self._kind, vectors, texts, told)
+        marks.append(time.perf_counter())
+        self.entries[lens] = entry
+        Index(vectors, self.ids, None, approximate).save(self._file(lens))
+        del approximate
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak_gb = peak / (2**20 if sys.platform != "darwin" else 2**30)
+        steps = np.diff(marks)
+        title = f"{lens} {self._kind}"
+        return [
+            Figure(f"{title}: training", float(steps[0]), "s", 1, target=_TRAINING_S),
+            *(
+                Figure(f"{title}: {step}", float(took), "s", 1)
+                for step, took in zip(("adding", "measuring"), steps[1:], strict=False)
+            ),
+            Figure(f"{title}: peak memory so far", peak_gb, "GiB", 1, target=_TRAINING_GB),
+            Figure(f"{title}: a vector", self._file(lens).stat().st_size / count, "bytes", 1),
+            Figure(
+                f"{title}: recall@10, held-out {entry.query_origin}",
+                entry.recall or 0.0,
+                "",
+                entry.queries,
+                target=_RECALL,
+                more_is_better=True,
+            ),
+            Figure(f"{title}: effort", float(entry.effort or 0), "", 1),
         ]
-    return result(figures, name, vectors=curve.vectors, clusters=curve.nlist)
+
+    def _file(self, lens: Lens) -> Path:
+        return self.folder / f"{lens}.faiss"
+
+    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+        if kind == "flat":
+            return Index(self._vectors[lens], self.ids)
+        opened = Approximate.mapped(kind, str(self._file(lens)), self.entries[lens].effort)
+        return Index(self._vectors[lens], self.ids, None, opened)
+
+
+def _searches(made: _Enlarged, models: Models, asked: Sequence[str]) -> list[Figure]:
+    """Search each lens, then both; the words were embedded before, so no encoder runs."""
+    service = SearchService(made, models)
+    figures = []
+    for lens in LENSES:
+        queries = np.stack([models.encode_query(lens, text).embedding for text in asked])
+        exact = made.exact_index(lens).search(queries, _DEPTH)
+        shares, took = [], []
+        for turn in range(2):  # the first maps the files
+            for row, text in enumerate(asked):
+                started = time.perf_counter()
+                hits = service.by_text(text, FUSION_DEPTH, lens).hits
+                took.append(1000 * (time.perf_counter() - started))
+                if turn:
+                    needed = exact[row][-1].score - 1e-6
+                    found = sum(hit.score >= needed for hit in hits[:_DEPTH])
+                    shares.append(found / _DEPTH)
+        title = f"{lens} {made.index_kinds[0]}"
+        figures += _percentiles(f"{title}: search", took[len(asked) :])
+        figures.append(
+            Figure(
+                f"{title}: recall@10, words",
+                float(np.mean(shares)),
+                "",
+                len(shares),
+                target=_RECALL,
+                more_is_better=True,
+            )
+        )
+    took = []
+    for _ in range(2):
+        for text in asked:
+            started = time.perf_counter()
+            service.compare(text)
+            took.append(1000 * (time.perf_counter() - started))
+    figures += _percentiles("both lenses and their fusion", took[len(asked) :], target=_SEARCH_MS)
+    return figures
+
+
+def _percentiles(
+    name: str, milliseconds: Sequence[float], target: float | None = None
+) -> list[Figure]:
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    count = len(milliseconds)
+    return [
+        Figure(f"{name} p50", float(p50), "ms", count),
+        Figure(f"{name} p95", float(p95), "ms", count, target=target),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,23 +98,35 @@ def chosen_kinds(
     return index.kinds or kinds_for(size, dim, index_bytes)
 
 
-def clip_texts(clip: TextEncoder, records: Sequence[ImageRecord]) -> Mapping[Lens, np.ndarray]:
-    """Return queries to measure the CLIP lens's index with; none for a small gallery.
+def query_texts(
+    sentence: TextEncoder, clip: TextEncoder, records: Sequence[ImageRecord]
+) -> Mapping[Lens, np.ndarray]:
+    """Return queries to measure the indexes with, as visitors may ask; none for a small gallery.
 
-    A text's embedding lies farther from the pictures than these from each other, so that a search
-    by words has to look into more clusters than one by a picture.
+    Words lie farther from the vectors than these from each other, in both lenses, so that a search
+    by words has to look into more clusters than one by a held-out vector.
 
     Args:
-        clip: Of the gallery.
-        records: Whose captions are the queries.
+        sentence: Of the gallery.
+        clip: Likewise.
+        records: Whose captions are shortened to be the queries.
     """
     from core.search.engines.training import FLAT_UP_TO
 
     if len(records) <= FLAT_UP_TO:
         return {}
     rows = range(0, len(records), max(1, len(records) // _TEXTS))
-    texts = [text for text in (records[row].caption for row in rows) if text]
-    return {"clip": clip.encode_text(texts[:_TEXTS])} if texts else {}
+    words = as_asked(records[row].caption for row in rows)[:_TEXTS]
+    return {"captions": sentence.encode_text(words), "clip": clip.encode_text(words)}
+
+
+def as_asked(captions: Iterable[str]) -> list[str]:
+    """Return captions cut to their first half, but three words or more; none twice."""
+    cut = []
+    for caption in captions:
+        words = caption.split()
+        cut.append(" ".join(words[: max(3, len(words) // 2)]))
+    return [text for text in dict.fromkeys(cut) if text]
 
 
 def reindex(
@@ -152,7 +164,7 @@ def reindex(
     longest = max(rows.shape[1] for rows in vectors.values())
     kinds = chosen_kinds(index, len(vectors["captions"]), longest, index_bytes)
     missing = [kind for kind in kinds if kind not in old.index_kinds]
-    texts = clip_texts(models.clip, gallery.records) if missing else {}
+    texts = query_texts(models.sentence, models.clip, gallery.records) if missing else {}
     entries: dict[Lens, tuple[IndexEntry, ...]] = {}
     for lens in LENSES:
         kept = {entry.kind: entry for entry in old.indexes_of(lens)}

@@ -348,7 +348,7 @@ class _Build:
         from core.gallery.manifest import Counts, ModelRef, SourceRef
         from core.gallery.writer import write_gallery
         from core.map.stored import write_map
-        from precompute.build.index_command import clip_texts
+        from precompute.build.index_command import query_texts
 
         options, profile = self._options, self._options.profile
         report = report_of(self._source.name, profile.name, result, records)
@@ -385,7 +385,7 @@ class _Build:
             ),
             extra_files=(REPORT_FILE, *maps),
             indexes=options.index,
-            texts=clip_texts(self._describer.clip, records),
+            texts=query_texts(self._describer.sentence, self._describer.clip, records),
         )
 
     def _refuse_empty(self, result: BuildResult) -> None:

@@ -79,7 +79,26 @@ def measure_enlarged(
         vectors: How many to make.
         seed: Of the draws.
     """
-    generator = np.random.default_rng(seed)
+    made = enlarged(embeddings, vectors, np.random.default_rng(seed))
+    ids = [str(row) for row in range(vectors)]
+    flat, ivf = Index.build(made, ids, "flat"), Index.build(made, ids, "ivf")
+    with tempfile.TemporaryDirectory() as folder:
+        sizes: dict[IndexKind, int] = {}
+        for index in (flat, ivf):
+            path = Path(folder) / index.kind
+            index.save(path)
+            sizes[index.kind] = path.stat().st_size
+    return measure(flat, ivf, queries, sizes)
+
+
+def enlarged(embeddings: np.ndarray, vectors: int, generator: np.random.Generator) -> np.ndarray:
+    """Return vectors made from some embeddings, as :func:`measure_enlarged` says.
+
+    Args:
+        embeddings: float32 (n, dim), two or more rows of unit norm.
+        vectors: How many to make.
+        generator: Of the draws.
+    """
     base = embeddings[generator.permutation(len(embeddings))[:_BASE_VECTORS]]
     cosines = base @ base.T
     np.fill_diagonal(cosines, -np.inf)
@@ -90,16 +109,7 @@ def measure_enlarged(
     share = generator.random((vectors, 1), dtype=np.float32)
     noise = generator.standard_normal((vectors, base.shape[1]), dtype=np.float32)
     between = share * base[one] + (1 - share) * base[other]
-    made = _unit(between + _NOISE / np.sqrt(base.shape[1], dtype=np.float32) * noise)
-    ids = [str(row) for row in range(vectors)]
-    flat, ivf = Index.build(made, ids, "flat"), Index.build(made, ids, "ivf")
-    with tempfile.TemporaryDirectory() as folder:
-        sizes: dict[IndexKind, int] = {}
-        for index in (flat, ivf):
-            path = Path(folder) / index.kind
-            index.save(path)
-            sizes[index.kind] = path.stat().st_size
-    return measure(flat, ivf, queries, sizes)
+    return _unit(between + _NOISE / np.sqrt(base.shape[1], dtype=np.float32) * noise)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 from core.gallery.manifest import Manifest
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
-from precompute.build.index_command import IndexChoice, clip_texts, describe, reindex
+from core.records import LENSES
+from precompute.build.index_command import IndexChoice, as_asked, describe, query_texts, reindex
 from tests.core.planted import gallery_on_disk, profile, records, unit_rows
 
 
@@ -39,13 +40,19 @@ def test_a_gallery_gets_another_index_and_keeps_the_rest(tmp_path):
 
 
 def test_texts_are_asked_of_a_large_gallery_alone(monkeypatch):
-    class Clip:
+    class Encoder:
         def encode_text(self, texts):
             return np.eye(len(texts), dtype=np.float32)
 
-    assert clip_texts(Clip(), records(50)) == {}
+    assert query_texts(Encoder(), Encoder(), records(50)) == {}
     monkeypatch.setattr("core.search.engines.training.FLAT_UP_TO", 40)
-    assert clip_texts(Clip(), records(50))["clip"].shape == (50, 50)
+    found = query_texts(Encoder(), Encoder(), records(50))
+    assert {lens: rows.shape for lens, rows in found.items()} == dict.fromkeys(LENSES, (50, 50))
+
+
+def test_a_query_is_shorter_than_a_caption():
+    captions = ["a black dog runs through deep snow at night", "a dog", "a dog", ""]
+    assert as_asked(captions) == ["a black dog runs", "a dog"]
 
 
 @pytest.mark.parametrize("choice", list(IndexChoice))
