@@ -166,6 +166,7 @@ class HeldFile:
         """Take over a descriptor."""
         self.folder, self.name, self.size = folder, name, size
         self._handle = handle
+        self._mapped: mmap.mmap | None = None
         weakref.finalize(self, os.close, handle)
 
     @property
@@ -199,8 +200,17 @@ class HeldFile:
         """
         if not self.size:
             return np.empty(0, np.uint8)
-        mapped = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, np.uint8)
+        if self._mapped is None:
+            self._mapped = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._mapped, np.uint8)
+
+    def release(self) -> None:
+        """Take what was looked at of the mapped file out of this process's resident memory.
+
+        It stays in the system's cache, and comes back when it is used.
+        """
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def _fill(self, content: memoryview, start: int) -> None:
         filled = 0

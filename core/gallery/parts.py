@@ -38,6 +38,7 @@ class Pictures:
         records: In row order.
         ids: Theirs.
         caption_rows: Which rows of the caption embeddings are whose.
+        has_references: Whether people's captions came with any picture.
         thumbnails: The picture of each row.
         large: Which pictures have a large copy, and these; None if none are kept.
     """
@@ -45,6 +46,7 @@ class Pictures:
     records: Records
     ids: ImageIds
     caption_rows: CaptionRows
+    has_references: bool
     thumbnails: Dataset
     large: LargeCopies | None
 
@@ -125,8 +127,9 @@ def read_pictures(held: GalleryFolder, manifest: Manifest, *, mapped: bool) -> P
         )
     for row in {*range(min(_SAMPLED_PICTURES, len(records))), len(records) - 1} - {-1}:
         thumbnails.image(row)
-    rows = CaptionRows.counted(records.caption_counts)
-    return Pictures(records, ids, rows, thumbnails, _large_in(held, manifest))
+    rows, referred = CaptionRows.counted(records.caption_counts), records.any_references
+    thumbnails.release()
+    return Pictures(records, ids, rows, referred, thumbnails, _large_in(held, manifest))
 
 
 def check_files(held: GalleryFolder, manifest: Manifest, *, mapped: bool, read: bool) -> None:
@@ -173,12 +176,14 @@ def read_embeddings(
         GalleryError: They cannot be read.
     """
     name = embeddings_file(lens)
-    if mapped:
-        content = held.held(name, manifest.files[name].bytes).map()
-    else:
-        content = held.read_verified(name, manifest.files[name])
     dim = (manifest.sentence if lens == "captions" else manifest.clip).dim
-    return _embeddings_in(content, held.path, lens, count, dim, sampled=mapped)
+    if not mapped:
+        content = held.read_verified(name, manifest.files[name])
+        return _embeddings_in(content, held.path, lens, count, dim, sampled=False)
+    file = held.held(name, manifest.files[name].bytes)
+    rows = _embeddings_in(file.map(), held.path, lens, count, dim, sampled=True)
+    file.release()
+    return rows
 
 
 def _large_in(held: GalleryFolder, manifest: Manifest) -> LargeCopies | None:

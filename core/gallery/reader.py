@@ -72,7 +72,7 @@ class Gallery(PictureSet):
         super().__init__(held.path, pictures.records, pictures.ids, embeddings)
         self.manifest, self.manifest_sha256 = manifest
         self.caption_rows = pictures.caption_rows
-        self.has_references = pictures.records.any_references
+        self.has_references = pictures.has_references
         self.caption_embeddings = embeddings["captions"]
         self._held = held
         self._index_files = indexes

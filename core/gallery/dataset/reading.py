@@ -36,6 +36,11 @@ class Dataset:
         """Return the number of rows."""
         return int(self._starts[-1])
 
+    def release(self) -> None:
+        """Take what was read of mapped columns out of this process's resident memory."""
+        for shard in self._shards:
+            shard.file.release()
+
     def image(self, row: int) -> bytes:
         """Return the picture of a row: webp.
 
@@ -51,12 +56,12 @@ class _Shard:
     """An open shard and where the picture of each of its rows lies in it."""
 
     def __init__(self, file: HeldFile, positions: np.ndarray, lengths: np.ndarray) -> None:
-        self._file, self._positions, self.lengths = file, positions, lengths
+        self.file, self._positions, self.lengths = file, positions, lengths
 
     def image(self, row: int) -> bytes:
-        content = self._file.read_at(int(self._positions[row]), int(self.lengths[row]))
+        content = self.file.read_at(int(self._positions[row]), int(self.lengths[row]))
         if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
-            raise damaged(self._file.folder, f"a picture in {self._file.name} is not webp")
+            raise damaged(self.file.folder, f"a picture in {self.file.name} is not webp")
         return content
 
 

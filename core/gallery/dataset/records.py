@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -165,7 +164,7 @@ class Records(Sequence[ImageRecord]):
         """Number of captions of each picture: int64 (n,)."""
         return 1 + self._lengths("more_captions")
 
-    @cached_property
+    @property
     def any_references(self) -> bool:
         """Whether a person wrote a caption of any picture."""
         return bool(self._lengths("references").any())
