@@ -7,12 +7,14 @@ from typing import cast
 
 import gradio as gr
 
-from core.records import LENSES, Lens
+from core.records import LENSES, IndexKind, Lens
+from core.ui.parts.paging import browse_view
 from core.ui.parts.share import View
 from core.ui.parts.shelf import Shelf
+from core.ui.parts.similar import similar_view
 from core.ui.parts.states import start_state
 from core.ui.tabs.compare import CompareTab, search
-from core.ui.tabs.lens import LensTab, index_offer
+from core.ui.tabs.lens import IndexOffer, LensTab, index_offer
 from core.ui.tabs.lens import search as lens_search
 from core.ui.tabs.map import MapTab
 from core.ui.tabs.map import search as map_search
@@ -61,20 +63,28 @@ def restoring(
         if tab in LENSES:
             place = _SETTINGS_A_LENS * LENSES.index(cast("Lens", tab))
             offer = index_offer(shelf, name if known else None, cast("Lens", tab))
-            settings[place + 1 : place + 3] = [
-                gr.Radio(choices=offer.choices, value=offer.kind(view.index)),
-                gr.Slider(value=view.clusters or offer.nprobe),
-            ]
+            kind, clusters = index_settings(view, offer)
+            radio = gr.Radio(choices=offer.choices, value=kind)
+            settings[place + 1 : place + 3] = [radio, gr.Slider(value=clusters)]
         chosen = name if known else gr.skip()
         return [chosen, gr.Tabs(selected=tab), *boxes, *results, *settings]
 
     return on_restore
 
 
+def index_settings(view: View, offer: IndexOffer) -> tuple[IndexKind, int]:
+    """Return the kind of index and nprobe of a view; what a gallery offers where they are none."""
+    return offer.kind(view.index), view.clusters or offer.nprobe
+
+
 def _found(shelf: Shelf, view: View, tab: str) -> str:
+    if view.s and tab != "map":  # the map shows these beside itself
+        return similar_view(shelf, view)
+    if view.start and not view.q.strip() and tab != "map":
+        return browse_view(shelf, view)
     if tab == "compare":
         return search(shelf, view.q, view.pictures, view.g)
     if tab == "map":
         return map_search(shelf, view.q, view.pictures, view.g)
     lens, kind = cast("Lens", tab), view.index
-    return lens_search(shelf, lens, view.q, view.pictures, view.g, kind, view.clusters)
+    return lens_search(shelf, lens, view.q, view.pictures, view.g, kind, view.clusters, view.start)

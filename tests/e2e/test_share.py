@@ -132,3 +132,24 @@ def test_a_spoilt_address_is_told_in_the_results(address, browser):
     visit.page = browser
     browser.goto(f"{address}/?q=a+dog&g=no-such-gallery&tab=captions&k=lots")
     expect(browser.locator(".tl-notice:visible")).to_be_visible(timeout=30_000)
+
+
+def test_similar_pictures_a_page_and_the_weight_have_addresses_too(address, browser):
+    visit = Visit(browser, f"{address}/?q=a+red+bus&g=planted&w=rank")
+    expect(browser.get_by_label("by rank (RRF)")).to_be_checked()
+    visit.cards().first.click()
+    browser.get_by_role("button", name="similar by captions").click()
+    expect_query(
+        browser, {"q": "a red bus", "g": "planted", "s": f"captions:{image_id(4)}", "w": "rank"}
+    )
+    browser.reload()
+    expect(browser.locator(".tl-anchor:visible")).to_contain_text("a red bus", timeout=30_000)
+    browser.go_back()
+    expect(browser.get_by_label("by rank (RRF)")).to_be_checked()
+    browser.goto(f"{address}/?q=a+red+bus&g=planted&tab=captions&start=5")
+    expect(browser.locator(".tl-pages:visible")).to_contain_text("6 to 10 of 12", timeout=30_000)
+    browser.get_by_role("button", name="← Back").click()
+    expect_query(browser, {"q": "a red bus", "g": "planted", "tab": "captions"})
+    browser.go_back()
+    expect(browser.locator(".tl-pages:visible")).to_contain_text("6 to 10 of 12")
+    assert visit.problems == []

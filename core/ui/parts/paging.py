@@ -8,8 +8,9 @@ from core.errors import QueryError
 from core.ui.parts.cards import plain_row
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import escape, stage
+from core.ui.parts.share import View, addressed
 from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import examples_line, one_lens_skeleton
+from core.ui.parts.states import answered, examples_line, one_lens_skeleton
 
 PICTURES_A_PAGE = 40
 """Of a gallery that is looked through."""
@@ -21,7 +22,15 @@ def start_of(event: gr.EventData) -> int:
     Raises:
         QueryError: It is no such number.
     """
-    given = event_value(event, "start")
+    return page_start(event_value(event, "start"))
+
+
+def page_start(given: str) -> int:
+    """Return where a page begins, from 0, of a text from a visitor.
+
+    Raises:
+        QueryError: It is no such number.
+    """
     if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise QueryError(f"A page begins at a whole number; got {given[:40]!r}.")
     return int(given)
@@ -70,10 +79,16 @@ def browse_state(entry: ShelvedGallery, start: int) -> str:
     return stage(answer, one_lens_skeleton(), summary=f"{len(ids)} of {total:,} pictures.")
 
 
-def browse_answer(shelf: Shelf, gallery: str | None, event: gr.EventData) -> str:
-    """Return the page of a gallery that an event of the page asks for.
+def browse_view(shelf: Shelf, view: View) -> str:
+    """Return a page of a gallery with its address, or why there is none."""
+    shown = answered(shelf, view.g, lambda: browse_answer(shelf, view.g, page_start(view.start)))
+    return addressed(view, shown)
+
+
+def browse_answer(shelf: Shelf, gallery: str | None, start: int) -> str:
+    """Return the page of a gallery that begins somewhere.
 
     Raises:
         QueryError: There is no such gallery, or no such page.
     """
-    return browse_state(shelf.entry(gallery), start_of(event))
+    return browse_state(shelf.entry(gallery), start)

@@ -34,6 +34,9 @@ class View:
         k: Pictures that were asked for.
         index: Kind of the index.
         nprobe: Clusters that an IVF search looks into.
+        s: ``captions:ID`` or ``clip:ID`` where pictures like one of the gallery are shown, found
+            by that lens; else "".
+        start: Pictures before the page of a ranking, or of the gallery, that is shown; "" for none.
     """
 
     tab: str
@@ -42,13 +45,15 @@ class View:
     k: str = "5"
     index: str = "flat"
     nprobe: str = ""
+    s: str = ""
+    start: str = ""
 
     @classmethod
     def of(cls, event: gr.EventData) -> View:
         """Read what the page's script sent; what is missing is as when the page is opened."""
         sent = {
             name: event_value(event, name, _LONGEST)
-            for name in ("tab", "q", "g", "index", "nprobe")
+            for name in ("tab", "q", "g", "index", "nprobe", "s", "start")
         }
         return cls(
             tab=sent["tab"] or "compare",
@@ -57,6 +62,8 @@ class View:
             k=event_value(event, "k", _LONGEST) or "5",
             index=sent["index"] or "flat",
             nprobe=sent["nprobe"],
+            s=sent["s"],
+            start=sent["start"],
         )
 
     @property
@@ -73,7 +80,7 @@ class View:
 
 def addressed(view: View, answer: str) -> str:
     """Return a results area that tells the page's script which view it is."""
-    if not view.q.strip():
+    if not (view.q.strip() or view.s or view.start):
         return answer
     told = escape(json.dumps(asdict(view), ensure_ascii=False))
     return f'<data class="tl-address" data-address="{told}" hidden></data>{answer}'

@@ -9,25 +9,57 @@ from core.search.service import SearchResult
 from core.ui.parts.cards import Standing, alt_text, hit_row
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
+from core.ui.parts.share import View, addressed
 from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import lens_heading, one_lens_skeleton
+from core.ui.parts.states import answered, lens_heading, one_lens_skeleton
+
+
+def similar_view(shelf: Shelf, view: View) -> str:
+    """Return the results area for "similar by ...", with its address, or why there is none."""
+
+    def found() -> str:
+        lens, _, image_id = view.s.partition(":")
+        return similar_pictures(shelf, lens, image_id, view.pictures, view.g, view.q)
+
+    return addressed(view, answered(shelf, view.g, found))
+
+
+def asked_similar(event: gr.EventData) -> str:
+    """Return which picture and lens an event of the page asks about, as an address has them."""
+    return f"{event_value(event, 'lens', 20)}:{event_value(event, 'id', 40)}"
 
 
 def similar_answer(shelf: Shelf, event: gr.EventData, k: object, gallery_name: str) -> str:
-    """Return the results area for "similar by ...", as asked by an event of the page.
+    """Return :func:`similar_pictures` as asked by an event of the page; raises what that raises."""
+    lens, _, image_id = asked_similar(event).partition(":")
+    query = event_value(event, "query")
+    return similar_pictures(shelf, lens, image_id, k, gallery_name, query)
+
+
+def similar_pictures(
+    shelf: Shelf, lens: str, image_id: str, k: object, gallery_name: str, query: str = ""
+) -> str:
+    """Return the results area for "similar by ...".
+
+    Args:
+        shelf: The galleries.
+        lens: By which.
+        image_id: The picture.
+        k: Pictures wanted.
+        gallery_name: Which gallery it is in.
+        query: The words whose results are left, or "".
 
     Raises:
         QueryError: The lens or k is not known.
         UnknownImageError: The gallery has no such picture.
     """
     entry = shelf.entry(gallery_name)
-    image_id, lens = event_value(event, "id"), event_value(event, "lens")
     result = entry.service.similar(
         image_id,
         k=picture_count(k),
         lens=lens,  # type: ignore[arg-type]  # the service refuses what is not a lens
     )
-    return similar_state(entry, result, image_id, event_value(event, "query"))
+    return similar_state(entry, result, image_id, query)
 
 
 def similar_state(entry: ShelvedGallery, result: SearchResult, image_id: str, query: str) -> str:

@@ -5,8 +5,8 @@
   if (page.share) return;
   const { make, button, root } = page;
 
-  const USUAL = { tab: "compare", k: "5", index: "flat", nprobe: "", w: "", p: "" };
-  const NAMES = ["q", "g", "tab", "k", "index", "nprobe", "w", "p"];
+  const USUAL = { tab: "compare", k: "5", index: "flat", nprobe: "", s: "", start: "", w: "", p: "" };
+  const NAMES = ["q", "g", "tab", "k", "index", "nprobe", "s", "start", "w", "p"];
 
   let view = null; // what is shown; null while it has no address
   let restoring = null; // what was asked of the server and has not come
@@ -79,13 +79,14 @@
     const opening = event.detail.querySelector("[data-open]");
     if (!opening) return;
     // Who comes with an address did not come for the example.
-    if (fromAddress().q) opening.removeAttribute("data-open");
+    const { q, s, start } = fromAddress();
+    if (q || s || start) opening.removeAttribute("data-open");
     else quiet = true;
   });
 
   window.addEventListener("twolens:restorable", () => {
     const wanted = fromAddress();
-    if (location.search && (wanted.q || wanted.g || wanted.tab !== "compare"))
+    if (location.search && (wanted.q || wanted.g || wanted.s || wanted.start || wanted.tab !== "compare"))
       setTimeout(ask, 0, wanted);
   });
 
@@ -160,6 +161,10 @@
 
   const call = () => {
     const k = Number(view.k);
+    if (view.s) {
+      const [lens, id] = view.s.split(":");
+      return ["similar", [id, lens, k, view.g]];
+    }
     if (["compare", "map"].includes(view.tab)) return ["compare", [view.q, k, view.g]];
     return [`search_${view.tab}`, [view.q, k, view.index, view.g]];
   };
@@ -205,9 +210,9 @@
     const address = location.origin + (view ? toAddress(view) : location.pathname);
     const server = new URL("./", document.baseURI).href;
     dialog.append(shut, make("h2", "", "Share"), copied("Copy the address", address));
-    if (view) {
+    if (view && view.q && !view.s) dialog.append(card());
+    if (view && (view.q || view.s)) {
       dialog.append(
-        card(),
         copied("Copy as Python", asPython(server)),
         copied("Copy as curl", asCurl(server)),
       );

@@ -24,12 +24,12 @@ from core.ui.parts.markup import (
     fusion_words,
     stage,
 )
-from core.ui.parts.paging import browse_answer
+from core.ui.parts.paging import browse_view
 from core.ui.parts.query_chips import above_results
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.similar import similar_answer
+from core.ui.parts.similar import asked_similar, similar_view
 from core.ui.parts.states import (
     answered,
     details,
@@ -91,10 +91,13 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
         return query, on_search(query, k, gallery_name)
 
     def on_page(gallery_name: str, event: gr.EventData) -> str:
-        return answered(shelf, gallery_name, lambda: browse_answer(shelf, gallery_name, event))
+        start = event_value(event, "start", 20)
+        return browse_view(shelf, View("compare", "", gallery_name or "", start=start))
 
     def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
-        return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
+        query, name = event_value(event, "query"), gallery_name or ""
+        view = View("compare", query, name, as_text(k), s=asked_similar(event))
+        return similar_view(shelf, view)
 
     gr.on(
         box.asked,

@@ -15,13 +15,13 @@ from core.search.service import FUSION_DEPTH, SearchResult
 from core.ui.parts.cards import hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
-from core.ui.parts.paging import browse_answer, pager, start_of
+from core.ui.parts.paging import browse_view, page_start, pager
 from core.ui.parts.picture_query import connect_picture_query, picture_query
 from core.ui.parts.query_chips import above_results
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf
-from core.ui.parts.similar import similar_answer
+from core.ui.parts.similar import asked_similar, similar_view
 from core.ui.parts.states import (
     answered,
     details,
@@ -124,16 +124,10 @@ def lens_tab(
         return search(shelf, lens, query, k, gallery_name, kind, probes)
 
     def on_page(k: object, kind: str, probes: float, gallery_name: str, event: gr.EventData) -> str:
-        query = event_value(event, "query")
+        query, start = event_value(event, "query"), event_value(event, "start", 20)
         if not query:
-            return answered(shelf, gallery_name, lambda: browse_answer(shelf, gallery_name, event))
-        return answered(
-            shelf,
-            gallery_name,
-            lambda: answer(
-                shelf, lens, query, k, kind, probes, gallery_name, start=start_of(event)
-            ),
-        )
+            return browse_view(shelf, View(lens, "", gallery_name or "", start=start))
+        return search(shelf, lens, query, k, gallery_name, kind, probes, start)
 
     def on_pick(
         k: object, kind: str, probes: float, gallery_name: str, event: gr.EventData
@@ -142,7 +136,8 @@ def lens_tab(
         return query, on_search(query, k, kind, probes, gallery_name)
 
     def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
-        return answered(shelf, gallery_name, lambda: similar_answer(shelf, event, k, gallery_name))
+        query, name = event_value(event, "query"), gallery_name or ""
+        return similar_view(shelf, View(lens, query, name, as_text(k), s=asked_similar(event)))
 
     options = [box.k, index, nprobe, gallery]
     gr.on(
@@ -217,13 +212,18 @@ def search(
     gallery_name: str,
     kind: str = "flat",
     probes: float = 0,
+    start: str = "",
 ) -> str:
     """Return the results area for a query, or a state that says why there are no results."""
-    found = answered(
-        shelf, gallery_name, lambda: answer(shelf, lens, query, k, kind, probes, gallery_name)
-    )
-    view = View(lens, query or "", gallery_name or "", as_text(k), kind, as_text(probes or ""))
-    return addressed(view, found)
+
+    def found() -> str:
+        first = page_start(start or "0")
+        return answer(shelf, lens, query, k, kind, probes, gallery_name, start=first)
+
+    name, clusters = gallery_name or "", as_text(probes or "")
+    page = start if start.strip("0") else ""
+    view = View(lens, query or "", name, as_text(k), kind, clusters, start=page)
+    return addressed(view, answered(shelf, gallery_name, found))
 
 
 def answer(

@@ -13,7 +13,7 @@ from core.search.query import picture_count
 from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
-from core.ui.parts.paging import browse_answer
+from core.ui.parts.paging import browse_answer, start_of
 from core.ui.parts.picture_query import picture_state
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_answer
@@ -113,7 +113,7 @@ class UploadHandlers:
         """Look through all photos: the results."""
         shelf = self._shelf(request)
         return (
-            answered(shelf, None, lambda: browse_answer(shelf, None, event))
+            answered(shelf, None, lambda: browse_answer(shelf, None, start_of(event)))
             if shelf
             else no_photos()
         )
