@@ -157,9 +157,17 @@
     return { count, ids, bounds, captions: { places: captions }, clip: { places: clip }, thumbnail, ...rest };
   };
 
+  const whenSeen = (place) =>
+    new IntersectionObserver((seen, observer) => {
+      if (!seen.some((each) => each.isIntersecting)) return;
+      observer.disconnect();
+      mount(place);
+    }).observe(place);
+
   const mount = async (place) => {
     host = bridgeOf(place);
     if (place.dataset.begin !== undefined) {
+      if (host.offsetParent === null) return whenSeen(place); // a view of another tab was restored
       const field = host.closest('[role="tabpanel"]').querySelector(".tl-query input");
       const words = (field && field.value.trim()) || page.asked;
       place.removeAttribute("data-begin");

@@ -75,6 +75,8 @@ def map_tab(shelf: Shelf, gallery: gr.Component) -> MapTab:
         return search(shelf, query, k, name), ""
 
     def on_lasso(name: str, event: gr.EventData) -> str:
+        if not event_value(event, "count"):
+            return ""  # it was cleared
         return answered(shelf, name, lambda: selection(shelf.entry(name), event))
 
     def on_similar(k: object, name: str, event: gr.EventData) -> str:
