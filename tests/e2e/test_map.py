@@ -46,7 +46,7 @@ def open_map(visit: Visit) -> None:
 def spot(page: Page, row: int, lens: int = 0) -> tuple[float, float]:
     """Where a picture lies on the screen."""
     page.wait_for_function("lens => twolens.map.charts[lens].size()[0] > 300", arg=lens)
-    box = page.locator(".tl-map-over").nth(lens).bounding_box()
+    box = page.locator(".tl-map-canvas").nth(lens).bounding_box()
     x, y = page.evaluate("([lens, row]) => twolens.map.charts[lens].screenOf(row)", [lens, row])
     return box["x"] + x, box["y"] + y
 
@@ -55,7 +55,7 @@ def drawn(page: Page, lens: int) -> Image.Image:
     """A map as it is painted, once nothing is on its way."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(250)
-    return Image.open(io.BytesIO(page.locator(".tl-map-over").nth(lens).screenshot()))
+    return Image.open(io.BytesIO(page.locator(".tl-map-canvas").nth(lens).screenshot()))
 
 
 def test_pictures_are_pointed_at_searched_and_taken_out(visit: Visit, address: str):
@@ -76,7 +76,7 @@ def test_pictures_are_pointed_at_searched_and_taken_out(visit: Visit, address: s
     page.mouse.move(5, 5)
     expect(tip).to_have_count(0)
     left, top, right, bottom = ImageChops.difference(marked, drawn(page, lens=1)).getbbox()
-    frame = page.locator(".tl-map-over").nth(1).bounding_box()
+    frame = page.locator(".tl-map-canvas").nth(1).bounding_box()
     # It was marked on the other map too, where it lies elsewhere.
     x, y = spot(page, 5, lens=1)
     assert (left + right) / 2 == pytest.approx(x - frame["x"], abs=2)
@@ -112,7 +112,7 @@ def test_pictures_are_pointed_at_searched_and_taken_out(visit: Visit, address: s
     page.get_by_role("button", name="similar by captions").click()
     expect(page.locator(".tl-anchor:visible")).to_contain_text("Pictures whose captions say")
 
-    page.locator(".tl-map-over").first.focus()
+    page.locator(".tl-map-canvas").first.focus()
     page.keyboard.press("+")
     page.keyboard.press("Enter")
     expect(page.locator("dialog.tl-dialog[open]")).to_contain_text("Why this picture?")

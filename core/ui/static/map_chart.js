@@ -23,20 +23,19 @@
     node.setAttribute("aria-label", `Map of the ${title}`);
     const head = make("header", "tl-lens-head");
     const box = make("div", "tl-map-box");
-    const [under, over] = [make("canvas"), make("canvas", "tl-map-over")];
-    over.tabIndex = 0;
-    over.setAttribute("role", "application");
-    over.setAttribute("aria-roledescription", "map");
-    over.setAttribute(
+    const canvas = make("canvas", "tl-map-canvas");
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-roledescription", "map");
+    canvas.setAttribute(
       "aria-label",
       `Map of the ${title}: arrows move it, plus and minus zoom, Enter opens the picture in the ` +
         "middle, L lists the pictures in sight",
     );
-    box.append(under, over);
+    box.append(canvas);
     node.append(head, box);
 
-    const dense = 2; // pixels a CSS pixel: round points on coarse screens too
-    let [width, height] = [0, 0];
+    let [width, height, dense] = [0, 0, 1];
     let camera = { x: 0, y: 0, zoom: 1 };
     let fit = 1; // px a unit, at zoom 1
     let moving = 0; // time of the last move: no thumbnail is asked for on the way
@@ -57,15 +56,19 @@
       return toScreen(places[2 * row], places[2 * row + 1]);
     };
 
-    const eachInSight = (visit, margin = 0) => {
-      const { places } = on.data()[lens];
+    /** The points, and how a place becomes one on the screen: times scale, plus left and top. */
+    const where = () => {
       const s = scale();
       const [left, top] = [width / 2 - camera.x * s, height / 2 - camera.y * s];
+      return { places: on.data()[lens].places, scale: s, left, top };
+    };
+
+    const eachInSight = (visit) => {
+      const { places, scale: s, left, top } = where();
       for (let at = 0; at < places.length; at += 2) {
         const x = places[at] * s + left;
         const y = places[at + 1] * s + top;
-        if (x > -margin && y > -margin && x < width + margin && y < height + margin)
-          visit(at / 2, x, y);
+        if (x > 0 && y > 0 && x < width && y < height) visit(at / 2, x, y);
       }
     };
 
@@ -84,9 +87,9 @@
       return found;
     };
 
-    const painter = page.mapPainter(lens, node, under, over, {
+    const painter = page.mapPainter(lens, node, canvas, {
       data: on.data,
-      eachInSight,
+      where,
       screenOf,
       toScreen,
     });
@@ -141,7 +144,7 @@
     };
 
     const at = (event) => {
-      const { left, top } = over.getBoundingClientRect();
+      const { left, top } = canvas.getBoundingClientRect();
       return [event.clientX - left, event.clientY - top];
     };
     const reach = () => (rowsInSight().length <= page.MOST_MAP_PICTURES ? 2 * REACH : REACH);
@@ -149,9 +152,9 @@
     let began = null;
     let travelled = false;
 
-    over.addEventListener("pointerdown", (event) => {
+    canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
-      over.setPointerCapture(event.pointerId);
+      canvas.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, at(event));
       if (fingers.size > 1) {
         travelled = true; // what two fingers do is no tap
@@ -161,7 +164,7 @@
       travelled = false;
       if (selecting || event.shiftKey) lassoed = [began];
     });
-    over.addEventListener("pointermove", (event) => {
+    canvas.addEventListener("pointermove", (event) => {
       const here = at(event);
       const last = fingers.get(event.pointerId);
       if (!last) return void (event.pointerType === "mouse" && on.point(nearest(...here, reach()), chart));
@@ -192,12 +195,12 @@
       on.point(row, chart, event.pointerType !== "mouse");
       if (event.pointerType === "mouse" && row >= 0) on.open(row);
     };
-    over.addEventListener("pointerup", lift);
-    over.addEventListener("pointercancel", lift);
-    over.addEventListener("pointerleave", (event) => {
+    canvas.addEventListener("pointerup", lift);
+    canvas.addEventListener("pointercancel", lift);
+    canvas.addEventListener("pointerleave", (event) => {
       if (event.pointerType === "mouse" && !fingers.size) on.point(-1, chart);
     });
-    over.addEventListener(
+    canvas.addEventListener(
       "wheel",
       (event) => {
         event.preventDefault();
@@ -209,7 +212,7 @@
 
     const middle = () => on.point(nearest(width / 2, height / 2, Math.max(width, height)), chart, true);
     const list = () => on.lasso(rowsInSight(), chart);
-    over.addEventListener("keydown", (event) => {
+    canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = Math.min(width, height) / 8;
       const keys = {
@@ -229,7 +232,7 @@
       act();
       if (keys[event.key]) middle();
     });
-    over.addEventListener("focus", () => over.matches(":focus-visible") && middle());
+    canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && middle());
 
     const tool = (name, path, act) => {
       const made = button("tl-tool", "", act);
@@ -241,7 +244,7 @@
     const select = tool("Draw round pictures to list them", ICONS.lasso, () => {
       selecting = !selecting;
       select.setAttribute("aria-pressed", String(selecting));
-      over.classList.toggle("is-selecting", selecting);
+      canvas.classList.toggle("is-selecting", selecting);
     });
     select.setAttribute("aria-pressed", "false");
     const tools = make("div", "tl-map-tools");
@@ -260,10 +263,9 @@
       const first = !width;
       const before = Math.min(width, height);
       [width, height] = [size.width, size.height];
-      for (const canvas of [under, over]) {
-        canvas.width = Math.round(width * dense);
-        canvas.height = Math.round(height * dense);
-      }
+      dense = Math.min(2, window.devicePixelRatio || 1);
+      canvas.width = Math.round(width * dense);
+      canvas.height = Math.round(height * dense);
       painter.resized();
       if (first) return whole();
       fit *= Math.min(width, height) / before;

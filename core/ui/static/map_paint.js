@@ -33,43 +33,54 @@
     return ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
   };
 
-  /** Makes what paints a lens's map; `sight` has data(), eachInSight(), screenOf() and toScreen(). */
-  page.mapPainter = (lens, node, under, over, sight) => {
-    const pen = over.getContext("2d");
-    const ground = under.getContext("2d");
+  /** Makes what paints a lens's map; `sight` has data(), where(), screenOf() and toScreen(). */
+  page.mapPainter = (lens, node, canvas, sight) => {
+    const pen = canvas.getContext("2d");
     let pixels = null;
     let image = null;
+    let disc = {};
     let now = null; // what is painted
 
-    const stamp = (x, y, radius, colour) => {
-      const [cx, cy] = [Math.round(x * now.dense), Math.round(y * now.dense)];
-      const w = under.width;
-      if (cx < radius || cy < radius || cx >= w - radius || cy >= under.height - radius) return;
+    /** The pixels of a disc, counted from its middle. */
+    const discOf = (radius) => {
+      if (disc.radius === radius && disc.width === canvas.width) return disc;
+      const at = [];
       for (let dy = -radius; dy <= radius; dy++) {
         const half = Math.round(Math.sqrt(radius * radius + radius * 0.4 - dy * dy));
-        const from = (cy + dy) * w + cx - half;
-        pixels.fill(colour, from, from + 2 * half + 1);
+        for (let dx = -half; dx <= half; dx++) at.push(dy * canvas.width + dx);
       }
+      disc = { radius, width: canvas.width, at: Int32Array.from(at) };
+      return disc;
     };
 
-    /** Paints all points in sight and returns their rows. */
+    /** Paints all points, or those of `only`, and returns the rows in sight, or the first of many. */
+    const stamp = (radius, colour, only = null) => {
+      const { places, scale, left, top } = sight.where();
+      const [s, x0, y0] = [scale * now.dense, left * now.dense, top * now.dense];
+      const [w, right, bottom] = [canvas.width, canvas.width - radius, canvas.height - radius];
+      const { at } = discOf(radius);
+      const rows = [];
+      const count = only ? only.length : places.length / 2;
+      for (let place = 0; place < count; place++) {
+        const row = only ? only[place] : place;
+        const x = Math.round(places[2 * row] * s + x0);
+        const y = Math.round(places[2 * row + 1] * s + y0);
+        if (x < radius || y < radius || x >= right || y >= bottom) continue;
+        if (rows.length <= MOST_PICTURES) rows.push(row);
+        const middle = y * w + x;
+        for (let k = 0; k < at.length; k++) pixels[middle + at[k]] = colour;
+      }
+      return rows;
+    };
+
     const paintPoints = (colours, chosen) => {
       const { count } = sight.data();
-      const size = count > 4000 ? 1.4 : count > 800 ? 2.2 : 3.2;
+      const size = count > 4000 ? 1.2 : count > 800 ? 2.2 : 3.2;
       const radius = Math.round(Math.min(5, size * Math.sqrt(Math.sqrt(now.zoom))) * now.dense);
-      const [plain, faint, strong] = [
-        pixelOf(colours.soft, 190),
-        pixelOf(colours.soft, 80),
-        pixelOf(colours.ink, 255),
-      ];
-      const rows = [];
       pixels.fill(0);
-      sight.eachInSight((row, x, y) => {
-        rows.push(row);
-        stamp(x, y, radius, chosen ? faint : plain);
-      });
-      if (chosen) for (const row of chosen) stamp(...sight.screenOf(row), radius + 1, strong);
-      ground.putImageData(image, 0, 0);
+      const rows = stamp(radius, pixelOf(colours.soft, chosen ? 80 : 190));
+      if (chosen) stamp(radius + 1, pixelOf(colours.ink, 255), [...chosen]);
+      pen.putImageData(image, 0, 0);
       return rows;
     };
 
@@ -191,7 +202,6 @@
       const chosen = data.chosen.size ? data.chosen : null;
       const rows = paintPoints(colours, chosen);
       pen.setTransform(now.dense, 0, 0, now.dense, 0, 0);
-      pen.clearRect(0, 0, now.width, now.height);
       pen.font = `700 11px ${style.fontFamily}`;
       pen.textAlign = "center";
       pen.textBaseline = "middle";
@@ -202,7 +212,7 @@
     };
 
     const resized = () => {
-      image = ground.createImageData(under.width, under.height);
+      image = pen.createImageData(canvas.width, canvas.height);
       pixels = new Uint32Array(image.data.buffer);
     };
     return { paint, resized };
