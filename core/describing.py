@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from core.images.decode import DecodedImage
     from core.models.spec import Captioner, ImageTextEncoder, TextEncoder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,15 @@ class Describer:
         sentence: Embeds them.
         clip: Embeds the pictures, and says which captions hardly fit theirs.
         captions_per_image: Most captions of a picture; near-duplicates are dropped.
+        least_batch: Batches of fewer are filled up for the encoders, so that no embedding depends
+            on how many are made at once: libraries round products of few rows otherwise.
     """
 
     captioner: Captioner
     sentence: TextEncoder
     clip: ImageTextEncoder
     captions_per_image: int = 1
+    least_batch: int = 1
 
     def describe(
         self, images: Sequence[Image], given: Sequence[Caption] | None = None
@@ -65,10 +70,22 @@ class Describer:
             ModelError: One of the models cannot be loaded.
         """
         captions, embeddings = self._captions(images, given)
-        clip_embeddings = self.clip.encode_image(images)
+        clip_embeddings = self._filled(self.clip.encode_image, images)
         if given is None:
             captions = self._with_doubts(captions, clip_embeddings)
         return Described(captions, embeddings, clip_embeddings)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of captions, float32 (n, dim), as :meth:`describe` makes them."""
+        return self._filled(self.sentence.encode_text, texts)
+
+    def _filled(
+        self, encode: Callable[[Sequence[T]], np.ndarray], items: Sequence[T]
+    ) -> np.ndarray:
+        missing = self.least_batch - len(items)
+        if missing <= 0 or not items:
+            return encode(items)
+        return encode([*items, *[items[-1]] * missing])[: len(items)]
 
     def _with_doubts(
         self, captions: tuple[tuple[Caption, ...], ...], clip_embeddings: np.ndarray
@@ -88,10 +105,10 @@ class Describer:
             single = self.captioner.caption(images) if given is None else given
             captioned(self.captioner.spec.name, 0 if given is not None else len(single))
             texts = [caption.text for caption in single]
-            return tuple((caption,) for caption in single), self.sentence.encode_text(texts)
+            return tuple((caption,) for caption in single), self.embed_texts(texts)
         found = self.captioner.caption_several(images, self.captions_per_image)
         captioned(self.captioner.spec.name, sum(map(len, found)))
-        embedded = self.sentence.encode_text([one.text for group in found for one in group])
+        embedded = self.embed_texts([one.text for group in found for one in group])
         chosen, parts = [], []
         for group in found:
             own, embedded = embedded[: len(group)], embedded[len(group) :]

@@ -82,6 +82,14 @@ def _figures(
             floor=len(images) / (caption_s + embed_s),
             floor_name="the models alone",
         ),
+        Figure(
+            name="build: share of the models alone",
+            value=built.images_per_second * (caption_s + embed_s) / len(images),
+            unit="",
+            n=built.images,
+            target=0.9,
+            more_is_better=True,
+        ),
         Figure("captioner alone", len(images) / caption_s, "images/s", len(images)),
         Figure("both encoders alone", len(images) / embed_s, "images/s", len(images)),
     ]

@@ -65,6 +65,17 @@ def build_command(
     _tell(build_speed(source, images, name, settings, say), json_file)
 
 
+@app.command("build-memory")
+def build_memory_command(
+    images: Annotated[int, typer.Option(min=100, help="Pictures of the smaller source.")] = 1000,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the memory of a build of a source, and of one ten times as large."""
+    from precompute.bench.build_memory import build_memory
+
+    _tell(build_memory(images, say), json_file)
+
+
 @app.command("load")
 def load_command(
     source: _Captioned = None,

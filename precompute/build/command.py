@@ -26,6 +26,14 @@ class PoolingChoice(str, Enum):
     best = "best"
 
 
+class ExecutorChoice(str, Enum):
+    """Who makes the shards (:data:`precompute.build.plan.Executor`)."""
+
+    local = "local"
+    accelerate = "accelerate"
+    ray = "ray"
+
+
 def _list_presets(asked: bool) -> None:
     if asked:
         from precompute.sources.presets import PRESETS
@@ -133,20 +141,32 @@ def run(
         ),
     ] = False,
     index: IndexOption = IndexChoice.auto,
+    executor: Annotated[
+        ExecutorChoice,
+        typer.Option(
+            help="Who makes the shards: this process; the ranks of accelerate launch or torchrun; "
+            "or a Ray cluster (requirements-ray.txt)."
+        ),
+    ] = ExecutorChoice.local,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the gallery once the new one is complete."),
+        typer.Option(
+            "--overwrite",
+            help="Replace the gallery once the new one is complete, reusing nothing of it.",
+        ),
     ] = False,
 ) -> None:
     """Build a gallery: captions, embeddings and indexes of a source's pictures.
 
-    An interrupted build resumes when the same command is given again.
+    An interrupted build resumes when the same command is given again. Where the gallery is
+    complete, that command updates it: pictures that are still there keep their captions.
     """
     with one_sentence("Stopped. The same command resumes from the last finished shard."):
         from core.config import get_settings
         from core.errors import SourceError
         from core.models.choose import with_captioner, with_clip
         from core.models.profiles import PROFILES
+        from precompute.build.executors.ranks import is_first_rank
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery
         from precompute.sources.presets import expand
@@ -184,9 +204,13 @@ def run(
             index=index.kinds,
             large_up_to=large,
             read_text=read_text,
+            executor=executor.value,
             overwrite=overwrite,
         )
-        _show(build_gallery(options, settings=settings, say=say), out)
+        result = build_gallery(options, settings=settings, say=say)
+        if executor is ExecutorChoice.accelerate and not is_first_rank():
+            return
+        _show(result, out)
         typer.echo(f"To search it: {serve_command(out, profile, clip)}")
 
 

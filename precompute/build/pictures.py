@@ -6,27 +6,29 @@ import io
 import os
 import stat
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from core.errors import ImageError, SourceError
 from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodedImage, DecodeLimits, decode
-from core.records import Caption, ImageRecord
-from precompute.build.shard import Duplicate, Skipped
-from precompute.sources.caption_columns import merged
+from core.records import Caption
+from precompute.build.shard import Skipped
 from precompute.sources.types import SourceImage
 
 if TYPE_CHECKING:
     from core.models.text_reader import ReadsText
 
 _MAX_DECODERS = 4
+
+Row = TypeVar("Row")
+Ready = TypeVar("Ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Picture:
     row: SourceImage
     decoded: DecodedImage
     copies: Copies
+
+    def without_content(self) -> Picture:
+        """Return it without the encoded bytes, or what fetches them: for another process."""
+        return replace(self, row=replace(self.row, content=None))
 
 
 def prepare(
@@ -79,10 +85,8 @@ def _read(path: Path, file_name: str, max_bytes: int) -> bytes | Path:
 
 
 def ahead(
-    rows: Iterator[SourceImage],
-    ready: Callable[[SourceImage, threading.Event], Picture | Skipped],
-    window: int,
-) -> Generator[Picture | Skipped, None, None]:
+    rows: Iterator[Row], ready: Callable[[Row, threading.Event], Ready], window: int
+) -> Generator[Ready, None, None]:
     """Yield rows in order as ``ready`` makes them, while at most ``window`` more are in the works.
 
     Close the generator to drop what is waiting and to stop what is being decoded: ``ready`` is
@@ -90,7 +94,7 @@ def ahead(
     """
     decoders = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "decode")
     stop = threading.Event()
-    pending: deque[Future[Picture | Skipped]] = deque()
+    pending: deque[Future[Ready]] = deque()
     try:
         for row in rows:
             pending.append(decoders.submit(ready, row, stop))
@@ -121,26 +125,3 @@ def given_caption(row: SourceImage) -> Caption:
     """Return the source's own caption, flagged if there is none."""
     text = row.given_caption or ""
     return Caption(text, () if text else ("empty",))
-
-
-def with_duplicates(
-    records: Sequence[ImageRecord], duplicates: Iterable[Duplicate]
-) -> list[ImageRecord]:
-    """Return the records with what files and rows of the same bytes add.
-
-    A record whose given caption is blank gets the first one with words, and all get the references.
-    A text that is searched as the picture's caption is no reference to it.
-    """
-    more: dict[str, list[Duplicate]] = defaultdict(list)
-    for duplicate in duplicates:
-        more[duplicate.id].append(duplicate)
-    return [_merged(record, more[record.id]) if record.id in more else record for record in records]
-
-
-def _merged(record: ImageRecord, duplicates: Sequence[Duplicate]) -> ImageRecord:
-    given = next((item.given for item in duplicates if item.given), "")
-    if given and not record.caption:
-        record = replace(record, caption=given, caption_flags=())
-    found = merged(record.references, *(item.references for item in duplicates))
-    references = (text for text in found if text in record.references or text != record.caption)
-    return replace(record, references=tuple(references))

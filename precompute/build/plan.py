@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.config import Settings
 from core.errors import GalleryError, SourceError
@@ -18,6 +18,8 @@ from core.models.text_reader import READER_PACKAGE
 from core.records import CaptionPooling, IndexKind
 from precompute.packages import versions_of
 from precompute.sources.types import Source, SourceOptions
+
+Executor = Literal["local", "accelerate", "ray"]
 
 BATCH_SIZE = 8
 SHARD_SIZE = 64
@@ -44,6 +46,7 @@ class BuildOptions:
         index: Kinds of index, the best first; none chooses by size.
         large_up_to: Most pictures of a source for which large copies are kept; 0 keeps none.
         read_text: Whether the text in the pictures is read.
+        executor: What makes the shards: this process, the ranks of a launcher, or a Ray cluster.
         overwrite: Replace an existing gallery once the new one is complete.
         progress: Whether to draw a progress bar on the standard error.
     """
@@ -59,6 +62,7 @@ class BuildOptions:
     index: tuple[IndexKind, ...] = ()
     large_up_to: int = LARGE_UP_TO
     read_text: bool = False
+    executor: Executor = "local"
     overwrite: bool = False
     progress: bool = True
 
@@ -108,7 +112,7 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         "models": {
             role: {**asdict(spec), "revision": revision_of(spec)} for role, spec in specs.items()
         },
-        "device": resolve_device(options.device),
+        "device": resolve_device(options.device).partition(":")[0],
         "batch size": options.batch_size,
         "gallery format": FORMAT,
         "shard size": options.shard_size,

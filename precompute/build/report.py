@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class BuildResult:
 
 
 def report_of(
-    source: str, profile: str, result: BuildResult, records: Sequence[ImageRecord]
+    source: str, profile: str, result: BuildResult, records: Iterable[ImageRecord]
 ) -> dict[str, Any]:
     """Return the content of ``build_report.json``; it is published with the gallery.
 
@@ -47,7 +47,11 @@ def report_of(
         result: What the build made.
         records: Pictures in the gallery.
     """
-    flags = Counter(flag for record in records for flag in record.caption_flags)
+    flags: Counter[str] = Counter()
+    with_text = 0
+    for record in records:
+        flags.update(record.caption_flags)
+        with_text += bool(record.text_in_picture)
     return {
         "source": source,
         "profile": profile,
@@ -58,7 +62,7 @@ def report_of(
         },
         "merged_rows": result.merged_rows,
         "caption_flags": dict(sorted(flags.items())),
-        "with_text": sum(bool(record.text_in_picture) for record in records),
+        "with_text": with_text,
         "seconds": round(result.seconds, 2),
         "images_per_second": round(result.images_per_second, 2),
         "resumed_rows": result.resumed_rows,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.records import ImageRecord, record_from
+
+if TYPE_CHECKING:
+    from precompute.sources.types import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Skipped:
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """A file, or a row of a dataset, whose bytes are those of an earlier one.
+
+    A shard knows of its own alone.
 
     Attributes:
         file_name: Its name.
@@ -36,6 +41,33 @@ class Duplicate:
     references: tuple[str, ...] = ()
     given: str = ""
     is_row: bool = False
+
+
+def duplicate_of(
+    file_name: str,
+    first: str,
+    image_id: str,
+    references: tuple[str, ...],
+    given: str,
+    columns: Columns,
+    kind: str,
+) -> Duplicate:
+    """Return what an earlier picture gets of a row with the same bytes: its captions.
+
+    Args:
+        file_name: Of the row.
+        first: Name of the earlier picture.
+        image_id: Of both.
+        references: Captions of the row.
+        given: Its caption that would be searched; "" for none.
+        columns: Of the source.
+        kind: Likewise.
+    """
+    if given and columns.given_is_reference:
+        references = (given, *references)
+    another_row = kind == "dataset" and bool(references)
+    is_row = another_row or file_name == first
+    return Duplicate(file_name, first, image_id, references, given, is_row=is_row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from core.gallery.layout import (
     index_files,
     shards_of,
 )
+from core.map.stored import MAP_FILES
 from core.records import INDEX_KINDS, LENSES, Lens
 from precompute.build.shard import Shard
 from precompute.sources.photo_folders.system_files import is_system_file
@@ -54,6 +55,7 @@ _PUBLISHING_FILE = "publishing.json"
 _OWN_NAMES = {
     *(MANIFEST_FILE, REPORT_FILE, "metrics.json", *REQUIRED_FILES, LARGE_FOLDER),
     *index_files(INDEX_KINDS),
+    *MAP_FILES,
     *(THUMBNAILS_FOLDER, "records.parquet", "large.json"),  # of galleries of format 1
 }
 
@@ -120,8 +122,12 @@ class Workspace:
         except FileNotFoundError:
             return False
 
-    def check_out(self, *, overwrite: bool) -> None:
+    def check_out(self, *, overwrite: bool, updates: bool = False) -> None:
         """Refuse to write over what is there.
+
+        Args:
+            overwrite: Whether a gallery is replaced.
+            updates: Whether one with a manifest is updated, which is decided elsewhere.
 
         Raises:
             GalleryExistsError: A gallery is there, and replacing it was not asked for.
@@ -142,7 +148,7 @@ class Workspace:
                 f"{out} holds files that are not a gallery's, such as {foreign}, so it is not "
                 "replaced; choose another --out.",
             )
-        if not overwrite:
+        if not overwrite and not (updates and self.has_gallery()):
             raise GalleryExistsError(
                 out,
                 f"The gallery {out} exists. Add --overwrite to replace it once the new one is "
@@ -168,6 +174,14 @@ class Workspace:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def has_gallery(self) -> bool:
+        """Tell whether a gallery is in place."""
+        return (self.out / MANIFEST_FILE).is_file()
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan of the unfinished build that is here; empty for none."""
+        return self._found_plan()
+
     def holds(self, plan: Mapping[str, Any]) -> bool:
         """Tell whether an unfinished build of the same plan is here."""
         return self._found_plan() == _as_read(plan)
@@ -192,27 +206,28 @@ class Workspace:
         self.gallery.mkdir(exist_ok=True)
         return differs
 
-    def finished(self) -> list[Shard]:
-        """Return the finished shards in order, up to the first that is missing or damaged.
+    def finished(self) -> dict[int, int]:
+        """Return the rows of each finished shard by its number, and remove damaged ones."""
+        found: dict[int, int] = {}
+        for marker in sorted(self._shards.glob("*.json")):
+            number = int(marker.stem)
+            shard = self._checked(number)
+            if shard is None:
+                marker.unlink(missing_ok=True)
+            else:
+                found[number] = shard.rows
+        return found
 
-        What lies after it is removed: its rows will be read again.
-        """
-        shards: list[Shard] = []
-        while (shard := self._read(len(shards))) is not None:
-            shards.append(shard)
-        kept = {self._marker(number).name.partition(".")[0] for number in range(len(shards))}
-        for path in self._shards.iterdir():
-            if path.name.partition(".")[0] not in kept:
-                path.unlink()
-        return shards
+    def shard(self, number: int) -> Shard:
+        """Return a finished shard."""
+        return Shard.from_json(json.loads(self._marker(number).read_bytes()))
 
-    def embeddings(self, lens: Lens, count: int, dim: int | None) -> np.ndarray:
-        """Return the embeddings of the first ``count`` shards: float32 (n, dim)."""
+    def embeddings(self, number: int, lens: Lens) -> np.ndarray:
+        """Return a finished shard's embeddings of a lens: float32 (n, dim)."""
         import numpy as np
 
-        parts = [np.zeros((0, dim or 0), np.float32)]
-        parts += [np.load(self._array(number, lens)) for number in range(count)]
-        return np.concatenate(parts)
+        found: np.ndarray = np.load(self._array(number, lens))
+        return found
 
     @property
     def thumbnails(self) -> int:
@@ -249,7 +264,7 @@ class Workspace:
 
     def discard(self) -> None:
         """Forget the shards: nothing of this build is worth keeping."""
-        shutil.rmtree(self._shards)
+        shutil.rmtree(self._shards, ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove the workspace and the gallery that was replaced."""
@@ -277,7 +292,7 @@ class Workspace:
             if path.name != _LOCK_FILE:
                 _remove(path)
 
-    def _read(self, number: int) -> Shard | None:
+    def _checked(self, number: int) -> Shard | None:
         try:
             content = json.loads(self._marker(number).read_bytes())
             for lens in LENSES:

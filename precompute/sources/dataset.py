@@ -85,6 +85,7 @@ class DatasetSource:
         image = find_image_column(features, options)
         inner = _item(features[image])
         self._several = inner is not None
+        self.seekable = hasattr(dataset, "__len__") and not self._several
         self.columns = _find_columns(features, options, image)
         if isinstance(inner or features[image], datasets.Image):
             undecoded: Any = datasets.Image(decode=False)

@@ -96,6 +96,7 @@ class Source(Protocol):
         revision: Commit of a Hub dataset.
         columns: Which column is what.
         total: Rows that will be read, if that is known beforehand.
+        seekable: Whether reading from a row in the middle costs no more than from the first.
         fingerprint: Changes when the content does, as far as can be told without reading it all.
         remarks: Sentences for the operator about what was found and how it was read.
     """
@@ -106,6 +107,7 @@ class Source(Protocol):
     revision: str | None
     columns: Columns
     total: int | None
+    seekable: bool
     fingerprint: str
     remarks: list[str]
 

@@ -1,22 +1,33 @@
-"""Builds that are killed: run as a program, so that its children start from imported libraries.
+"""Builds that are disturbed: run as a program, so that its children start from imported libraries.
 
-Each attempt is a process of its own, ended by SIGKILL either after a random time or just before
-its n-th change of the file system below the gallery's parent. Prints one line a round.
+Each attempt is a process of its own. After a random time it is ended by SIGKILL or SIGTERM, or a
+process that decodes for it is killed; or at its n-th change of the file system below the gallery's
+parent it is killed, the disk is full, or the source has gone. Prints one line a round.
+
+For many disturbances, with the folders that ``tests/precompute/build/test_resume.py`` makes::
+
+    python -m tests.precompute.killed_builds MODELS SOURCE OLD_SOURCE WORK ROUNDS SEED
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from precompute.build.pipeline import BuildOptions, build
 from precompute.sources.types import SourceOptions
 from tests.precompute.tiny_profile import tiny_profile
+
+HOW = ("kill", "kill", "terminate", "decoder", "full", "vanish")
+"""Ways to disturb a build, of which one is drawn for every attempt."""
 
 CHANGES = {"os.rename": b"n", "os.remove": b"d", "os.rmdir": b"d", "os.mkdir": b"m"}
 """Audit events that change the file system, and the letter that tells of each."""
@@ -32,6 +43,7 @@ class Trial:
         self.source = source
         self.work = work
         self.whole = work / "whole"
+        self.partly = work.with_name(f"{work.name} partly")
 
     def options(self, out: Path, source: Path | None = None, overwrite: bool = False):
         return BuildOptions(
@@ -48,6 +60,7 @@ class Trial:
         self,
         options: BuildOptions,
         *,
+        how: str = "kill",
         after_s: float | None = None,
         at_change: int | None = None,
         at_name: str = "\0",
@@ -56,26 +69,41 @@ class Trial:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(self._child(options, writer, at_change, at_name))
+            os._exit(self._child(options, writer, how, at_change, at_name))
         os.close(writer)
         if after_s is not None:
             time.sleep(after_s)
-            os.kill(child, signal.SIGKILL)
+            disturb(child, how)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if self.gone.exists():
+            self.gone.rename(self.source)
         with os.fdopen(reader, "rb") as file:
             return status, file.read()
 
+    @property
+    def gone(self) -> Path:
+        return self.source.with_name("gone")
+
     def _child(
-        self, options: BuildOptions, writer: int, at_change: int | None, at_name: str
+        self, options: BuildOptions, writer: int, how: str, at_change: int | None, at_name: str
     ) -> int:
         count = 0
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, interrupt)  # as the command line does
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal count
             writing = event == "open" and "w" in str(arguments[1])
             if (writing or event in CHANGES) and str(self.work) in str(arguments[0]):
                 count += 1
-                if count == at_change or at_name in str(arguments[0]):
+                if count == at_change and how == "full":
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if count == at_change and how == "vanish":
+                    os.rename(self.source, self.gone)
+                elif count == at_change or at_name in str(arguments[0]):
                     os.kill(os.getpid(), signal.SIGKILL)
                 os.write(writer, CHANGES.get(event, b"w"))
 
@@ -83,7 +111,8 @@ class Trial:
         try:
             build(options)
         except BaseException as error:
-            sys.stderr.write(f"{error!r}\n")
+            if how in ("kill", "decoder"):
+                sys.stderr.write(f"{error!r}\n")
             return 1
         return 0
 
@@ -94,30 +123,58 @@ class Trial:
         assert not hidden, hidden
 
 
-def new_galleries(trial: Trial, rounds: int, changes: int, seconds: float, dice: random.Random):
+def new_galleries(
+    trial: Trial, rounds: int, changes: int, seconds: float, dice: random.Random
+) -> None:
+    """Disturb builds of a new gallery, each up to two times, and of one that is updated."""
+    told: Counter[str] = Counter()
     for number in range(rounds):
         out = trial.work / f"round{number}"
         options = trial.options(out)
-
-        def attempt(deadly: bool, options=options, by_time=number % 2 == 0) -> int:
-            if not deadly:
-                return trial.attempt(options)[0]
-            if by_time:
-                return trial.attempt(options, after_s=dice.uniform(0, seconds))[0]
-            return trial.attempt(options, at_change=dice.randint(1, changes))[0]
-
+        if number % 4 == 3:  # it begins with what there was before: some of the same photos
+            shutil.copytree(trial.partly, out)
+        disturbed = 0
         # A gallery that is in place without a trace of the build is finished: no second attempt.
-        killed = 0
-        while killed < 2 and not (out.exists() and not is_left(out)):
-            if attempt(True) == 0:
-                break
+        while disturbed < 2 and not (is_whole(trial, out) and not is_left(out)):
+            how = dice.choice(HOW)
+            place: dict[str, Any] = {"at_change": dice.randint(1, changes)}
+            if how in ("terminate", "decoder") or (how == "kill" and dice.random() < 0.5):
+                place = {"after_s": dice.uniform(0, seconds)}
+            status = trial.attempt(options, how=how, **place)[0]
             assert not out.exists() or (out / "manifest.json").is_file()
-            killed += 1
-        if not out.exists() or is_left(out):
-            assert attempt(False) == 0
+            if status == 0:
+                break
+            disturbed += 1
+            told[how] += 1
+        if not is_whole(trial, out) or is_left(out):
+            assert trial.attempt(options)[0] == 0
         trial.check_same(out)
         shutil.rmtree(out)
-        tell(f"new {number}: killed {killed} times")
+        tell(f"new {number}: killed {disturbed} times")
+    tell("ended early: " + ", ".join(f"{how} {count}" for how, count in sorted(told.items())))
+
+
+def disturb(child: int, how: str) -> None:
+    if how == "terminate":
+        os.kill(child, signal.SIGTERM)
+    elif how == "decoder":
+        decoders = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+        others = [
+            Path(f"/proc/{child}/task/{task}/children")
+            for task in os.listdir(f"/proc/{child}/task")
+        ]
+        decoders += [pid for path in others for pid in path.read_text().split()]
+        for pid in decoders[:1]:
+            os.kill(int(pid), signal.SIGKILL)
+    else:
+        os.kill(child, signal.SIGKILL)
+
+
+def is_whole(trial: Trial, out: Path) -> bool:
+    """Whether the gallery in place is the one that is built."""
+    return (
+        out.exists() and (out / "clip.npy").read_bytes() == (trial.whole / "clip.npy").read_bytes()
+    )
 
 
 def tell(line: str) -> None:
@@ -186,6 +243,12 @@ def main() -> None:
     assert status == 0
     tell(f"whole: {seconds:.1f} s, {len(changes)} changes")
     dice = random.Random(seed)
+    held_back = sorted(source.iterdir())[-3:]
+    for path in held_back:
+        path.rename(work.with_name(path.name))
+    assert trial.attempt(trial.options(trial.partly))[0] == 0
+    for path in held_back:
+        work.with_name(path.name).rename(path)
     new_galleries(trial, rounds, len(changes), seconds, dice)
     old = work.with_name(f"{work.name} old")
     assert trial.attempt(trial.options(old, old_source))[0] == 0

@@ -51,6 +51,7 @@ class FolderSource:
     """
 
     revision: str | None = None
+    seekable = True
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
         """List the files and read the metadata; open no image."""

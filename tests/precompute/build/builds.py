@@ -51,3 +51,18 @@ def photos(folder: Path, count: int, first: int = 0) -> Path:
 
 def litter(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def same_gallery(one: Path, other: Path) -> None:
+    """Assert that all files are the same but the manifest and the report, which name times."""
+    times = ("manifest.json", "build_report.json")
+    contents = [
+        {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name not in times
+        }
+        for folder in (one, other)
+    ]
+    assert set(contents[0]) == set(contents[1])
+    assert [name for name, content in contents[0].items() if content != contents[1][name]] == []

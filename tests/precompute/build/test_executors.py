@@ -1,0 +1,125 @@
+"""Who makes a shard, where and after which others changes no byte of the gallery."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from precompute.build import pipeline
+from precompute.build.stages import ShardRows
+from tests.precompute.build.builds import build, litter, options, photos, same_gallery
+from tests.precompute.conftest import noise_photo
+from tests.precompute.planted_models import PROFILE, planted_models
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Five shards; two pictures come again in later ones, and two files are none."""
+    folder = photos(tmp_path_factory.mktemp("executors") / "in", 18)
+    (folder / "004b.png").write_bytes(noise_photo(2))
+    (folder / "015b.jpg").write_bytes(noise_photo(2))
+    (folder / "016b.png").write_bytes(noise_photo(15))
+    (folder / "001b.png").write_bytes(b"no picture")
+    (folder / "017b.png").write_bytes(b"neither")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(source) -> Path:
+    out = source.with_name("whole")
+    result = pipeline.build(options(source, out, PROFILE, device="cpu"), models=planted_models())
+    assert (result.images, len(result.skipped)) == (18, 2)
+    assert [(one.file_name, one.same_as) for one in result.duplicates] == [
+        ("004b.png", "002.png"),
+        ("015b.jpg", "002.png"),
+        ("016b.png", "015.png"),
+    ]
+    return out
+
+
+@pytest.mark.parametrize(("seekable", "entered"), [(True, [5, 15]), (False, [5])])
+def test_a_stream_is_read_on_and_all_else_entered_where_a_shard_begins(seekable, entered):
+    class Numbers:
+        def __init__(self) -> None:
+            self.seekable, self.entered = seekable, []
+
+        def read(self, start):
+            self.entered.append(start)
+            yield from range(start, 23)
+
+    source = Numbers()
+    rows = ShardRows(source, 5)
+    assert [rows(number) for number in (1, 3, 4, 5)] == [
+        [5, 6, 7, 8, 9],
+        [15, 16, 17, 18, 19],
+        [20, 21, 22],
+        [],
+    ]
+    assert source.entered == entered
+
+
+def test_a_shard_made_before_those_it_follows(source, whole, tmp_path, monkeypatch):
+    asked = options(source, tmp_path / "g", PROFILE, device="cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "wanted", lambda *_: iter([3]))
+        with pytest.raises(FileNotFoundError):  # the first shard is not there
+            pipeline.build(asked, models=planted_models())
+    result = pipeline.build(asked, models=planted_models())
+    assert (result.images, result.resumed_rows) == (18, 5)
+    same_gallery(tmp_path / "g", whole)
+
+
+def test_memory_for_two_pictures_at_once(source, whole, tmp_path):
+    """The batch is halved, and nothing of the shard is lost or described twice."""
+    models = planted_models(most=2)
+    asked = options(source, tmp_path / "g", PROFILE, device="cpu", batch_size=5)
+    pipeline.build(asked, models=models)
+    same_gallery(tmp_path / "g", whole)
+    # 18 pictures, three of them in another shard too (one twice), and a blank one at first.
+    assert models.captioner.asked == 18 + 3 + 1
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pipeline.build(replace(asked, out=tmp_path / "h"), models=planted_models(most=0))
+
+
+def test_two_ranks_of_which_one_dies_at_first(source, whole, tmp_path):
+    out = tmp_path / "g"
+
+    def launch(dies: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+        command += ["-m", "tests.precompute.rank_builds", str(source), str(out), dies]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
+        )
+
+    assert launch(dies="1").returncode != 0
+    assert not out.exists()
+    made = {path.stem for path in (tmp_path / ".g.building" / "shards").glob("*.json")}
+    assert "00001" in made and "00003" not in made  # the second rank's
+    done = launch(dies="none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    same_gallery(out, whole)
+    assert litter(tmp_path) == []
+
+
+def test_actors_of_ray(source, tiny, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="requirements-ray.txt is not installed")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    asked = options(source, tmp_path / "g", tiny, device="cpu", executor="ray")
+    place = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=place)
+    try:
+        result = build(asked)
+        assert (result.images, len(result.duplicates), len(result.skipped)) == (18, 3, 2)
+    finally:
+        ray.shutdown()
+    build(replace(asked, out=tmp_path / "whole", executor="local"))
+    same_gallery(tmp_path / "g", tmp_path / "whole")

@@ -1,0 +1,31 @@
+"""A build by several ranks: run as a program by each of them. One may be told to die on its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from precompute.build.pipeline import build
+from precompute.build.workspace import Workspace
+from tests.precompute.build.builds import options
+from tests.precompute.planted_models import PROFILE, planted_models
+
+
+def main() -> None:
+    source, out = (Path(argument) for argument in sys.argv[1:3])
+    if sys.argv[3] == os.environ["RANK"]:
+        genuine = Workspace.write_shard
+
+        def write(self, number, *rest):
+            genuine(self, number, *rest)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Workspace.write_shard = write
+    asked = options(source, out, PROFILE, device="cpu", executor="accelerate")
+    build(asked, models=planted_models())
+
+
+if __name__ == "__main__":
+    main()
