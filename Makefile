@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up; see the README.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: demo test lint clean
 
@@ -8,7 +9,7 @@ demo: .venv/.requirements
 	$(BIN)/python app.py $(ARGS)
 
 test: .venv/.requirements-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/.requirements-dev
 	$(BIN)/ruff check .

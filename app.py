@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from core.duel.votes import Votes
     from core.models.profiles import Models
     from core.models.spec import Captioner
+    from core.ui.galleries.places import GalleryPlace
     from core.ui.operation.health import Health
     from core.ui.parts.shelf import AwaitedGallery, Shelf
     from core.uploads.registry import Uploads
@@ -119,42 +120,35 @@ def end_process(status: int) -> NoReturn:
 
 
 def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
-    """Open the galleries of the settings, or the default gallery if there are none.
+    """List the galleries of the settings, or the default gallery if there are none.
 
-    A default gallery that is not there yet, or not measured, becomes the shelf's ``awaited``.
+    The first is opened, the others when they are chosen. A default gallery that is not there yet,
+    or not measured, becomes the shelf's ``awaited``.
 
     Raises:
-        GalleryError: A gallery cannot be served.
-        HubError: One of the Hub cannot be had, or is not what was published.
+        GalleryError: The first gallery cannot be served.
+        HubError: It is one of the Hub and cannot be had, or is not what was published.
         ModelError: The profile's models are not there.
     """
-    from core.gallery.hub_copy import is_on_hub, local_copy
+    from core.ui.galleries.places import place_of
     from core.ui.parts.shelf import Shelf
-    from precompute.build.sample_gallery import SampleGallery
 
     models = models or open_models(settings)
     profile = models.profile
-    folders = [
-        local_copy(gallery, settings.cache_dir, profile) if is_on_hub(gallery) else Path(gallery)
-        for gallery in settings.galleries
+    places: list[GalleryPlace | Path] = [
+        place_of(gallery, settings.cache_dir, profile) for gallery in settings.galleries
     ]
     sample = None
-    if not folders:
+    if not places:
+        from precompute.build.sample_gallery import SampleGallery
+
         try:
             sample = SampleGallery(settings.cache_dir, profile, settings.sample_photos)
-            folders = [sample.folder] if sample.unusable is None else []
+            places = [sample.folder] if sample.unusable is None else []
         except SourceError as error:
             # The page itself then says that it has no gallery, and what to run.
             logger.warning("%s", error)
-    shelf = Shelf.open(folders, profile, models, max_query_chars=settings.max_query_chars)
-    for entry in shelf.entries:
-        if (other := entry.other_captioner(profile.captioner)) is not None:
-            logger.info(
-                "%s has captions by %s; new photos get theirs by %s",
-                entry.name,
-                other,
-                profile.captioner.name,
-            )
+    shelf = Shelf.open(places, profile, models, max_query_chars=settings.max_query_chars)
     if sample is not None and not sample.measured:
         shelf.awaited = sample
     return shelf
@@ -265,7 +259,7 @@ def _keep_lean(models: Models, describes: Captioner, idle_s: float) -> None:
 def _warm_up(health: Health, shelf: Shelf) -> None:
     try:
         health.warm_up()
-        shelf.warm_up_others()
+        shelf.fetch_others()
     except TwoLensError as error:
         logger.warning("the first search will fail: %s", error)
 

@@ -167,8 +167,12 @@ def _drawn(size: tuple[int, int], row: int) -> bytes:
     return file.getvalue()
 
 
-def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("planted", 12),)) -> Shelf:
-    """Galleries of the first pictures of PICTURES, by name and count.
+def planted_shelf(
+    folder: Path,
+    galleries: Sequence[tuple[str, int]] = (("planted", 12),),
+    absent: Sequence[str] = (),
+) -> Shelf:
+    """Galleries of the first pictures of PICTURES, by name and count, and some that are not there.
 
     The CLIP encoder fails on "unplugged", both fail with a bug on "kaboom".
     """
@@ -177,7 +181,7 @@ def planted_shelf(folder: Path, galleries: Sequence[tuple[str, int]] = (("plante
         write_planted_gallery(folder / f"gallery-{place}", profile, PICTURES[:count], name)
         for place, (name, count) in enumerate(galleries)
     ]
-    return shelf_of(folders, profile)
+    return shelf_of([*folders, *(folder / name for name in absent)], profile)
 
 
 def shelf_of(folders: Sequence[Path], profile: Profile) -> Shelf:

@@ -3,6 +3,7 @@
 __all__ = [
     "caption_rows",
     "copies",
+    "cover",
     "dataset",
     "folder",
     "hub_copy",

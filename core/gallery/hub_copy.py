@@ -6,6 +6,8 @@ import glob
 import logging
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,12 +97,8 @@ def local_copy(reference: str, cache_dir: Path, profile: Profile) -> Path:
         HubError: No such gallery, the Hub cannot be reached and there is no copy, or what is
             there is not what its manifest says, or was built by other models.
     """
-    from filelock import FileLock
-
     wanted = HubGallery.parse(reference)
-    home = cache_dir / "hub" / f"{wanted.owner}--{wanted.name}"
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
+    with _home(wanted, cache_dir) as home:
         commit = commit_of(wanted, home)
         pinned, folder = wanted.at(commit), home / commit / wanted.name
         if folder.is_dir():
@@ -110,12 +108,74 @@ def local_copy(reference: str, cache_dir: Path, profile: Profile) -> Path:
             except _DamagedError as error:
                 logger.warning("%s It is fetched again.", error)
                 shutil.rmtree(folder)
-        partial = home / f".{commit}.partial"
+        partial = _partial(home, commit)
         logger.info("fetching %s", pinned)
         _fetch(wanted, commit, partial, profile)
         folder.parent.mkdir(exist_ok=True)
         partial.rename(folder)
     return folder
+
+
+def manifest_of(reference: str, cache_dir: Path, profile: Profile) -> Manifest:
+    """Return the manifest of a gallery of the Hub; of all its files, no other is fetched.
+
+    Args:
+        reference: As for :func:`local_copy`, and so on.
+        cache_dir: The user's cache folder for this program.
+        profile: The models that will search it.
+
+    Raises:
+        HubError: As :func:`local_copy` does.
+    """
+    wanted = HubGallery.parse(reference)
+    with _home(wanted, cache_dir) as home:
+        commit = commit_of(wanted, home)
+        folder = home / commit / wanted.name
+        if not folder.is_dir():
+            folder = _partial(home, commit)
+            with _refusals(wanted, commit):
+                _snapshot(wanted, commit, folder, MANIFEST_FILE)
+        return _manifest(folder, wanted.at(commit), profile)
+
+
+def copy_on_disk(reference: str, cache_dir: Path) -> Path | None:
+    """Return the folder of a copy that is on this machine, unverified; None if there is none.
+
+    Nobody is asked: of a branch or a tag it is the commit of last time.
+    """
+    wanted = HubGallery.parse(reference)
+    home = _home_of(wanted, cache_dir)
+    commit = wanted.revision or ""
+    if not _COMMIT.match(commit):
+        try:
+            commit = _remembered(home, wanted).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+    folder = home / commit / wanted.name
+    return folder if _COMMIT.match(commit) and folder.is_dir() else None
+
+
+def _home_of(wanted: HubGallery, cache_dir: Path) -> Path:
+    return cache_dir / "hub" / f"{wanted.owner}--{wanted.name}"
+
+
+@contextmanager
+def _home(wanted: HubGallery, cache_dir: Path) -> Iterator[Path]:
+    """Hold the folder of a repository's copies: no other process changes it meanwhile."""
+    from filelock import FileLock
+
+    home = _home_of(wanted, cache_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):
+        yield home
+
+
+def _partial(home: Path, commit: str) -> Path:
+    return home / f".{commit}.partial"
+
+
+def _remembered(home: Path, wanted: HubGallery) -> Path:
+    return home / "commits" / (wanted.revision or "main").replace("/", "--")
 
 
 def commit_of(wanted: HubGallery, home: Path | None = None) -> str:
@@ -134,7 +194,7 @@ def commit_of(wanted: HubGallery, home: Path | None = None) -> str:
     from huggingface_hub import HfApi, errors
 
     named = wanted.revision or "main"
-    remembered = home / "commits" / named.replace("/", "--") if home else None
+    remembered = _remembered(home, wanted) if home else None
     try:
         found = HfApi().dataset_info(
             wanted.repository, revision=wanted.revision, timeout=_TIMEOUT_S
@@ -171,32 +231,42 @@ class _DamagedError(HubError):
 
 
 def _fetch(wanted: HubGallery, commit: str, into: Path, profile: Profile) -> None:
-    from huggingface_hub import errors, snapshot_download
-
     pinned = wanted.at(commit)
+    with _refusals(wanted, commit):
+        try:
+            _snapshot(wanted, commit, into, MANIFEST_FILE)
+            names = published(_manifest(into, pinned, profile))
+            _snapshot(wanted, commit, into, *map(glob.escape, (*names, METRICS_FILE)))
+            _check(into, pinned, profile, verify_up_to=None)
+        except _DamagedError:
+            shutil.rmtree(into)  # what is put right there must not meet what was wrong here
+            raise
+    shutil.rmtree(into / ".cache", ignore_errors=True)
 
-    def snapshot(*patterns: str) -> None:
-        snapshot_download(
-            wanted.repository,
-            repo_type="dataset",
-            revision=commit,
-            local_dir=into,
-            allow_patterns=list(patterns),
-        )
+
+def _snapshot(wanted: HubGallery, commit: str, into: Path, *patterns: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(
+        wanted.repository,
+        repo_type="dataset",
+        revision=commit,
+        local_dir=into,
+        allow_patterns=list(patterns),
+    )
+
+
+@contextmanager
+def _refusals(wanted: HubGallery, commit: str) -> Iterator[None]:
+    """Turn what the client raises into one sentence."""
+    from huggingface_hub import errors
 
     try:
-        snapshot(MANIFEST_FILE)
-        names = published(_manifest(into, pinned, profile))
-        snapshot(*map(glob.escape, (*names, METRICS_FILE)))
-        _check(into, pinned, profile, verify_up_to=None)
-    except _DamagedError:
-        shutil.rmtree(into)  # what is put right there must not meet what was wrong here
-        raise
+        yield
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise _absent(wanted) from error
     except (OSError, ValueError, errors.HTTPError) as error:
-        raise _unreachable(pinned, error) from error
-    shutil.rmtree(into / ".cache", ignore_errors=True)
+        raise _unreachable(wanted.at(commit), error) from error
 
 
 def _manifest(folder: Path, pinned: str, profile: Profile) -> Manifest:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from core.gallery.manifest import Manifest
 from core.records import UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
@@ -149,7 +150,11 @@ def add_endpoints(shelf: Shelf) -> None:
             For each: name, images, profile, caption_origin, captions_per_image and the models
             that built it.
         """
-        return [_described(entry) for entry in shelf.entries]
+        return [
+            _described(listed.name, listed.manifest)
+            for listed in shelf.listed
+            if listed.manifest is not None
+        ]
 
     for endpoint in (compare, search_captions, search_clip, similar, galleries):
         name, description = endpoint.__name__, description_of(endpoint)
@@ -259,11 +264,10 @@ def _timings(result: SearchResult) -> dict[str, float]:
     return {"encode": round(result.encode_ms, 3), "search": round(result.search_ms, 3)}
 
 
-def _described(entry: ShelvedGallery) -> dict[str, Any]:
-    manifest = entry.gallery.manifest
+def _described(name: str, manifest: Manifest) -> dict[str, Any]:
     return {
-        "name": entry.name,
-        "images": len(entry.gallery),
+        "name": name,
+        "images": manifest.counts.images,
         "profile": manifest.profile,
         "caption_origin": manifest.caption_origin,
         "captions_per_image": manifest.captions_per_image,

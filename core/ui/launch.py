@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from core.config import Settings, get_settings
 from core.duel.votes import Votes
 from core.ui.connections import bound_connections
+from core.ui.galleries.chooser import cover_route
 from core.ui.guard import Guard, RequestLimits
 from core.ui.mcp_answers import answer_agents_in_json
 from core.ui.operation.front_door import FrontDoor
@@ -70,8 +71,8 @@ def launch(
     settings = settings or (uploads.settings if uploads is not None else get_settings())
     limits = RequestLimits.of(settings, uploads.inbox if uploads is not None else None)
     health = health or Health(shelf)
-    routes = [*picture_routes(shelf), health.route(), robots_route(), preview_route(shelf)]
-    routes += map_routes(shelf)
+    routes = [cover_route(shelf), *picture_routes(shelf), health.route()]
+    routes += [robots_route(), preview_route(shelf), *map_routes(shelf)]
     desk = None
     if uploads is not None:
         # Every component asks gradio for this folder when it is made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from core.models.profiles import Profile
 from core.records import LENSES
 from core.ui.api import add_endpoints
 from core.ui.first_gallery import is_awaited, turn_into_first_gallery
-from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, PageBlocks
+from core.ui.galleries.chooser import GalleryChooser
+from core.ui.parts.events import SEARCH_EVENT, PageBlocks
 from core.ui.parts.markup import escape
 from core.ui.parts.share import SHARE_BRIDGE, SHARE_BUTTON
 from core.ui.parts.shelf import Shelf
-from core.ui.parts.states import opening_state, start_state
+from core.ui.parts.states import answered, opening_state, start_state
 from core.ui.restored_view import restored_parts, restoring
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.break_a_lens import limits_tab
@@ -26,6 +28,8 @@ from core.ui.tabs.evaluation import evaluation_tab
 from core.ui.tabs.lens import lens_tab, offered_options
 from core.ui.tabs.lens import search as lens_search
 from core.ui.tabs.map import map_tab
+from core.ui.tabs.map import search as map_search
+from core.ui.tabs.map import start as map_start
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import add_upload_endpoints
 from core.ui.uploads.tab import upload_tab
@@ -43,6 +47,7 @@ _STYLES = (
     "evaluation.css",
     "duel.css",
     "query.css",
+    "galleries.css",
     "phone.css",
 )
 _SCRIPTS = (
@@ -52,6 +57,7 @@ _SCRIPTS = (
     "share.js",
     "asking.js",
     "query.js",
+    "galleries.js",
     "page.js",
     "upload.js",
 )
@@ -111,19 +117,8 @@ def build_page(
                 apply_default_css=False,
                 elem_classes=["tl-bare", "tl-brand"],
             )
-            gallery = gr.Dropdown(
-                shelf.names,
-                value=shelf.names[0] if shelf.entries else None,
-                label="Gallery",
-                container=False,
-                show_label=False,
-                visible=len(shelf.entries) > 1,
-                filterable=False,
-                scale=0,
-                min_width=200,
-                elem_id="gallery",
-                elem_classes=["tl-gallery"],
-            )
+            chooser = GalleryChooser(shelf)
+            gallery = chooser.name
         with gr.Tabs(elem_classes=["tl-tabs"], overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(shelf, gallery)
@@ -146,26 +141,20 @@ def build_page(
             with gr.Tab("About", id="about"):
                 described = about_tab(shelf)
 
-        asking = [part for tab in lens_tabs for part in (tab.box.query, tab.box.k)]
+        boxes = [compare.box, *(tab.box for tab in lens_tabs), maps.box]
 
-        def on_gallery(name: str, query: str, k: object, *asked: object) -> list[object]:
-            """Ask each tab's words of another gallery; where there are none, start anew."""
-            shown = [search(shelf, query, k, name)]
-            for lens, words, count in zip(LENSES, asked[::2], asked[1::2], strict=True):
-                shown.append(lens_search(shelf, lens, str(words or ""), count, name))
-            return [*shown, *of_gallery(name)]
+        def on_gallery(name: str, tab: str, *asked: object) -> list[object]:
+            return [*_answers(shelf, name, tab, asked), *of_gallery(name)]
 
         def of_gallery(name: str | None) -> list[object]:
             return [*offered_options(shelf, name), gallery_description(shelf, name)]
 
         all_results = [compare.results, *(tab.results for tab in lens_tabs)]
         parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]
-        # Not its change: a view that is restored brings its own results.
-        gallery.input(
+        chooser.connect(
             on_gallery,
-            [gallery, compare.box.query, compare.box.k, *asking],
-            [*all_results, *parts, described],
-            **PAGE_EVENT,
+            [part for box in boxes for part in (box.query, box.k)],
+            [*all_results, maps.results, maps.chosen, *parts, described],
         )
 
         restorable = [gallery, tabs, *restored_parts(compare, lens_tabs, maps), *parts, described]
@@ -179,9 +168,7 @@ def build_page(
             for results in all_results:
                 results.value = start_state(shelf, None)
             compare.results.value = opening_state(shelf)
-            gallery.choices = [(name, name) for name in shelf.names]
-            gallery.value = shelf.names[0] if shelf.entries else None
-            gallery.visible = len(shelf.entries) > 1
+            chooser.redraw()
             waiting.active = is_awaited(shelf)
             described.value = gallery_description(shelf, None)
             page.config = page.get_config_file()
@@ -192,6 +179,27 @@ def build_page(
         if desk is not None:
             add_upload_endpoints(desk)
     return page
+
+
+def _answers(shelf: Shelf, gallery: str, tab: str, asked: Sequence[object]) -> list[str]:
+    """Return each tab's results for another gallery: those of its words where it is in sight.
+
+    A tab out of sight starts anew, and the page's script asks its words when it is opened. Last
+    comes what was chosen in the map.
+    """
+    tabs = ("compare", *LENSES, "map")
+    start = answered(shelf, gallery, lambda: start_state(shelf, gallery))
+    shown = [*[start] * (1 + len(LENSES)), map_start(), ""]
+    if tab in tabs:
+        place = tabs.index(tab)
+        query, count = str(asked[2 * place] or ""), asked[2 * place + 1]
+        if tab == "map":
+            shown[place] = map_search(shelf, query, count, gallery)
+        elif tab == "compare":
+            shown[place] = search(shelf, query, count, gallery)
+        else:
+            shown[place] = lens_search(shelf, LENSES[place - 1], query, count, gallery)
+    return shown
 
 
 def _header(profile: Profile) -> str:

@@ -12,7 +12,7 @@ from core.ui.parts.paging import browse_view
 from core.ui.parts.share import View
 from core.ui.parts.shelf import Shelf
 from core.ui.parts.similar import similar_view
-from core.ui.parts.states import start_state
+from core.ui.parts.states import answered, start_state
 from core.ui.tabs.compare import CompareTab, search
 from core.ui.tabs.lens import IndexOffer, LensTab, index_offer
 from core.ui.tabs.lens import search as lens_search
@@ -50,7 +50,7 @@ def restoring(
         view = View.of(event)
         name = view.g or (shelf.names[0] if shelf.entries else "")
         known = name in shelf.names
-        start = start_state(shelf, name if known else None)
+        start = answered(shelf, name, lambda: start_state(shelf, name if known else None))
         tab = view.tab if view.tab in _TABS else "compare"
         boxes: list[object] = []
         results: list[object] = []

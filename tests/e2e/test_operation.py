@@ -72,7 +72,10 @@ class TestHealth:
         reply = operated.get("/health")
         said = reply.json()
         assert (reply.status_code, said["status"], said["reasons"]) == (200, "ready", [])
-        assert [gallery["name"] for gallery in said["galleries"]] == ["planted", "three"]
+        galleries = {gallery["name"]: gallery for gallery in said["galleries"]}
+        assert list(galleries) == ["planted", "three", "gone"]
+        assert galleries["planted"]["open"] and galleries["planted"]["on_disk"]
+        assert galleries["gone"]["trouble"] == "gone cannot be opened: its folder is not there."
         assert set(said["models"]) == {"captions", "clip"}
         assert str(operated.base_url) not in reply.text and "/" not in said["galleries"][0]["name"]
 

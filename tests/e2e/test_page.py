@@ -174,13 +174,36 @@ def test_about_says_which_models_answer(visit):
     expect(visit.page.get_by_text("self_sha256")).to_be_visible()
 
 
-def test_another_gallery_can_be_chosen(visit):
-    visit.page.get_by_role("combobox", name="Gallery").click()
-    visit.page.get_by_role("option", name="three").click()
+def test_another_gallery_is_chosen_from_a_list_and_a_broken_one_says_why(visit, shelf):
+    shown = visit.page.locator(".tl-gallery-list")
+    now = visit.page.get_by_role("button", name="Gallery: planted. Choose another")
+    now.focus()
+    visit.page.keyboard.press("Enter")
+    expect(shown.locator(".tl-gallery-item").first).to_be_focused()
+    expect(shown.get_by_role("button")).to_have_text(
+        [
+            "planted12 pictures · captions by captioner",
+            "three3 pictures · captions by captioner",
+            "goneCannot be opened: its folder is not there.",
+        ]
+    )
+    visit.page.wait_for_function(
+        "[...document.querySelectorAll('.tl-gallery-list img')].every(i => i.naturalWidth > 0)"
+    )
+    visit.page.keyboard.press("ArrowDown")
+    visit.page.keyboard.press("Enter")
+    expect(shown).to_be_hidden()
     expect(visit.page.get_by_role("heading", name="three")).to_contain_text("3 pictures")
+    expect(visit.page.get_by_role("button", name="Gallery: three. Choose another")).to_be_focused()
     visit.search("dog")
     expect(visit.cards(".tl-lens.captions")).to_have_count(3)
     expect(visit.page.get_by_text("the gallery holds 3 pictures")).to_be_visible()
+    visit.choose_gallery("gone")
+    expect(visit.page.get_by_role("alert")).to_have_text(
+        "gone cannot be opened: its folder is not there."
+    )
+    visit.choose_gallery("planted")
+    expect(visit.cards(".tl-lens.captions")).to_have_count(5)
 
 
 @on_phone

@@ -82,6 +82,10 @@ class Visit:
     def open_tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
+    def choose_gallery(self, name: str) -> None:
+        self.page.locator(".tl-gallery-now").click()
+        self.page.locator(".tl-gallery-item", has_text=name).click()
+
     def overflow(self) -> int:
         return self.page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -13,7 +13,8 @@ from core.ui.operation.route_names import HEALTH_PATH
 from core.ui.parts.events import sentence_for
 
 if TYPE_CHECKING:
-    from core.ui.parts.shelf import Shelf, ShelvedGallery
+    from core.ui.galleries.listed import ListedGallery
+    from core.ui.parts.shelf import Shelf
 
 
 class Health:
@@ -65,7 +66,7 @@ class Health:
             "reasons": reasons,
             "profile": self._shelf.profile.name,
             "models": models,
-            "galleries": [_described(entry) for entry in entries],
+            "galleries": [_described(listed) for listed in self._shelf.listed],
         }
 
     @property
@@ -94,14 +95,17 @@ class Health:
         }
 
 
-def _described(entry: ShelvedGallery) -> dict[str, Any]:
+def _described(listed: ListedGallery) -> dict[str, Any]:
+    entry = listed.opened
     try:
-        in_place = entry.gallery.is_in_place()
+        in_place = entry.gallery.is_in_place() if entry else None
     except (TwoLensError, OSError):
         in_place = False
     return {
-        "name": entry.name,
-        "images": len(entry.gallery),
-        "version": entry.version,
+        "name": listed.name,
+        "images": listed.manifest.counts.images if listed.manifest else None,
+        "open": entry is not None,
+        "trouble": listed.trouble,
+        "version": entry.version if entry else None,
         "on_disk": in_place,
     }

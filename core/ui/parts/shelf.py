@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import QueryError, TwoLensError, sentence_of
-from core.gallery.layout import MANIFEST_FILE
+from core.errors import QueryError
+from core.gallery.manifest import Manifest
 from core.gallery.reader import Gallery
 from core.models.match_threshold import match_threshold
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord, Lens
 from core.search.service import SearchResult, SearchService
+from core.ui.galleries.listed import ListedGallery
+from core.ui.galleries.places import FolderPlace, GalleryPlace
 
 logger = logging.getLogger("twolens")
 
@@ -131,52 +132,58 @@ class AwaitedGallery(Protocol):
 class Shelf:
     """The galleries of a running app, in the order in which they were given.
 
+    The first is open from the start, each other one from when it is first asked for.
+
     Attributes:
         profile: The models that answer.
-        entries: The galleries; may be empty, which the page then says. An entry never changes:
-            a gallery that was built anew is another one in its place.
+        listed: All galleries, open or not; may be empty, which the page then says.
         awaited: A gallery that is being built or measured; None if none is.
-        when_replaced: Called after an entry was replaced or added.
+        when_replaced: Called when a page that is opened begins with something else than before.
     """
 
-    def __init__(self, profile: Profile, entries: tuple[ShelvedGallery, ...] = ()) -> None:
-        """Index the entries by name and slug."""
+    def __init__(self, profile: Profile, entries: Iterable[ShelvedGallery] = ()) -> None:
+        """Begin with galleries that are open, or with none."""
         self.profile = profile
+        self.listed: tuple[ListedGallery, ...] = ()
         self.awaited: AwaitedGallery | None = None
         self.when_replaced: Callable[[], None] = lambda: None
-        self._refused: dict[str, tuple[int, ...]] = {}
-        self._hold(entries)
-
-    def _hold(self, entries: tuple[ShelvedGallery, ...]) -> None:
-        by_name: dict[str, ShelvedGallery] = {}
+        self._by_name: dict[str, ListedGallery] = {}
         for entry in entries:
-            by_name.setdefault(entry.slug, entry)
-        for entry in entries:
-            by_name[entry.name] = entry
-        self.entries, self._by_name = entries, by_name
+            self._hold(ListedGallery.holding(entry))
 
     @classmethod
     def open(
-        cls, folders: Iterable[Path], profile: Profile, models: Models, *, max_query_chars: int
+        cls,
+        places: Iterable[GalleryPlace | Path],
+        profile: Profile,
+        models: Models,
+        *,
+        max_query_chars: int,
     ) -> Shelf:
-        """Open and verify gallery folders.
+        """List galleries; open and verify the first.
+
+        Another one whose manifest cannot be read is listed all the same, and logged.
 
         Args:
-            folders: Gallery folders; one given twice is served once.
+            places: Where they are; one given twice is served once.
             profile: The models that must have built them.
             models: The models that embed queries; nothing is loaded here.
             max_query_chars: Longest query that is answered.
 
         Raises:
-            GalleryError: One of the folders cannot be served; the first such is reported.
+            GalleryError: The first cannot be served.
+            HubError: The first cannot be had.
         """
         shelf = cls(profile)
-        seen: set[str] = set()
-        for folder in folders:
-            place = os.path.realpath(folder)
-            if place not in seen:
-                seen.add(place)
-                shelf.add(folder, models, max_query_chars=max_query_chars)
+        distinct: dict[str, GalleryPlace] = {}
+        for given in places:
+            place = FolderPlace(given) if isinstance(given, Path) else given
+            distinct.setdefault(place.identity, place)
+        for place in distinct.values():
+            if not shelf.listed:
+                shelf._add(place, models, max_query_chars)
+            else:
+                shelf._hold(shelf._listed(place, models, max_query_chars))
         return shelf
 
     def add(self, folder: Path, models: Models, *, max_query_chars: int) -> None:
@@ -190,74 +197,99 @@ class Shelf:
         Raises:
             GalleryError: It cannot be served.
         """
-        gallery = Gallery.open(folder, self.profile)
-        names = {entry.name for entry in self.entries}
-        slugs = {entry.slug for entry in self.entries}
-        entry = ShelvedGallery(
-            name=_unique(gallery.name, names, " ({})"),
-            slug=_unique(_slug(gallery.name), slugs, "-{}"),
-            version=_version(gallery),
-            gallery=gallery,
-            service=SearchService(gallery, models, max_query_chars=max_query_chars),
-        )
-        self._hold((*self.entries, entry))
+        self._add(FolderPlace(folder), models, max_query_chars)
         self.when_replaced()
+
+    def _add(self, place: GalleryPlace, models: Models, max_query_chars: int) -> None:
+        folder = place.folder()
+        listed = self._listed(place, models, max_query_chars, Manifest.read(folder))
+        listed.open_now(folder)
+        self._hold(listed)
+
+    def _listed(
+        self,
+        place: GalleryPlace,
+        models: Models,
+        max_query_chars: int,
+        manifest: Manifest | None = None,
+    ) -> ListedGallery:
+        def opened(name: str, slug: str, folder: Path) -> ShelvedGallery:
+            gallery = Gallery.open(folder, self.profile)
+            entry = ShelvedGallery(
+                name=name,
+                slug=slug,
+                version=_version(gallery),
+                gallery=gallery,
+                service=SearchService(gallery, models, max_query_chars=max_query_chars),
+            )
+            if (other := entry.other_captioner(self.profile.captioner)) is not None:
+                logger.info(
+                    "%s has captions by %s; new photos get theirs by %s",
+                    *(entry.name, other, self.profile.captioner.name),
+                )
+            return entry
+
+        listed = ListedGallery(place, opened, manifest)
+        title = listed.manifest.name if listed.manifest else place.title
+        listed.name = _unique(title, set(self.names), " ({})")
+        listed.slug = _unique(_slug(title), {each.slug for each in self.listed}, "-{}")
+        return listed
+
+    def _hold(self, listed: ListedGallery) -> None:
+        self.listed = (*self.listed, listed)
+        self._by_name = {each.slug: each for each in reversed(self.listed)}
+        self._by_name |= {each.name: each for each in self.listed}
+
+    @property
+    def entries(self) -> tuple[ShelvedGallery, ...]:
+        """The galleries that are open, in order. An entry never changes; see :meth:`refresh`."""
+        return tuple(each.opened for each in self.listed if each.opened is not None)
 
     @property
     def names(self) -> list[str]:
-        """Names of the galleries, in order."""
-        return [entry.name for entry in self.entries]
+        """Names of all galleries, in order."""
+        return [each.name for each in self.listed]
 
     def entry(self, name: str | None = None) -> ShelvedGallery:
-        """Return a gallery by its name or slug; the first one for None or "".
+        """Return a gallery by its name or slug, opened if it was not; the first for None or "".
+
+        Raises:
+            QueryError: There is no gallery, or none of that name.
+            GalleryError: It cannot be opened.
+        """
+        return self.find(name).entry()
+
+    def find(self, name: str | None = None) -> ListedGallery:
+        """Return what is listed of a gallery, which need not be open, by its name or slug.
 
         Raises:
             QueryError: There is no gallery, or none of that name.
         """
-        if not self.entries:
+        if not self.listed:
             raise QueryError("No gallery is loaded, so there is nothing to search.")
         if not name:
-            return self.entries[0]
+            return self.listed[0]
         found = self._by_name.get(name) if isinstance(name, str) else None
         if found is None:
             raise QueryError(f"There is no gallery called {str(name)[:40]!r}.")
         return found
 
     def refresh(self) -> bool:
-        """Serve anew each gallery whose folder was replaced, as by ``build --overwrite``.
-
-        Until then, and where the new one cannot be served, the old one goes on answering.
+        """Serve anew each open gallery whose folder was replaced, as by ``build --overwrite``.
 
         Returns:
-            Whether an entry was replaced.
+            Whether one was replaced.
         """
-        entries = tuple(map(self._renewed, self.entries))
-        if all(new is old for new, old in zip(entries, self.entries, strict=True)):
-            return False
-        self._hold(entries)
-        self.when_replaced()
-        return True
+        replaced = [each.renew() for each in self.listed]
+        if any(replaced):
+            self.when_replaced()
+        return any(replaced)
 
-    def _renewed(self, entry: ShelvedGallery) -> ShelvedGallery:
-        folder = entry.gallery.folder
-        if entry.gallery.is_in_place():
-            return entry
-        try:
-            found = os.stat(folder / MANIFEST_FILE)
-        except OSError:
-            return entry  # it was removed, or its successor is on its way
-        identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
-        if self._refused.get(entry.slug) == identity:
-            return entry
-        try:
-            gallery = Gallery.open(folder, self.profile)
-        except (TwoLensError, OSError) as error:
-            self._refused[entry.slug] = identity
-            logger.warning("%s was replaced; the old one stays: %s", folder, sentence_of(error))
-            return entry
-        logger.info("%s was replaced; the new one is served from now on", folder)
-        service = SearchService(gallery, entry.service.models, entry.service.max_query_chars)
-        return replace(entry, version=_version(gallery), gallery=gallery, service=service)
+    def fetch_others(self) -> None:
+        """Bring galleries of the Hub to this machine, so that nobody who chooses one waits."""
+        for each in self.listed:
+            if each.fetch():
+                self.when_replaced()
 
     def warm_up(self) -> None:
         """Load both query encoders by embedding one short query with each.
@@ -267,15 +299,6 @@ class Shelf:
         """
         if self.entries:
             self.entries[0].service.compare(_WARM_QUERY, k=1)
-
-    def warm_up_others(self) -> None:
-        """Make what a first search of each other gallery would wait for.
-
-        Raises:
-            ModelError: An encoder cannot be loaded.
-        """
-        for entry in self.entries[1:]:
-            entry.service.compare(_WARM_QUERY, k=1)
 
 
 def _version(gallery: Gallery) -> str:

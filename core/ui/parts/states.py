@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.errors import QueryError
+from core.errors import TwoLensError
 from core.records import SAMPLE_NAME, Lens
 from core.search.query_language.foreign import is_foreign
 from core.search.service import SearchResult
@@ -123,7 +123,7 @@ def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:
     notice = f'<div class="tl-notice" role="alert"><p>{escape(sentence)}</p></div>'
     try:
         entry = shelf.entry(gallery)
-    except QueryError:
+    except TwoLensError:
         return stage(notice, "", summary=sentence)
     answer = f"{examples_line(entry)}{notice}{_some_pictures(entry)}"
     return stage(answer, two_lens_skeleton(), summary=sentence)

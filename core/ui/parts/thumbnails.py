@@ -38,8 +38,9 @@ def _route(shelf: Shelf, kind: str, read: Callable[[Gallery, str], bytes]) -> Ro
         if not _IMAGE_ID.fullmatch(image_id):
             return missing
         try:
-            gallery = shelf.entry(request.path_params["gallery"]).gallery
-            content = await run_in_threadpool(read, gallery, image_id)
+            content = await run_in_threadpool(
+                lambda: read(shelf.entry(request.path_params["gallery"]).gallery, image_id)
+            )
         except TwoLensError:
             return missing
         return Response(content, media_type="image/webp", headers={"Cache-Control": _FOR_GOOD})

@@ -6,6 +6,7 @@ import json
 
 import gradio as gr
 
+from core.errors import GalleryError
 from core.gallery.manifest import ModelRef
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
@@ -91,7 +92,10 @@ def gallery_description(shelf: Shelf, gallery: str | None) -> str:
     """Return what the page says of a gallery, with its manifest."""
     if not shelf.entries:
         return "<section><h2>The gallery</h2><p>No gallery is loaded.</p></section>"
-    entry = shelf.entry(gallery)
+    try:
+        entry = shelf.entry(gallery)
+    except GalleryError as error:
+        return f"<section><h2>The gallery</h2><p>{escape(str(error))}</p></section>"
     manifest = entry.gallery.manifest
     counts = manifest.counts
     generated = manifest.caption_origin == "generated"

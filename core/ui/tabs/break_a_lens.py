@@ -92,7 +92,7 @@ LIMITS = (
 )
 
 
-def limits_tab(shelf: Shelf, gallery: gr.Dropdown, tab: gr.Tab) -> None:
+def limits_tab(shelf: Shelf, gallery: gr.Textbox, tab: gr.Tab) -> None:
     """Build the tab inside the current ``gr.Tab`` and connect its events.
 
     Args:

@@ -41,7 +41,7 @@ _WHISKER_HELP = (
 )
 
 
-def evaluation_tab(shelf: Shelf, gallery: gr.Dropdown, tab: gr.Tab) -> None:
+def evaluation_tab(shelf: Shelf, gallery: gr.Textbox, tab: gr.Tab) -> None:
     """Build the tab inside the current ``gr.Tab``; it is drawn anew whenever it is opened.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.errors import ModelError
+from core.errors import ModelError, TwoLensError
 from core.records import INDEX_PAIR, LENSES, Hit, IndexKind, Lens
 from core.search.query import picture_count
 from core.search.service import FUSION_DEPTH, SearchResult
@@ -182,11 +182,12 @@ class IndexOffer:
 
 def index_offer(shelf: Shelf, gallery_name: str | None, lens: Lens) -> IndexOffer:
     """Return what a gallery offers; the pair without clusters where there is no gallery."""
-    if not shelf.entries:
-        return IndexOffer()
-    gallery = shelf.entry(gallery_name).gallery
-    kinds = gallery.index_kinds
-    last = gallery.index(lens, kinds[-1])
+    try:
+        gallery = shelf.entry(gallery_name).gallery
+        kinds = gallery.index_kinds
+        last = gallery.index(lens, kinds[-1])
+    except TwoLensError:
+        return IndexOffer()  # what is wrong stands in the results
     enough = _FEW_CLUSTERS if "flat" in kinds else last.default_nprobe
     return IndexOffer(kinds, last.nlist or 1, enough or _FEW_CLUSTERS)
 

@@ -44,6 +44,7 @@ class MapTab:
 
     box: SearchBox
     results: gr.HTML
+    chosen: gr.HTML
 
 
 def map_tab(shelf: Shelf, gallery: gr.Component) -> MapTab:
@@ -71,9 +72,6 @@ def map_tab(shelf: Shelf, gallery: gr.Component) -> MapTab:
         query = event_value(event, "query")
         return query, search(shelf, query, k, name)
 
-    def on_gallery(query: str, k: object, name: str) -> tuple[str, str]:
-        return search(shelf, query, k, name), ""
-
     def on_lasso(name: str, event: gr.EventData) -> str:
         if not event_value(event, "count"):
             return ""  # it was cleared
@@ -83,13 +81,12 @@ def map_tab(shelf: Shelf, gallery: gr.Component) -> MapTab:
         return answered(shelf, name, lambda: similar_answer(shelf, event, k, name))
 
     gr.on(box.asked, on_search, [box.query, box.k, gallery], view, **SEARCH_EVENT)
-    gallery.input(on_gallery, [box.query, box.k, gallery], [view, chosen], **SEARCH_EVENT)  # type: ignore[attr-defined]
     for event in (view.pick, chosen.pick):
         event(on_pick, [box.k, gallery], [box.query, view], **SEARCH_EVENT)
     view.lasso(on_lasso, gallery, chosen, **SEARCH_EVENT)
     for event in (view.similar, chosen.similar):
         event(on_similar, [box.k, gallery], chosen, **SEARCH_EVENT)
-    return MapTab(box, view)
+    return MapTab(box, view, chosen)
 
 
 def _loader() -> str:

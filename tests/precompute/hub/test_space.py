@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
 
-from precompute.hub.space import Space, hub_models, preload_lines, requirements_for
+from precompute.hub.space import Space, hub_models, preload_lines, requirements_for, stage_space
 from tests.local_hub import READER, ROOT, Client, Repository, local_hub, publish_shapes
 
 PIN = re.compile(r"^([\w.-]+(?:\[[\w,]+\])?)==(\S+)$", re.M)
@@ -91,6 +92,26 @@ def test_requirements_are_the_pins_of_this_checkout_but_for_torch_and_spaces(har
     assert made.startswith("--extra-index-url https://download.pytorch.org/whl/cpu\n") == (
         kind == "cpu"
     )
+
+
+def test_with_a_gallery_nothing_goes_along_that_would_build_one(tmp_path):
+    bare, served = Space("mini", "zero-a10g"), Space("mini", "zero-a10g", ("hf:mine/a@b",))
+    for name, space in {"bare": bare, "served": served}.items():
+        stage_space(space, tmp_path / name)
+    assert (tmp_path / "bare/precompute/build/sample_gallery.py").is_file()
+    assert not (tmp_path / "served/precompute").exists()
+    left_out = (
+        dict(PIN.findall(requirements_for(bare))).keys()
+        - dict(PIN.findall(requirements_for(served))).keys()
+    )
+    assert {"scikit-learn", "mvtb-data", "sacrebleu"} <= left_out
+    modules = {"PyStemmer": "Stemmer", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+    unused = {modules.get(name, name.replace("-", "_")) for name in left_out}
+    for path in [ROOT / "app.py", *(ROOT / "core").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not unused & {name.partition(".")[0] for name in names}, path
 
 
 def test_models_are_preloaded_by_the_files_that_are_read():
