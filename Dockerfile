@@ -3,13 +3,15 @@
 FROM python:3.11-slim AS packages
 WORKDIR /build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
-COPY requirements.txt .
+COPY requirements*.txt ./
+# What else to install, such as requirements-milvus.txt; nothing by default.
+ARG EXTRA=
 # Torch from its own CPU index, for the other one brings 4 GB of CUDA; bitsandbytes needs a GPU.
 RUN python -m venv /opt/venv \
     && grep -E '^(torch|torchvision)==' requirements.txt > torch.txt \
     && grep -vE '^bitsandbytes==' requirements.txt > others.txt \
     && /opt/venv/bin/pip install -r torch.txt --index-url https://download.pytorch.org/whl/cpu \
-    && /opt/venv/bin/pip install -r others.txt \
+    && /opt/venv/bin/pip install -r others.txt ${EXTRA:+-r "$EXTRA"} \
     && find /opt/venv -type d -name tests -path '*site-packages/*/tests' -prune -exec rm -rf {} +
 
 FROM python:3.11-slim

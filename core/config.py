@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["mini", "full"]
+IndexBackend = Literal["auto", "faiss", "milvus"]
 
 _BETWEEN_GALLERIES = re.compile(rf"(?<!\Ahf)(?<!{os.pathsep}hf){os.pathsep}")
 """The separator of PATH, where it is not the colon of ``hf:``."""
@@ -84,6 +85,23 @@ class Settings(BaseSettings):
         ge=0,
         description="Size up to which a gallery is read and verified whole when it is opened, in "
         "about a second; a larger one is mapped, and checked by sizes, ids and a sample.",
+    )
+    index_backend: IndexBackend = Field(
+        "auto",
+        description="What searches a gallery whose manifest names a Milvus collection beside its "
+        "own indexes: auto takes Milvus if milvus_uri is set.",
+    )
+    milvus_uri: str | None = Field(
+        None,
+        min_length=1,
+        description="Address of a Milvus server or cluster, http://HOST:19530, or a path that "
+        "ends in .db for Milvus Lite.",
+    )
+    milvus_token: SecretStr = Field(
+        SecretStr(""), description="Of Milvus: USER:PASSWORD, or an API key."
+    )
+    milvus_timeout_s: float = Field(
+        5, gt=0, description="Seconds after which Milvus counts as away."
     )
     sample_photos: int | None = Field(
         None, ge=1, description="Most photos of the default gallery; all unless set."

@@ -21,6 +21,7 @@
     │   ├── ModelNotFoundError
     │   ├── MissingDependencyError
     │   └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
+    ├── IndexUnavailableError      the server that holds an index does not answer
     └── HubError                   the Hub cannot be reached, refuses, or has something else
 
 ``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
@@ -201,6 +202,19 @@ class MissingDependencyError(ModelError):
 
 class EmbeddingError(ModelError):
     """Embeddings that cannot be indexed or searched with; the sentence quotes the numbers."""
+
+
+class IndexUnavailableError(TwoLensError):
+    """The server that holds an index does not answer.
+
+    Attributes:
+        uri: Of the server, for the log; visitors are not told.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Say that it may be tried again."""
+        self.uri = uri
+        super().__init__("The index server does not answer; try again in a moment.")
 
 
 class HubError(TwoLensError):

@@ -14,11 +14,15 @@ Lens = Literal["captions", "clip"]
 
 LENSES: tuple[Lens, ...] = get_args(Lens)
 
-IndexKind = Literal["flat", "ivf", "ivfsq8", "ivfpq", "hnsw"]
+IndexKind = Literal["flat", "ivf", "ivfsq8", "ivfpq", "hnsw", "milvus"]
 """``flat`` compares with every vector; ``ivf`` with those of the nearest clusters only, ``ivfsq8``
-and ``ivfpq`` by codes of a quarter and of a sixteenth of the size; ``hnsw`` follows a graph."""
+and ``ivfpq`` by codes of a quarter and of a sixteenth of the size; ``hnsw`` follows a graph. All
+these are FAISS's; ``milvus`` stands for a collection of that vector database."""
 
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+
+FAISS_KINDS: tuple[IndexKind, ...] = tuple(kind for kind in INDEX_KINDS if kind != "milvus")
+"""Those that are files of the gallery."""
 
 INDEX_PAIR: tuple[IndexKind, ...] = ("flat", "ivf")
 """What small galleries and uploads have: the exact index, and one to compare it with."""

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import CorruptGalleryError
+from core.config import IndexBackend, get_settings
+from core.errors import CorruptGalleryError, GalleryError, QueryError
 from core.gallery.folder import GalleryFolder, HeldFile, damaged
-from core.gallery.layout import index_file
+from core.gallery.layout import embeddings_file, index_file
 from core.gallery.manifest import Manifest
-from core.records import IndexKind, Lens
+from core.records import FAISS_KINDS, IndexKind, Lens
 from core.search.engines.approximate import Approximate
 from core.search.engines.entry import IndexEntry
 from core.search.engines.files import Clusters, check_index, read_clusters
+from core.search.engines.milvus import MilvusIndex, MilvusPlace
 from core.search.engines.training import build_for_gallery
 from core.search.index import Index
 
@@ -126,3 +128,54 @@ def write_indexes(
         entries.append(entry)
         names.append(name)
     return tuple(entries), tuple(names)
+
+
+def needs_file(kind: IndexKind) -> bool:
+    """Tell whether an index of a kind is read from a file of the gallery; a flat one is not."""
+    return kind in FAISS_KINDS and kind != "flat"
+
+
+def offered_kinds(
+    folder: Path, manifest: Manifest, backend: IndexBackend | None
+) -> tuple[IndexKind, ...]:
+    """Return those kinds of a gallery that it may be searched by, the best first.
+
+    Args:
+        folder: Of the gallery.
+        manifest: Of the gallery.
+        backend: None takes that of the settings.
+
+    Raises:
+        GalleryError: There is none.
+    """
+    settings = get_settings()
+    backend, kinds = backend or settings.index_backend, manifest.index_kinds
+    if backend == "auto":
+        backend = "milvus" if settings.milvus_uri and "milvus" in kinds else "faiss"
+    if backend == "milvus" and not settings.milvus_uri:
+        raise GalleryError(folder, "TWOLENS_INDEX_BACKEND=milvus needs TWOLENS_MILVUS_URI too.")
+    own = tuple(kind for kind in kinds if (kind == "milvus") == (backend == "milvus"))
+    if not own:
+        raise GalleryError(
+            folder,
+            f"The gallery {folder.name} has no {backend} index. Give it one with: python -m "
+            f"precompute index {folder} --index {'milvus' if backend == 'milvus' else 'auto'}",
+        )
+    return own
+
+
+def collection_of(manifest: Manifest, lens: Lens) -> MilvusIndex:
+    """Return the collection that holds a lens's vectors; its name says of which embeddings.
+
+    Raises:
+        QueryError: TWOLENS_MILVUS_URI is not set.
+    """
+    settings = get_settings()
+    if not settings.milvus_uri:
+        raise QueryError("The Milvus index needs TWOLENS_MILVUS_URI.")
+    token = settings.milvus_token.get_secret_value()
+    place = MilvusPlace(settings.milvus_uri, token, settings.milvus_timeout_s)
+    name = f"twolens_{lens}_{manifest.files[embeddings_file(lens)].sha256[:16]}"
+    dim = (manifest.sentence if lens == "captions" else manifest.clip).dim
+    effort = next((e.effort for e in manifest.indexes_of(lens) if e.kind == "milvus"), None)
+    return MilvusIndex(place, name, dim or 0, effort)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.records import LENSES, IndexKind, Lens
+from core.records import FAISS_KINDS, LENSES, IndexKind, Lens
 
 MANIFEST_FILE = "manifest.json"
 """Written last: a folder without it is not a gallery."""
@@ -61,8 +61,8 @@ REQUIRED_FILES: tuple[str, ...] = (
 
 
 def index_files(kinds: Iterable[IndexKind]) -> tuple[str, ...]:
-    """Return the names of both lenses' indexes of these kinds."""
-    return tuple(index_file(lens, kind) for kind in kinds for lens in LENSES)
+    """Return the names of both lenses' indexes, of those kinds that are files."""
+    return tuple(index_file(lens, kind) for kind in kinds for lens in LENSES if kind in FAISS_KINDS)
 
 
 def thumbnail_file(image_id: str) -> str:

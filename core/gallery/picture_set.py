@@ -13,8 +13,8 @@ import numpy as np
 from core.errors import UnknownImageError
 from core.gallery.dataset.image_ids import ImageIds
 from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
+from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
-from core.search.index import Index
 from core.search.query import check_index_kind, check_lens
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class PictureSet(ABC):
         self.records = records
         self.ids = ids
         self._embeddings = embeddings
-        self._indexes: dict[tuple[Lens, IndexKind], Index] = {}
+        self._indexes: dict[tuple[Lens, IndexKind], VectorIndex] = {}
         self._moments: dict[Lens, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
         self._columns: dict[str, Any] = {}
@@ -61,7 +61,7 @@ class PictureSet(ABC):
         return INDEX_PAIR
 
     @abstractmethod
-    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+    def _make_index(self, lens: Lens, kind: IndexKind) -> VectorIndex:
         """Return an index over all pictures; called once for each lens and kind."""
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class PictureSet(ABC):
             found: T = self._columns[name]
             return found
 
-    def index(self, lens: Lens, kind: IndexKind | None = None) -> Index:
+    def index(self, lens: Lens, kind: IndexKind | None = None) -> VectorIndex:
         """Return an index, made or opened on first use.
 
         Args:
@@ -188,11 +188,11 @@ class PictureSet(ABC):
         kind = check_index_kind(kind, self.index_kinds)
         return self._made(lens, kind)
 
-    def exact_index(self, lens: Lens) -> Index:
+    def exact_index(self, lens: Lens) -> VectorIndex:
         """Return the flat index, which needs no file, offered or not; for measurements."""
         return self._made(lens, "flat")
 
-    def _made(self, lens: Lens, kind: IndexKind) -> Index:
+    def _made(self, lens: Lens, kind: IndexKind) -> VectorIndex:
         with self._lock:
             if (lens, kind) not in self._indexes:
                 self._indexes[lens, kind] = self._make_index(lens, kind)

@@ -13,7 +13,7 @@ import numpy as np
 from core.config import get_settings
 from core.errors import UnknownImageError
 from core.gallery.folder import GalleryFolder
-from core.gallery.index_files import IndexFile, read_index
+from core.gallery.index_files import IndexFile, collection_of, needs_file, offered_kinds, read_index
 from core.gallery.manifest import Manifest, read_manifest
 from core.gallery.parts import (
     Pictures,
@@ -24,6 +24,7 @@ from core.gallery.parts import (
 )
 from core.gallery.picture_set import PictureSet, sampled_rows
 from core.records import IndexKind, Lens
+from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
 from core.search.index import Index
 
@@ -59,6 +60,7 @@ class Gallery(PictureSet):
         pictures: Pictures,
         embeddings: Mapping[Lens, np.ndarray],
         indexes: Mapping[tuple[Lens, IndexKind], IndexFile],
+        kinds: tuple[IndexKind, ...],
     ) -> None:
         """Hold parts that were checked; see :meth:`open`.
 
@@ -67,7 +69,8 @@ class Gallery(PictureSet):
             manifest: And the sha256 of its bytes.
             pictures: Records, thumbnails and large copies.
             embeddings: Of every caption, and of every picture.
-            indexes: Of each lens and kind.
+            indexes: Of each lens and kind that is a file.
+            kinds: That it may be searched by, the best first.
         """
         super().__init__(held.path, pictures.records, pictures.ids, embeddings)
         self.manifest, self.manifest_sha256 = manifest
@@ -76,6 +79,7 @@ class Gallery(PictureSet):
         self.caption_embeddings = embeddings["captions"]
         self._held = held
         self._index_files = indexes
+        self._kinds = kinds
         self._thumbnails = pictures.thumbnails
         self._large = pictures.large
 
@@ -105,6 +109,7 @@ class Gallery(PictureSet):
         manifest = Manifest.parse(folder, content)
         if profile is not None:
             manifest.check_models(folder, profile)
+        kinds = offered_kinds(folder, manifest, "faiss" if profile is None else None)
         if verify_up_to is None:
             verify_up_to = get_settings().verify_up_to_bytes
         mapped = is_mapped(manifest, verify_up_to)
@@ -122,13 +127,13 @@ class Gallery(PictureSet):
             rows = read_embeddings(held, manifest, lens, count, mapped=mapped)
             dim = rows.shape[1]
             # A flat index needs no file: that holds the embeddings once more, for other programs.
-            for entry in (each for each in manifest.indexes_of(lens) if each.kind != "flat"):
+            for entry in (each for each in manifest.indexes_of(lens) if needs_file(each.kind)):
                 indexes[lens, entry.kind] = read_index(
                     held, manifest, lens, entry, (points, dim), mapped=mapped
                 )
             embeddings[lens] = rows
         described = manifest, hashlib.sha256(content).hexdigest()
-        return cls(held, described, pictures, embeddings, indexes)
+        return cls(held, described, pictures, embeddings, indexes, kinds)
 
     @property
     def name(self) -> str:
@@ -138,7 +143,7 @@ class Gallery(PictureSet):
     @property
     def index_kinds(self) -> tuple[IndexKind, ...]:
         """The kinds of index that it has, the best first."""
-        return self.manifest.index_kinds
+        return self._kinds
 
     def is_in_place(self) -> bool:
         """Tell whether this is still the gallery in its folder, or was replaced or removed."""
@@ -248,7 +253,9 @@ class Gallery(PictureSet):
             return self.caption_rows.indexed(self.caption_embeddings, "best")
         return self.embeddings(lens), None
 
-    def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
+    def _make_index(self, lens: Lens, kind: IndexKind) -> VectorIndex:
+        if kind == "milvus":
+            return collection_of(self.manifest, lens)
         vectors, owners = self.indexed_vectors(lens)
         if kind == "flat":
             return Index(vectors, self.ids, owners)

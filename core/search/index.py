@@ -100,7 +100,6 @@ class Index:
     An image may have several vectors: it is ranked by the nearest of them, and comes once.
 
     Attributes:
-        kind: See :data:`core.records.IndexKind`.
         ids: Id of each image, in row order.
     """
 
@@ -122,7 +121,7 @@ class Index:
         self._vectors = vectors
         self._approximate = approximate
         self.ids = ids
-        self.kind: IndexKind = "flat" if approximate is None else approximate.kind
+        self._kind: IndexKind = "flat" if approximate is None else approximate.kind
         self._owners = owners
         self._most_vectors = 1 if owners is None else int(np.bincount(owners).max(initial=1))
 
@@ -211,6 +210,11 @@ class Index:
     def __len__(self) -> int:
         """Return the number of vectors."""
         return len(self._vectors)
+
+    @property
+    def kind(self) -> IndexKind:
+        """See :data:`core.records.IndexKind`."""
+        return self._kind
 
     @property
     def size(self) -> int:

@@ -14,8 +14,8 @@ from core.activity import searched
 from core.errors import QueryError, TwoLensError
 from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
+from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread, fuse
-from core.search.index import Index
 from core.search.query import (
     MAX_QUERY_CHARS,
     check_index_kind,
@@ -100,7 +100,7 @@ class Searchable(Columns, Protocol):
         """The kinds of index that can be searched, the best first."""
         ...
 
-    def index(self, lens: Lens, kind: IndexKind) -> Index:
+    def index(self, lens: Lens, kind: IndexKind) -> VectorIndex:
         """Return an index over all pictures; raise QueryError for an unknown lens or kind."""
         ...
 

@@ -17,7 +17,7 @@ from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 
-IndexChoice = Literal["default", "flat", "ivf", "ivfsq8", "ivfpq", "hnsw"]
+IndexChoice = Literal["default", "flat", "ivf", "ivfsq8", "ivfpq", "hnsw", "milvus"]
 
 _ENDPOINT: dict[str, Any] = {
     "queue": False,

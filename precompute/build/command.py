@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.quiet import quiet_libraries
-from precompute.build.index_command import IndexChoice, IndexOption
+from precompute.build.index_command import IndexChoice, IndexOption, file_kinds
 from precompute.terminal import ProfileChoice, ProfileOption, one_sentence, say, say_list
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def run(
             device=device or settings.device,
             captions_per_image=captions_per_image,
             caption_pooling=caption_pooling.value,
-            index=index.kinds,
+            index=file_kinds(index),
             large_up_to=large,
             read_text=read_text,
             executor=executor.value,

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from core.gallery.manifest import Manifest
+    from core.gallery.reader import Gallery
     from core.models.profiles import Models
     from core.models.spec import TextEncoder
     from core.records import ImageRecord, IndexKind, Lens
     from core.search.engines.entry import IndexEntry
 
 _TEXTS = 1_000
+_ROWS_SENT = 10_000
 
 
 class IndexChoice(str, Enum):
@@ -33,6 +35,7 @@ class IndexChoice(str, Enum):
     ivfsq8 = "ivfsq8"
     ivfpq = "ivfpq"
     hnsw = "hnsw"
+    milvus = "milvus"
 
     @property
     def kinds(self) -> tuple[IndexKind, ...]:
@@ -80,6 +83,19 @@ def run(
         for lens, entries in manifest.indexes.items():
             for entry in entries:
                 typer.echo(f"{lens}: {describe(entry)}")
+
+
+def file_kinds(index: IndexChoice) -> tuple[IndexKind, ...]:
+    """Return the kinds that a build makes; none to choose by size.
+
+    Raises:
+        QueryError: A collection, which only a gallery that is built can fill.
+    """
+    from core.errors import QueryError
+
+    if index is IndexChoice.milvus:
+        raise QueryError("Build the gallery first, then: python -m precompute index --index milvus")
+    return index.kinds
 
 
 def chosen_kinds(
@@ -154,22 +170,28 @@ def reindex(
     from core.files import fsync
     from core.gallery.index_files import write_indexes
     from core.gallery.layout import index_files
-    from core.gallery.manifest import FileRef
+    from core.gallery.manifest import FileRef, Manifest
     from core.gallery.reader import Gallery
     from core.records import LENSES
 
-    gallery = Gallery.open(folder, models.profile)
+    Manifest.read(folder).check_models(folder, models.profile)
+    gallery = Gallery.open(folder, None)
     old = gallery.manifest
     vectors = {lens: gallery.indexed_vectors(lens)[0] for lens in LENSES}
     longest = max(rows.shape[1] for rows in vectors.values())
     kinds = chosen_kinds(index, len(vectors["captions"]), longest, index_bytes)
-    missing = [kind for kind in kinds if kind not in old.index_kinds]
+    if kinds == ("milvus",):  # beside what it has: the settings say which is searched
+        fill_milvus(gallery, say)
+        kinds = (*kinds, *(kind for kind in old.index_kinds if kind != "milvus"))
+    missing = [kind for kind in kinds if kind not in (*old.index_kinds, "milvus")]
     texts = query_texts(models.sentence, models.clip, gallery.records) if missing else {}
     entries: dict[Lens, tuple[IndexEntry, ...]] = {}
     for lens in LENSES:
         kept = {entry.kind: entry for entry in old.indexes_of(lens)}
         made, _ = write_indexes(folder, lens, vectors[lens], missing, texts.get(lens), say)
         kept |= {entry.kind: entry for entry in made}
+        if "milvus" in kinds:
+            kept["milvus"] = _milvus_entry(kept.values())
         entries[lens] = tuple(kept[kind] for kind in kinds)
     unused = set(index_files(old.index_kinds)) - set(index_files(kinds))
     files = {name: ref for name, ref in old.files.items() if name not in unused}
@@ -182,10 +204,47 @@ def reindex(
     return manifest
 
 
+def fill_milvus(gallery: Gallery, say: Callable[[str], None]) -> None:
+    """Copy a gallery's vectors, ids and licences into its collections, made anew.
+
+    Raises:
+        QueryError: TWOLENS_MILVUS_URI is not set.
+        GalleryError: Several captions of a picture are indexed, which a collection cannot.
+        IndexUnavailableError: The server does not answer.
+    """
+    from core.errors import GalleryError
+    from core.gallery.index_files import collection_of
+    from core.records import LENSES
+
+    for lens in LENSES:
+        vectors, owners = gallery.indexed_vectors(lens)
+        if owners is not None:
+            raise GalleryError(gallery.folder, "Milvus holds one caption a picture; pool by mean.")
+        collection = collection_of(gallery.manifest, lens)
+        collection.create(len(vectors))
+        for start in range(0, len(vectors), _ROWS_SENT):
+            rows = range(start, min(start + _ROWS_SENT, len(vectors)))
+            ids = gallery.ids[start : rows.stop]
+            licences = [record.license for record in gallery.records[start : rows.stop]]
+            collection.add(rows, vectors[start : rows.stop], ids, licences)
+            say(f"{lens}: {rows.stop:,} of {len(vectors):,} vectors sent ...")
+        collection.close()
+
+
+def _milvus_entry(others: Iterable[IndexEntry]) -> IndexEntry:
+    """Take nprobe from the gallery's own IVF index, which has as many clusters."""
+    from core.search.engines.entry import IndexEntry
+
+    tuned = next((entry for entry in others if entry.nlist and entry.effort), None)
+    return IndexEntry(kind="milvus", effort=tuned.effort if tuned else None)
+
+
 def describe(entry: IndexEntry) -> str:
     """Return a sentence about an index."""
-    if entry.recall is None or entry.kind == "flat":
-        return f"{entry.kind}, not measured." if entry.kind != "flat" else "flat, exact."
+    if entry.kind == "flat":
+        return "flat, exact."
+    if entry.recall is None:
+        return f"{entry.kind}, not measured."
     point = next(point for point in entry.curve if point.effort == entry.effort)
     name = "efSearch" if entry.kind == "hnsw" else "nprobe"
     of = f" of {entry.nlist:,}" if entry.nlist else ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.gallery.metrics_file import IndexCurve, IndexPoint
 from core.records import IndexKind
+from core.search.engines.protocol import VectorIndex
 from core.search.index import Index
 
 RECALL_DEPTH = 10
@@ -20,7 +21,7 @@ _NOISE = 0.3
 
 
 def measure(
-    flat: Index, ivf: Index, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
+    flat: VectorIndex, ivf: VectorIndex, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
 ) -> IndexCurve:
     """Search both indexes one query at a time, IVF at nprobe 1, 2, 4 ... nlist.
 
@@ -45,7 +46,7 @@ def measure(
 
 
 def _measured(
-    flat: Index, ivf: Index, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
+    flat: VectorIndex, ivf: VectorIndex, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
 ) -> IndexCurve:
     nlist = ivf.nlist or 1
     exact, milliseconds = _searched(flat, queries, None)
@@ -118,7 +119,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _searched(
-    index: Index, queries: np.ndarray, nprobe: int | None
+    index: VectorIndex, queries: np.ndarray, nprobe: int | None
 ) -> tuple[list[set[str]], list[float]]:
     found, milliseconds = [], []
     index.search(queries[:1], RECALL_DEPTH, nprobe=nprobe)  # the first search maps the file

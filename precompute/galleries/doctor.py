@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from core.gallery.parts import Pictures
     from core.gallery.reader import Gallery
     from core.models.profiles import Profile
+    from core.search.engines.protocol import VectorIndex
     from core.search.index import Index
 
 _SAMPLED_QUERIES = 64
@@ -222,7 +223,7 @@ def _exact(gallery: Gallery, lens: Lens) -> Index:
     return Index(gallery.embeddings(lens), gallery.ids)
 
 
-def _found(index: Index, queries: np.ndarray) -> list[set[str]]:
+def _found(index: VectorIndex, queries: np.ndarray) -> list[set[str]]:
     return [{hit.id for hit in hits} for hits in index.search(queries, _DEPTH)]
 
 

@@ -1,3 +1,3 @@
-"""What finds candidates in an index that is not flat: FAISS's kinds, their files and training."""
+"""Approximate FAISS indexes, their files and training; Milvus; what is asked of any index."""
 
-__all__ = ["approximate", "entry", "files", "training"]
+__all__ = ["approximate", "entry", "files", "milvus", "protocol", "training"]

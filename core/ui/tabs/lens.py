@@ -48,6 +48,7 @@ INDEX_LABELS: dict[IndexKind, str] = {
     "ivfsq8": "IVF, 8-bit codes: nearest clusters",
     "ivfpq": "IVF, product codes: nearest clusters",
     "hnsw": "HNSW: along a graph",
+    "milvus": "Milvus: a vector database",
 }
 
 WORTH_CLUSTERS = 10

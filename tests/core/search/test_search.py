@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import ModelNotFoundError, QueryError, TwoLensError, UnknownImageError
+from core.errors import (
+    IndexUnavailableError,
+    ModelNotFoundError,
+    QueryError,
+    TwoLensError,
+    UnknownImageError,
+)
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
-from core.records import INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
+from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
 from core.search.agreement import agreement
 from core.search.fusion import fuse, normalised
 from core.search.query import normalise_query
@@ -139,7 +145,7 @@ def test_a_query_that_is_too_long_is_refused_with_the_numbers(service, gallery):
         ({"lens": "blip"}, "Lens must be one of captions, clip; got 'blip'."),
         ({"lens": ["clip"]}, "Lens must be one of captions, clip; got \"['clip']\"."),
         ({"index": "hnsw"}, "This gallery has no hnsw index; it has flat and ivf."),
-        ({"index": "tree"}, "Index must be one of flat, ivf, ivfsq8, ivfpq, hnsw; got 'tree'."),
+        ({"index": "tree"}, f"Index must be one of {', '.join(INDEX_KINDS)}; got 'tree'."),
         ({"nprobe": 0}, "nprobe must be 1 or more; got 0."),
         ({"nprobe": "many"}, "nprobe must be a whole number; got 'many'."),
     ],
@@ -287,6 +293,22 @@ class CountingGallery:
     def index(self, lens, kind):
         self.searches.append((lens, kind))
         return self._gallery.index(lens, kind)
+
+
+def test_an_index_server_that_is_away_leaves_the_other_lens(service):
+    class Away(CountingGallery):
+        def index(self, lens, kind):
+            if lens == "captions":
+                raise IndexUnavailableError("http://10.0.0.1:19530")
+            return super().index(lens, kind)
+
+    whole = service.compare("a dog", k=4)
+    service.gallery = Away(service.gallery)
+    compared = service.compare("a dog", k=4)
+    sentence = "The index server does not answer; try again in a moment."
+    assert compared.failures == {"captions": sentence}
+    assert compared.captions is None
+    assert compared.clip.hits == whole.clip.hits
 
 
 def test_other_fusions_of_a_comparison_need_no_more_searches(service):

@@ -5,11 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from core.config import Settings
+from core.errors import GalleryError, QueryError
 from core.gallery.manifest import Manifest
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
 from core.records import LENSES
-from precompute.build.index_command import IndexChoice, as_asked, describe, query_texts, reindex
+from precompute.build.index_command import (
+    IndexChoice,
+    as_asked,
+    describe,
+    file_kinds,
+    query_texts,
+    reindex,
+)
 from tests.core.planted import gallery_on_disk, profile, records, unit_rows
 
 
@@ -58,3 +67,35 @@ def test_a_query_is_shorter_than_a_caption():
 @pytest.mark.parametrize("choice", list(IndexChoice))
 def test_a_choice_names_its_kind(choice):
     assert choice.kinds == (() if choice is IndexChoice.auto else (choice.value,))
+    if choice is IndexChoice.milvus:
+        with pytest.raises(QueryError, match="Build the gallery first"):
+            file_kinds(choice)
+
+
+def test_a_gallery_is_searched_in_milvus_where_the_settings_say_so(tmp_path, monkeypatch):
+    pytest.importorskip("milvus_lite", reason="requirements-milvus.txt is not installed")
+    monkeypatch.setattr("core.gallery.index_files.get_settings", Settings)
+    monkeypatch.setenv("TWOLENS_MILVUS_URI", str(tmp_path / "vectors.db"))
+    folder, models = tmp_path / "gallery", Models(profile(tmp_path / "models"))
+    captions, clip = unit_rows(60, 8), unit_rows(60, 6)
+    gallery_on_disk(folder, models.profile, captions, clip)
+    plain = Gallery.open(folder, models.profile)
+    assert plain.index_kinds == ("flat", "ivf")
+    monkeypatch.setenv("TWOLENS_INDEX_BACKEND", "milvus")
+    with pytest.raises(GalleryError, match="has no milvus index. Give it one with: .* milvus$"):
+        Gallery.open(folder, models.profile)
+    manifest = reindex(folder, models, IndexChoice.milvus, 1 << 30, lambda text: None)
+    assert manifest.index_kinds == ("milvus", "flat", "ivf")
+    gallery = Gallery.open(folder, models.profile)
+    assert gallery.index_kinds == ("milvus",)
+    monkeypatch.setenv("TWOLENS_INDEX_BACKEND", "auto")
+    assert Gallery.open(folder, models.profile).index_kinds == ("milvus",)
+    for lens, rows in (("captions", captions), ("clip", clip)):
+        found = gallery.index(lens).search(rows[:5], 7)
+        assert found == plain.index(lens, "flat").search(rows[:5], 7)
+        gallery.index(lens).close()
+    monkeypatch.setenv("TWOLENS_INDEX_BACKEND", "faiss")
+    assert Gallery.open(folder, models.profile).index_kinds == ("flat", "ivf")
+    monkeypatch.delenv("TWOLENS_MILVUS_URI")
+    monkeypatch.setenv("TWOLENS_INDEX_BACKEND", "auto")
+    assert Gallery.open(folder, models.profile).index_kinds == ("flat", "ivf")
