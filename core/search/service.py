@@ -74,10 +74,11 @@ class Comparison:
         query: As it was searched, normalised.
         captions: The caption lens's answer; None if it failed.
         clip: The CLIP lens's answer; None if it failed.
-        fused: The best k of ``rankings``. A hit's ``sources`` give its rank and score in each
-            lens, beyond k too.
+        fused: The best k of ``rankings``, or a later page. A hit's ``sources`` give its rank and
+            score in each lens, beyond k too.
         fusion: How they were joined.
-        rankings: The first :data:`FUSION_DEPTH` hits of each lens that answered, or k if more.
+        rankings: The first :data:`FUSION_DEPTH` hits of each lens that answered, or as many as
+            the page needs.
         agreement: Of the two lists of k; None if a lens failed.
         failures: A sentence for the visitor, by the lens that failed.
     """
@@ -236,7 +237,12 @@ class SearchService:
         return SearchResult(lens, kind, ranked, encode_ms, search_ms, cached=True)
 
     def compare(
-        self, query: str, k: int = 5, index: IndexKind | None = None, fusion: Fusion | None = None
+        self,
+        query: str,
+        k: int = 5,
+        index: IndexKind | None = None,
+        fusion: Fusion | None = None,
+        start: int = 0,
     ) -> Comparison:
         """Ask both lenses; if one fails, the other still answers.
 
@@ -247,6 +253,7 @@ class SearchService:
             k: Hits wanted of each lens and of the fusion.
             index: One that the gallery has; None takes its best.
             fusion: How the lenses are joined; None takes the profile's.
+            start: Hits to pass over in each list, for a later page of the same rankings.
 
         Raises:
             QueryError: The request cannot be answered, by any lens.
@@ -260,7 +267,7 @@ class SearchService:
         for lens in LENSES:
             try:
                 encoded = coming[lens].result()
-                depth = max(k, FUSION_DEPTH)
+                depth = max(start + k, FUSION_DEPTH)
                 deep[lens] = self._ranked(asked, encoded, depth, lens, kind, None, among)
             except QueryError:
                 raise
@@ -273,12 +280,13 @@ class SearchService:
         fusion = fusion or self.models.profile.fusion
         rankings = {lens: result.hits for lens, result in deep.items()}
         (fused,) = self._fused(asked.text, rankings, [fusion])
-        shown = {lens: replace(result, hits=result.hits[:k]) for lens, result in deep.items()}
+        page = slice(start, start + k)
+        shown = {lens: replace(result, hits=result.hits[page]) for lens, result in deep.items()}
         return Comparison(
             query=asked.text,
             captions=shown.get("captions"),
             clip=shown.get("clip"),
-            fused=tuple(fused[:k]),
+            fused=tuple(fused[page]),
             fusion=fusion,
             rankings=rankings,
             agreement=_agreement(shown),
@@ -286,7 +294,7 @@ class SearchService:
         )
 
     def fuse_again(
-        self, comparison: Comparison, fusions: Sequence[Fusion], k: int = 5
+        self, comparison: Comparison, fusions: Sequence[Fusion], k: int = 5, start: int = 0
     ) -> list[tuple[FusedHit, ...]]:
         """Join the rankings of a comparison in other ways, without searching again.
 
@@ -294,6 +302,7 @@ class SearchService:
             comparison: Of this service.
             fusions: How.
             k: Hits wanted of each.
+            start: Hits to pass over.
 
         Returns:
             The best k by each fusion, best first.
@@ -303,7 +312,7 @@ class SearchService:
         """
         k = picture_count(k)
         fused = self._fused(comparison.query, comparison.rankings, fusions)
-        return [tuple(hits[:k]) for hits in fused]
+        return [tuple(hits[start : start + k]) for hits in fused]
 
     def _fused(
         self, text: str, rankings: Mapping[Lens, Sequence[Hit]], fusions: Sequence[Fusion]

@@ -204,9 +204,9 @@ def _answers(shelf: Shelf, gallery: str, tab: str, asked: Sequence[object]) -> l
 
 def _header(profile: Profile) -> str:
     answering = (
-        "<strong>small models</strong> answer"
+        "<strong>small models</strong><span> answer</span>"
         if profile.name == "mini"
-        else f"<strong>{escape(profile.name)} models</strong> answer"
+        else f"<strong>{escape(profile.name)} models</strong><span> answer</span>"
     )
     return (
         f'<div class="tl-header"><h1>{_LOGO}TwoLens</h1>'

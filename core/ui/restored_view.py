@@ -83,7 +83,7 @@ def _found(shelf: Shelf, view: View, tab: str) -> str:
     if view.start and not view.q.strip() and tab != "map":
         return browse_view(shelf, view)
     if tab == "compare":
-        return search(shelf, view.q, view.pictures, view.g)
+        return search(shelf, view.q, view.pictures, view.g, view.start)
     if tab == "map":
         return map_search(shelf, view.q, view.pictures, view.g)
     lens, kind = cast("Lens", tab), view.index

@@ -231,6 +231,23 @@ def hit_row(
     return f'<ol class="tl-row">{shown}</ol>'
 
 
+def fill_row(entry: ShelvedGallery, hits: Sequence[Hit], cards: int) -> tuple[Hit, ...]:
+    """Return the first hits that make so many cards, those that are nearly the same in one.
+
+    Args:
+        entry: The gallery they are in.
+        hits: Best first, more than are wanted where there are more.
+        cards: How many.
+    """
+    taken = cards
+    while True:
+        firsts = firsts_of_alike(entry, [hit.id for hit in hits[:taken]])
+        missing = cards - len(set(firsts.values()))
+        if missing <= 0 or taken >= len(hits):
+            return tuple(hits[:taken])
+        taken += missing
+
+
 def firsts_of_alike(entry: ShelvedGallery, image_ids: Sequence[str]) -> dict[str, str]:
     """Return for each picture the first one, or itself, that is nearly the same as it.
 

@@ -36,7 +36,9 @@ def page_start(given: str) -> int:
     return int(given)
 
 
-def pager(start: int, shown: int, total: int, step: int, words: str = "") -> str:
+def pager(
+    start: int, shown: int, total: int, step: int, words: str = "", deepest: int | None = None
+) -> str:
     """Return which pictures are shown, and buttons to the pages before and after; HTML.
 
     Args:
@@ -45,6 +47,7 @@ def pager(start: int, shown: int, total: int, step: int, words: str = "") -> str
         total: Pictures in all.
         step: Pictures a page.
         words: The query that ranks them; "" for the gallery's own order.
+        deepest: Pictures after which there is no further page; None for all.
     """
     if not start and shown >= total:
         return ""
@@ -57,11 +60,13 @@ def pager(start: int, shown: int, total: int, step: int, words: str = "") -> str
         )
 
     last = start + shown
+    # A page is longer than a step where pictures that are nearly the same lie in one card.
+    before = start - step if start >= 2 * step else 0
     return (
         f'<nav class="tl-pages" aria-label="Pages">'
-        f"{leaf(max(0, start - step), '← Back', start > 0)}"
+        f"{leaf(before, '← Back', start > 0)}"
         f"<span>{start + 1:,} to {last:,} of {total:,}</span>"
-        f"{leaf(last, 'On →', last < total)}</nav>"
+        f"{leaf(last, 'On →', last < min(total, deepest or total))}</nav>"
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gradio as gr
 
-from core.search.query import picture_count
+from core.search.query import MAX_K, picture_count
 from core.search.service import SearchResult
-from core.ui.parts.cards import Standing, alt_text, hit_row
+from core.ui.parts.cards import Standing, alt_text, fill_row, hit_row
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
 from core.ui.parts.share import View, addressed
@@ -54,11 +56,13 @@ def similar_pictures(
         UnknownImageError: The gallery has no such picture.
     """
     entry = shelf.entry(gallery_name)
+    asked = picture_count(k)
     result = entry.service.similar(
         image_id,
-        k=picture_count(k),
+        k=min(2 * asked, MAX_K),
         lens=lens,  # type: ignore[arg-type]  # the service refuses what is not a lens
     )
+    result = replace(result, hits=fill_row(entry, result.hits, asked))
     return similar_state(entry, result, image_id, query)
 
 

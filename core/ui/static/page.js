@@ -18,7 +18,7 @@
     const shown = stop.ids.map((id) => items.get(id));
     spare.append(...[...list.children].filter((item) => !shown.includes(item)));
     shown.forEach((item, place) => {
-      item.querySelector(".tl-rank").textContent = place + 1;
+      item.querySelector(".tl-rank").textContent = Number(box.dataset.first) + place;
       if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null);
     });
     const term = section.querySelector(".tl-mix-how .tl-term");

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
 from core.records import LENSES, PLAIN_RRF, FusedHit, Fusion, Lens
-from core.search.agreement import shared_by_chance
-from core.search.query import picture_count
+from core.search.agreement import agreement, shared_by_chance
+from core.search.query import MAX_K, picture_count
 from core.search.service import Comparison, SearchResult
-from core.ui.parts.cards import Standing, fused_cards, fused_row, hit_row, standing_of
+from core.ui.parts.cards import (
+    Standing,
+    fill_row,
+    firsts_of_alike,
+    fused_cards,
+    fused_row,
+    hit_row,
+    standing_of,
+)
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import (
     BOTH_MARK,
@@ -24,7 +32,7 @@ from core.ui.parts.markup import (
     fusion_words,
     stage,
 )
-from core.ui.parts.paging import browse_view
+from core.ui.parts.paging import browse_view, page_start, pager
 from core.ui.parts.query_chips import above_results
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
@@ -58,6 +66,8 @@ RBO_HELP = (
 )
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 """Weights of the caption lens that a visitor can choose."""
+DEEPEST = 500
+"""Pictures after which there is no further page: each page is fused anew from the first rank on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +100,11 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
         query = event_value(event, "query")
         return query, on_search(query, k, gallery_name)
 
-    def on_page(gallery_name: str, event: gr.EventData) -> str:
-        start = event_value(event, "start", 20)
-        return browse_view(shelf, View("compare", "", gallery_name or "", start=start))
+    def on_page(k: object, gallery_name: str, event: gr.EventData) -> str:
+        query, start = event_value(event, "query"), event_value(event, "start", 20)
+        if not query:
+            return browse_view(shelf, View("compare", "", gallery_name or "", start=start))
+        return search(shelf, query, k, gallery_name, start)
 
     def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
         query, name = event_value(event, "query"), gallery_name or ""
@@ -108,18 +120,30 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     )
     results.pick(on_pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
-    results.turn(on_page, gallery, results, **SEARCH_EVENT)
+    results.turn(on_page, [box.k, gallery], results, **SEARCH_EVENT)
     return CompareTab(box, results)
 
 
-def search(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
+def search(shelf: Shelf, query: str, k: object, gallery_name: str, start: str = "") -> str:
     """Return the results area for a query, or a state that says why there are no results."""
-    found = answered(shelf, gallery_name, lambda: answer(shelf, query, k, gallery_name))
-    return addressed(View("compare", query or "", gallery_name or "", as_text(k)), found)
+
+    def found() -> str:
+        return answer(shelf, query, k, gallery_name, start=page_start(start or "0"))
+
+    page = start if start.strip("0") else ""
+    view = View("compare", query or "", gallery_name or "", as_text(k), start=page)
+    return addressed(view, answered(shelf, gallery_name, found))
 
 
-def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
+def answer(shelf: Shelf, query: str, k: object, gallery_name: str, *, start: int = 0) -> str:
     """Return the results area for a query; the start state for an empty one.
+
+    Args:
+        shelf: The galleries.
+        query: The words.
+        k: Pictures a page, of each lens.
+        gallery_name: Which gallery is searched.
+        start: Pictures before the page.
 
     Raises:
         QueryError: The query or k cannot be answered.
@@ -128,32 +152,58 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
     asked = picture_count(k)
-    comparison = entry.service.compare(query, k=asked)
+    start = min(start, DEEPEST - 1, max(0, len(entry.gallery) - 1))
+    comparison = _filled(entry, entry.service.compare(query, k=asked, start=start), start, asked)
     standing = standing_of(comparison.query, comparison.rankings, _left(comparison))
     ids = [hit.id for hit in comparison.fused]
     return stage(
-        _comparison(entry, comparison, standing, asked),
+        _comparison(entry, comparison, standing, start, asked),
         two_lens_skeleton(),
         summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
         query=comparison.query,
     )
 
 
+def _filled(entry: ShelvedGallery, comparison: Comparison, start: int, asked: int) -> Comparison:
+    """Return a comparison whose lenses have a full row of cards, what is nearly the same in one."""
+    shown = {
+        found.lens: replace(
+            found, hits=fill_row(entry, comparison.rankings[found.lens][start:], asked)
+        )
+        for found in _answers(comparison)
+    }
+    if all(len(found.hits) <= asked for found in shown.values()):
+        return comparison
+    ids = {lens: [hit.id for hit in found.hits] for lens, found in shown.items()}
+    return replace(
+        comparison,
+        captions=shown.get("captions"),
+        clip=shown.get("clip"),
+        agreement=agreement(ids["captions"], ids["clip"]) if len(ids) == len(LENSES) else None,
+    )
+
+
 def _comparison(
-    entry: ShelvedGallery, comparison: Comparison, standing: Standing, asked: int
+    entry: ShelvedGallery, comparison: Comparison, standing: Standing, start: int, asked: int
 ) -> str:
     both = _found_by_both(comparison)
     parsed = entry.service.parse(comparison.query)
-    lenses = "".join(_lens(entry, comparison, standing, lens, both) for lens in LENSES)
+    lenses = "".join(
+        _lens(entry, comparison, standing, lens, both, first_page=start == 0) for lens in LENSES
+    )
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
+    left = _left(comparison)
+    total = len(entry.gallery) if left is None else left
     return (
         f"{examples_line(entry, comparison.query)}{above_results(entry, parsed)}"
-        f"{_agreement(entry, comparison)}"
+        f"{'' if start else _agreement(entry, comparison)}"
         f'<div class="tl-lenses">{lenses}</div>'
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
-        f"{fewer_note(shown, asked, _left(comparison))}"
-        f"{_fused(entry, comparison, standing, both, asked)}{take_along()}{_details(comparison)}"
+        f"{'' if start else fewer_note(shown, asked, left)}"
+        f"{_fused(entry, comparison, standing, both, start, asked)}"
+        f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}"
+        f"{take_along()}{_details(comparison)}"
     )
 
 
@@ -221,6 +271,8 @@ def _lens(
     standing: Standing,
     lens: Lens,
     both: frozenset[str],
+    *,
+    first_page: bool,
 ) -> str:
     result = comparison.captions if lens == "captions" else comparison.clip
     label = f'<section class="tl-lens {lens}" aria-label="{LENS_WORDS[lens].title}">'
@@ -228,7 +280,7 @@ def _lens(
         sentence = comparison.failures.get(lens, "")
         return f"{label}{lens_failure(lens, sentence)}</section>"
     row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
-    note = match_note(entry, result, comparison.query)
+    note = match_note(entry, result, comparison.query) if first_page else ""
     return f"{label}{lens_heading(lens, note=note)}{row}</section>"
 
 
@@ -237,6 +289,7 @@ def _fused(
     comparison: Comparison,
     standing: Standing,
     both: frozenset[str],
+    start: int,
     asked: int,
 ) -> str:
     """Return the fused row, and what moves the weight of the lenses in it.
@@ -247,12 +300,13 @@ def _fused(
     if len(comparison.rankings) < len(LENSES):
         return ""
     default = comparison.fusion
-    rows = _rows(entry, comparison, asked)
+    rows = _rows(entry, comparison, start, asked)
+    first_shown = rows[default]
     cards: dict[str, FusedHit] = {}
-    for hits in (comparison.fused, *rows.values()):
+    for hits in (first_shown, *rows.values()):
         for hit in hits:
             cards.setdefault(hit.id, hit)
-    spare = [hit for hit in cards.values() if hit.id not in {hit.id for hit in comparison.fused}]
+    spare = [hit for hit in cards.values() if hit.id not in {hit.id for hit in first_shown}]
     weighed = [fusion for fusion in rows if fusion.family == "sum"]
     at = weighed.index(default) if default in weighed else len(weighed) // 2
     mix = {
@@ -265,29 +319,46 @@ def _fused(
         f'<section class="tl-lens both wide" aria-label="Best of both">'
         f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
         f'<small class="tl-mix-how">{explained(words.short, words.long)}</small></h2>'
-        f'<div class="tl-mix" data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
+        f'<div class="tl-mix" data-first="{start + 1}" '
+        f'data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
         f'<label class="tl-mix-weight"><span class="captions">{QUOTE_MARK}captions</span>'
         f'<input type="range" min="0" max="{len(weighed) - 1}" step="1" value="{at}" '
         f'aria-label="From captions alone to CLIP alone" aria-valuetext="{escape(words.short)}">'
         f'<span class="clip">{EYE_MARK}CLIP</span></label>'
         f'<label class="tl-mix-rank"><input type="checkbox"{by_rank}> by rank (RRF)</label>'
-        f"</div></header>{fused_row(entry, comparison.fused, standing, both)}</section>"
+        f"</div></header>{fused_row(entry, first_shown, standing, both)}</section>"
         f"<template class='tl-mix-spare'>{''.join(fused_cards(entry, spare, standing, both))}"
         "</template>"
     )
 
 
 def _rows(
-    entry: ShelvedGallery, comparison: Comparison, asked: int
+    entry: ShelvedGallery, comparison: Comparison, start: int, asked: int
 ) -> dict[Fusion, tuple[FusedHit, ...]]:
-    """Return the fused row by rank and for each weight, from captions alone to CLIP alone."""
+    """Return the fused row by rank and for each weight, from captions alone to CLIP alone.
+
+    Of pictures that are nearly the same a row has the first.
+    """
     default = comparison.fusion
     weights = {*WEIGHTS, default.weight} if default.family == "sum" else {*WEIGHTS}
     kind = default.kind if default.family == "sum" else "zscore"
-    fusions = [PLAIN_RRF, *(Fusion(kind, weight) for weight in sorted(weights, reverse=True))]
+    sums = [Fusion(kind, weight) for weight in sorted(weights, reverse=True)]
+    fusions = list(dict.fromkeys([PLAIN_RRF, *sums, default]))
     if default.family == "sum":
         fusions = [default if fusion == default else fusion for fusion in fusions]
-    return dict(zip(fusions, entry.service.fuse_again(comparison, fusions, asked), strict=True))
+    deep = entry.service.fuse_again(comparison, fusions, min(2 * asked, MAX_K), start)
+    pictures = list(dict.fromkeys(hit.id for hits in deep for hit in hits))
+    distinct = len(set(firsts_of_alike(entry, pictures).values())) == len(pictures)
+    rows = deep if distinct else [_first_of_alike(entry, hits, start) for hits in deep]
+    return {fusion: hits[:asked] for fusion, hits in zip(fusions, rows, strict=True)}
+
+
+def _first_of_alike(
+    entry: ShelvedGallery, hits: Sequence[FusedHit], start: int
+) -> tuple[FusedHit, ...]:
+    firsts = firsts_of_alike(entry, [hit.id for hit in hits])
+    kept = [hit for hit in hits if firsts[hit.id] == hit.id]
+    return tuple(replace(hit, rank=rank) for rank, hit in enumerate(kept, start + 1))
 
 
 def _mix_stop(fusion: Fusion, hits: Sequence[FusedHit]) -> dict[str, object]:

@@ -10,9 +10,9 @@ import gradio as gr
 
 from core.errors import ModelError, TwoLensError
 from core.records import INDEX_PAIR, LENSES, Hit, IndexKind, Lens
-from core.search.query import picture_count
+from core.search.query import MAX_K, picture_count
 from core.search.service import FUSION_DEPTH, SearchResult
-from core.ui.parts.cards import hit_row, standing_of
+from core.ui.parts.cards import fill_row, hit_row, standing_of
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
 from core.ui.parts.paging import browse_view, page_start, pager
@@ -260,7 +260,8 @@ def answer(
     entry, asked = shelf.entry(gallery_name), picture_count(k)
     offered = index_offer(shelf, gallery_name, lens)
     start = min(start, max(0, len(entry.gallery) - 1))
-    deep = max(FUSION_DEPTH - start, asked)
+    # More than are shown: their ranks, and others in the place of those that are nearly the same.
+    deep = max(FUSION_DEPTH - start, min(2 * asked, MAX_K))
     line, clusters = "", offered.clusters
     if offered.kind(kind) != "flat" and clusters >= WORTH_CLUSTERS:
         nprobe = min(int(probes or offered.nprobe), clusters)
@@ -278,7 +279,7 @@ def answer(
     with suppress(ModelError):  # then its rank is not shown
         rankings[other] = entry.service.by_text(query, FUSION_DEPTH, other).hits
     standing = standing_of(query.strip(), rankings, exact.left)
-    hits = ranking.hits[:asked]
+    hits = fill_row(entry, ranking.hits, asked)
     parsed = entry.service.parse(query)
     pages = pager(start, len(hits), total, asked, query.strip())
     note = match_note(entry, exact, query) if start == 0 else ""
