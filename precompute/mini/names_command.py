@@ -36,11 +36,8 @@ def run(
     ] = None,
     captioned_limit: Annotated[int, typer.Option(min=2, help="Photos of that, spread.")] = 750,
     least: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability from which on a thing is named.")
+        float, typer.Option(min=0, max=1, help="Probability from which on a name is tried.")
     ] = 0.5,
-    least_beside_people: Annotated[
-        float, typer.Option(min=0, max=1, help="The same where a caption speaks of people.")
-    ] = 0.95,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Teach a captioner's namer what labelled photos show, and write it beside the captioner.
@@ -65,7 +62,7 @@ def run(
     namer = read_namer(spec, resolve_device(device))
     if namer is None:
         raise typer.BadParameter(f"{spec.name} has no {NAMER_FILE} to start from.")
-    limits = replace(namer.naming, least=least, least_beside_people=least_beside_people)
+    limits = replace(namer.naming, least=least)
     namer = Namer(limits, namer.network, namer.weight, namer.bias)
     table = read_table()
     photos = [*_labelled(labelled, table), *_named(named or (), table)]

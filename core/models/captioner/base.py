@@ -202,18 +202,25 @@ class GeneratingCaptioner(ABC):
             for row, second in zip(doubtful, again, strict=True):
                 chosen = better(described[row].caption, second.caption)
                 described[row] = replace(second, caption=chosen)
-        starts: dict[int, str] = {}
         if loaded.namer is not None:
             missed = loaded.namer.missed(images, [one.caption.text for one in described])
-            starts = {row: name.phrase for row, name in missed.items()}
-        if starts:
-            rows = encoded.take(list(starts))
-            named = self._first(loaded, rows, loaded.decoding, known, tuple(starts.values()))
-            for row, second in zip(starts, named, strict=True):
-                if not second.caption.flags:
-                    others = (*second.others, *described[row].others)
-                    described[row] = replace(second, others=others)
+            if missed:
+                starts = [sighting.name.phrase for sighting in missed.values()]
+                rows = encoded.take(list(missed))
+                named = self._first(loaded, rows, loaded.decoding, known, starts)
+                for (row, sighting), second in zip(missed.items(), named, strict=True):
+                    first = described[row]
+                    if not second.caption.flags and sighting.outweighs(
+                        self._nearness(second, known) - self._nearness(first, known)
+                    ):
+                        described[row] = replace(second, others=(*second.others, *first.others))
         return described
+
+    def _nearness(self, one: _Described, known: dict[str, np.ndarray]) -> float:
+        """Return the cosine of a caption to what was predicted; 0 without a prediction."""
+        if one.predicted is None:
+            return 0.0
+        return float(self._embedded([one.caption], known)[0] @ one.predicted)
 
     def _first(
         self,
@@ -236,7 +243,7 @@ class GeneratingCaptioner(ABC):
         if starts:
             with loaded.tokenizing:
                 given = loaded.processor.tokenizer(list(starts), add_special_tokens=False)
-            search["logits_processor"] = GivenStart.alone(given["input_ids"])
+            search["given"] = given["input_ids"]
         if loaded.probe is None:
             written = self._written(loaded, encoded, decoding, **search)
             return [_Described(one.caption) for one in written]
@@ -308,7 +315,13 @@ class GeneratingCaptioner(ABC):
         return EncodedImages(pixels, output.last_hidden_state)
 
     def _written(
-        self, loaded: Loaded, encoded: EncodedImages, decoding: Decoding, **search: object
+        self,
+        loaded: Loaded,
+        encoded: EncodedImages,
+        decoding: Decoding,
+        *,
+        given: Sequence[Sequence[int]] = (),
+        **search: object,
     ) -> list[Written]:
         """Generate captions of one batch, those of an image together.
 
@@ -316,9 +329,13 @@ class GeneratingCaptioner(ABC):
             loaded: The model.
             encoded: The batch.
             decoding: Prompt and search.
+            given: Token ids that the captions of each image begin with; none if empty.
             search: Changes arguments of ``generate``.
         """
         import torch
+
+        if given:
+            search["logits_processor"] = GivenStart.alone(given)
 
         with torch.inference_mode():
             output = _with_encoded(loaded.model, encoded).generate(
@@ -327,7 +344,8 @@ class GeneratingCaptioner(ABC):
                 **{**search_arguments(decoding), **search},
             )
         with loaded.tokenizing:
-            return judged(loaded.processor, output, self._text_model(loaded), decoding)
+            model = self._text_model(loaded)
+            return judged(loaded.processor, output, model, decoding, [len(ids) for ids in given])
 
     @abstractmethod
     def _prompt(self, loaded: Loaded, prompt: str, count: int) -> dict[str, Any]:

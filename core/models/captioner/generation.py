@@ -18,7 +18,7 @@ class Written:
 
     Attributes:
         caption: With its flags and confidence.
-        nll: Mean negative log-likelihood of its tokens.
+        nll: Mean negative log-likelihood of its tokens, without those that were given.
     """
 
     caption: Caption
@@ -45,6 +45,7 @@ def judged(
     output: Any,  # noqa: ANN401 - one of its several classes
     text_model: Any,  # noqa: ANN401 - any language model
     decoding: Decoding,
+    given: Sequence[int] = (),
 ) -> list[Written]:
     """Turn generated tokens into captions with their flags, confidence and likelihood.
 
@@ -53,6 +54,7 @@ def judged(
         output: What ``generate`` returned for :func:`search_arguments`.
         text_model: The part of the model that generated.
         decoding: What was asked for.
+        given: For each image, how many tokens its captions were made to begin with; none if empty.
     """
     import torch
 
@@ -71,9 +73,13 @@ def judged(
     if beams is not None:  # a beam search may fill up with end tokens instead
         generated &= beams[:, : tokens.shape[1]] >= 0
     lengths = generated.sum(dim=1).clamp(min=1)
+    own = generated.clone()
+    each = len(own) // len(given) if given else 0
+    for image, count in enumerate(given):
+        own[image * each : (image + 1) * each, :count] = False
     scores = scores.float()
     confidences = scores.exp().masked_fill(~generated, 0.0).sum(dim=1) / lengths
-    nlls = -scores.masked_fill(~generated, 0.0).sum(dim=1) / lengths
+    nlls = -scores.masked_fill(~own, 0.0).sum(dim=1) / own.sum(dim=1).clamp(min=1)
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     written = []
     for text, sure, nll in zip(texts, confidences.tolist(), nlls.tolist(), strict=True):

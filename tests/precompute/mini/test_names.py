@@ -44,7 +44,7 @@ def folders(tmp_path_factory) -> Path:
             photo(COLOURS[label], random).save(root / "named" / name)
     photo((0, 0, 0), random).save(root / "named" / "things_nothing_known_001.jpg")
     torch.manual_seed(0)
-    naming = Naming("test_efficientnet", 64, (), (-1,) * IMAGENET_CLASSES, 0.5, 0.9)
+    naming = Naming("test_efficientnet", 64, (), (-1,) * IMAGENET_CLASSES, 0.5)
     network = build_network(naming.architecture)
     torch.nn.init.constant_(network.bn2.weight, 2000.0)  # else it hardly says anything
     weight, bias = torch.zeros(IMAGENET_CLASSES, network.num_features), torch.zeros(1000)
@@ -60,8 +60,6 @@ def test_the_command_teaches_what_labelled_photos_show(folders):
         str(folders / "captioner"),
         "--least",
         "0.6",
-        "--least-beside-people",
-        "1",
         "--device",
         "cpu",
     ]
@@ -73,11 +71,11 @@ def test_the_command_teaches_what_labelled_photos_show(folders):
     random = np.random.default_rng(1)
     photos = [photo(colour, random) for colour in COLOURS.values()]
     missed = namer.missed(photos, ["a picture"] * 3)
-    assert {row: name.phrase for row, name in missed.items()} == {
+    assert {row: sighting.name.phrase for row, sighting in missed.items()} == {
         0: "a bunch of tomatoes",
         1: "a cucumber",
     }
-    assert namer.missed(photos, ["a tomato", "a man with a picture", "a picture"]) == {}
+    assert namer.missed(photos, ["a tomato", "a man with a cucumber", "a picture"]) == {}
 
 
 def test_without_a_namer_the_command_says_what_is_missing(tmp_path, folders):

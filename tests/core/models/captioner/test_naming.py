@@ -16,6 +16,7 @@ from core.models.captioner.naming import (
     Name,
     Namer,
     Naming,
+    Sighting,
     build_network,
     read_namer,
 )
@@ -39,10 +40,10 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 255, (50, 40, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def save_namer(folder: Path, images, least: float = 0.9, beside: float = 0.9) -> Path:
+def save_namer(folder: Path, images, least: float = 0.9) -> Path:
     """Write a namer that is sure of a bird in the first image and of a bike in the second."""
     torch.manual_seed(0)
-    naming = Naming("test_efficientnet", 64, (BIRD, BIKE), (0, 1, -1), least, beside)
+    naming = Naming("test_efficientnet", 64, (BIRD, BIKE), (0, 1, -1), least)
     blank = Namer(naming, build_network(naming.architecture), torch.zeros(3, 1), torch.zeros(3))
     first, second = (torch.from_numpy(row) for row in blank.features(images))
     apart = 50 * (first - second) / (first - second).square().sum()
@@ -80,6 +81,23 @@ def test_captions_begin_with_what_is_sure(tmp_path, images):
     assert captioner_of(folder).caption(images[:1])[0].text == together[0].text
     save_namer(folder, images, least=1.1)
     assert [caption.text for caption in captioner_of(folder).caption(images)] == before
+
+
+def test_a_name_gives_way_where_its_caption_is_further_from_what_is_predicted(tmp_path, images):
+    assert Sighting(BIRD, 0.9).outweighs(0.0)
+    assert not Sighting(BIRD, 0.9).outweighs(-0.1)
+    assert Sighting(BIRD, 0.6).outweighs(0.1)
+    assert not Sighting(BIRD, 0.6).outweighs(0.0)
+    assert not Sighting(BIRD, 1.0).outweighs(-0.5)
+    folder = save_tiny_instructblip(tmp_path / "tiny")
+    sentence = MiniLmEncoder(SENTENCE, device="cpu")
+    before = [caption.text for caption in captioner_of(folder).caption(images)]
+    save_namer(folder, images)
+    # Whatever the photo, the prediction is what was said before: no name comes as near.
+    (said,) = sentence.encode_text(before[:1])
+    probe = RerankProbe(np.zeros(32, np.float32), np.zeros((32, 384), np.float32), said)
+    write_probe(folder, probe, SENTENCE)
+    assert not captioner_of(folder, sentence).caption(images[:1])[0].text.startswith("a red bird")
 
 
 def test_the_named_caption_is_the_first_of_several_and_chosen_by_the_probe(tmp_path, images):
