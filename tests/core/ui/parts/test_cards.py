@@ -13,6 +13,7 @@ from core.ui.parts.cards import (
     Standing,
     card,
     detail_of,
+    fill_row,
     fused_row,
     hit_row,
     safe_link,
@@ -175,6 +176,8 @@ def test_nearly_the_same_pictures_are_folded_into_the_card_of_the_first(tmp_path
     profile = planted_profile(tmp_path)
     entry = shelf_of([write_planted_gallery(tmp_path / "g", profile, copies)], profile).entry()
     hits = [Hit(image_id(row), 0.5 - row / 10, row + 1) for row in range(4)]
+    assert [hit.rank for hit in fill_row(entry, [*hits[:2], hits[3], hits[2]], 3)] == [1, 2, 4, 3]
+    assert fill_row(entry, hits, 3) == tuple(hits[:3])
     row = hit_row(entry, hits, Standing(), lens="clip")
     assert row.count('<li class="tl-item">') == 4
     folded = row[row.index('<details class="tl-alike">') : row.index("</details></li>")]

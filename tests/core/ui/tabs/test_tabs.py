@@ -77,6 +77,22 @@ def test_the_third_row_is_the_fusion_with_each_lens_s_rank(shelf):
     assert places == [str(hit.sources["captions"].rank) for hit in fused]
 
 
+def test_a_comparison_has_further_pages(shelf):
+    pages = [compare.answer(shelf, "dog beach", 5, "", start=start) for start in (0, 5, 10)]
+    service = shelf.entry().service
+    everything = service.compare("dog beach", k=12)
+    for title, hits in (
+        ("captions", everything.captions.hits),
+        ("clip", everything.clip.hits),
+        ("both wide", everything.fused),
+    ):
+        shown = [each for page in pages for each in ids(section(page, title))]
+        assert shown == [hit.id for hit in hits]
+    assert [page.count("They agree") for page in pages] == [1, 0, 0]
+    assert 'data-first="6"' in pages[1]
+    assert "11 to 12 of 12" in pages[2]
+
+
 def mixed(markup):
     return json.loads(html.unescape(re.search(r'data-mix="([^"]*)"', markup).group(1)))
 
