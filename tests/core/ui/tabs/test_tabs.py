@@ -88,7 +88,7 @@ def test_a_comparison_has_further_pages(shelf):
     ):
         shown = [each for page in pages for each in ids(section(page, title))]
         assert shown == [hit.id for hit in hits]
-    assert [page.count("They agree") for page in pages] == [1, 0, 0]
+    assert [page.count('class="tl-agree"') for page in pages] == [1, 0, 0]
     assert 'data-first="6"' in pages[1]
     assert "11 to 12 of 12" in pages[2]
 
