@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,9 +44,16 @@ class BlipCaptioner(GeneratingCaptioner):
         return Loaded(model.to(device).eval(), processor, device, decoding)
 
     def _written(
-        self, loaded: Loaded, encoded: EncodedImages, decoding: Decoding, **search: object
+        self,
+        loaded: Loaded,
+        encoded: EncodedImages,
+        decoding: Decoding,
+        *,
+        given: Sequence[Sequence[int]] = (),
+        **search: object,
     ) -> list[Written]:
-        return super()._written(loaded, encoded, replace(decoding, prompt=""), **search)
+        unprompted = replace(decoding, prompt="")
+        return super()._written(loaded, encoded, unprompted, given=given, **search)
 
     def _prompt(self, loaded: Loaded, prompt: str, count: int) -> dict[str, Any]:
         return {}
