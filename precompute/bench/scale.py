@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _ROWS_AT_ONCE = 50_000
-_NEIGHBOURS = 8
-_NOISE = 0.3
-"""Norm of the noise that is added to a unit vector between two embeddings."""
-
 _ASKED = 40
 
 _OPENING = """
@@ -110,9 +106,9 @@ class MadeCopies:
 def scaled_gallery(gallery: Gallery, pictures: int, out: Path, folder: Path, say: Say) -> None:
     """Write a gallery of many pictures whose embeddings lie as those of a small one do.
 
-    Each embedding lies between one of the small gallery's and one of its nearest neighbours, the
-    same for both lenses, with noise: what clusters, clusters as photos do. Captions and thumbnails
-    are the small gallery's. A batch of rows at a time is in memory.
+    Each embedding lies between one of the small gallery's and one of its nearest neighbours, with
+    noise (:func:`precompute.evaluate.index_curve.enlarged`). Captions and thumbnails are those of
+    the picture that it begins from. A batch of rows at a time is in memory.
 
     Args:
         gallery: The small one, of two or more pictures of one caption each.
@@ -125,13 +121,10 @@ def scaled_gallery(gallery: Gallery, pictures: int, out: Path, folder: Path, say
 
     from core.gallery.manifest import Counts, SourceRef, now
     from core.gallery.writer import write_as
+    from precompute.evaluate.index_curve import enlarged
 
     dice = np.random.default_rng(_SEED)
     rows = dice.integers(len(gallery), size=pictures)
-    others = _neighbours(gallery.embeddings("clip"))[
-        rows, dice.integers(min(_NEIGHBOURS, len(gallery) - 1), size=pictures)
-    ]
-    shares = dice.random((pictures, 1), dtype=np.float32)
     made: dict[Lens, np.ndarray] = {}
     for lens in LENSES:
         say(f"{pictures:,} embeddings of {lens} ...")
@@ -141,12 +134,8 @@ def scaled_gallery(gallery: Gallery, pictures: int, out: Path, folder: Path, say
             path, "w+", dtype=np.float32, shape=(pictures, small.shape[1])
         )
         for start in range(0, pictures, _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            share = shares[part]
-            between = share * small[rows[part]] + (1 - share) * small[others[part]]
-            noise = dice.standard_normal(between.shape, dtype=np.float32)
-            vectors = between + _NOISE / np.sqrt(np.float32(small.shape[1])) * noise
-            array[part] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            part = rows[start : start + _ROWS_AT_ONCE]
+            array[start : start + len(part)] = enlarged(small, len(part), dice, part)
         array.flush()
         made[lens] = np.load(path, mmap_mode="r")
     say(f"{pictures:,} records, thumbnails, indexes ...")
@@ -210,16 +199,6 @@ def scale(
         more = first["large"] - first["small"]
         figures.append(Figure("first answer, large minus small", more, "s", 1, target=2.0))
     return result(figures, name, pictures=pictures, made_of=gallery.name)
-
-
-def _neighbours(embeddings: np.ndarray) -> np.ndarray:
-    """Return the rows of the nearest neighbours of each row: int (n, k)."""
-    import numpy as np
-
-    cosines = embeddings @ embeddings.T
-    np.fill_diagonal(cosines, -np.inf)
-    count = min(_NEIGHBOURS, len(embeddings) - 1)
-    return np.argpartition(-cosines, count - 1, axis=1)[:, :count]
 
 
 def _opened(title: str, gallery: Path, name: str) -> Iterator[Figure]:

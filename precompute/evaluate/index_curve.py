@@ -92,20 +92,28 @@ def measure_enlarged(
     return measure(flat, ivf, queries, sizes)
 
 
-def enlarged(embeddings: np.ndarray, vectors: int, generator: np.random.Generator) -> np.ndarray:
+def enlarged(
+    embeddings: np.ndarray,
+    vectors: int,
+    generator: np.random.Generator,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
     """Return vectors made from some embeddings, as :func:`measure_enlarged` says.
 
     Args:
         embeddings: float32 (n, dim), two or more rows of unit norm.
         vectors: How many to make.
         generator: Of the draws.
+        rows: Which embedding each is made from, of a few: int (vectors,); None draws them.
     """
-    base = embeddings[generator.permutation(len(embeddings))[:_BASE_VECTORS]]
+    base = embeddings
+    if rows is None:
+        base = embeddings[generator.permutation(len(embeddings))[:_BASE_VECTORS]]
     cosines = base @ base.T
     np.fill_diagonal(cosines, -np.inf)
     count = min(_NEIGHBOURS, len(base) - 1)
     nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-    one = generator.integers(len(base), size=vectors)
+    one = generator.integers(len(base), size=vectors) if rows is None else rows
     other = nearest[one, generator.integers(count, size=vectors)]
     share = generator.random((vectors, 1), dtype=np.float32)
     noise = generator.standard_normal((vectors, base.shape[1]), dtype=np.float32)
