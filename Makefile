@@ -9,7 +9,7 @@ demo: .venv/.requirements
 	$(BIN)/python app.py $(ARGS)
 
 test: .venv/.requirements-dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.requirements-dev
 	$(BIN)/ruff check .

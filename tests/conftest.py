@@ -11,6 +11,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core; before anything im
     for _library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+_LONGEST = {"test_app", "test_default_gallery", "test_tuning", "test_command_line", "test_model"}
+"""Files that begin first, so that no worker is left with one of them when the other is done."""
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -20,3 +23,7 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("../shared/data, the photos with captions, is not beside this checkout")
     return SHARED_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)

@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
-from typing import TypeVar
 
-import httpx
-import psutil
 import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
-import core
-from core.config import get_settings
-from core.errors import ModelError
 from core.gallery.layout import MANIFEST_FILE, shard_file
-from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.reader import Gallery
-from core.models.locate import local_folder
 from core.models.profiles import PROFILES
-from core.models.spec import ModelSpec
+from tests.e2e.running_app import REPOSITORY, need_mini, run_app, running_app
 from tests.e2e.visiting import Visit
-
-REPOSITORY = Path(core.__file__).resolve().parents[1]
-START_LIMIT_S = 90
-BUILD_LIMIT_S = 600
-
-T = TypeVar("T")
-
-
-@pytest.fixture(scope="session")
-def needs_mini() -> None:
-    """Skip where the small checkpoints are not there."""
-    mini = PROFILES["mini"]
-    for spec in (mini.sentence, mini.clip):
-        _need(spec)
-
-
-def _need(spec: ModelSpec) -> None:
-    try:
-        folder = local_folder(spec)
-    except ModelError as error:
-        pytest.skip(str(error))
-    if not list(folder.glob("*.safetensors")):
-        pytest.skip(f"{spec.name} has no weights in this checkout")
-
 
 QUERIES = (
     ("people riding horses on the beach", "hors"),
@@ -67,14 +30,12 @@ QUERIES = (
 
 
 @pytest.fixture(scope="session")
-def coco_gallery(
-    needs_mini: None, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def coco_gallery(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some 25 of the 111 photos of coco_cc with generated captions, built by the command line."""
     source = shared_data / "coco_cc"
     if not source.is_dir():
         pytest.skip("../shared/data/coco_cc is not there")
-    _need(PROFILES["mini"].captioner)
+    need_mini(PROFILES["mini"].captioner)
     photos = tmp_path_factory.mktemp("photos")
     kept = []
     for number, line in enumerate((source / "metadata.jsonl").read_text().splitlines()):
@@ -87,64 +48,6 @@ def coco_gallery(
     command = ["-m", "precompute", "build", str(photos), "--out", str(out)]
     subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
     return out
-
-
-def run_app(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "app.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=START_LIMIT_S,
-        check=False,
-    )
-
-
-@contextmanager
-def running_app(*arguments: object, **environment: str) -> Iterator[str]:
-    """Start the app, wait until it says where it answers, and stop it in the end."""
-    port = _free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-u", "app.py", "--port", str(port), *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        _wait_for(process, f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _wait_for(process: subprocess.Popen[str], address: str) -> None:
-    lines: Queue[str | None] = Queue()
-
-    def read() -> None:
-        # To the end of the app, so that it never waits for somebody to read.
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    Thread(target=read, daemon=True).start()
-    said: list[str] = []
-    deadline = time.monotonic() + START_LIMIT_S
-    with suppress(Empty):
-        while (line := lines.get(timeout=max(0, deadline - time.monotonic()))) is not None:
-            said.append(line)
-            if address in line:
-                return
-    pytest.fail(f"the app did not start:\n{''.join(said)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_gallery_that_is_not_there_is_refused_in_one_sentence(tmp_path):
@@ -262,47 +165,3 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     expect(visit.cards(".tl-lens.clip")).to_have_count(5)
     assert (visit.problems, visit.elsewhere) == ([], [])
     context.close()
-
-
-def test_the_default_gallery_is_built_once_while_the_page_is_served(needs_mini, tmp_path):
-    _need(PROFILES["mini"].captioner)
-    few = {"TWOLENS_CACHE_DIR": str(tmp_path), "TWOLENS_SAMPLE_PHOTOS": "6"}
-    with running_app(**few) as address:
-        client = Client(address, verbose=False)
-        (listed,) = _until(lambda: client.predict(api_name="/galleries"))
-        assert (listed["name"], listed["images"]) == ("sample-photos", 6)
-        (metrics,) = _until(lambda: list(tmp_path.glob(f"galleries/*/*/{METRICS_FILE}")))
-    found = json.loads(metrics.read_text())
-    assert found["queries"] == 30
-    assert "TwoLens team wrote" in found["provenance"]["query_origin"]
-    written = metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns
-    with running_app(**few) as address:
-        assert len(Client(address, verbose=False).predict(api_name="/galleries")) == 1
-    assert metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns == written
-    assert get_settings().cache_dir != tmp_path
-
-
-def test_the_app_ends_with_what_it_started_to_build_its_gallery(needs_mini, tmp_path):
-    _need(PROFILES["mini"].captioner)
-
-    def builders() -> list[psutil.Process]:
-        return [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if {"build", "precompute"} <= set(process.info["cmdline"] or ())
-            and any(str(tmp_path) in word for word in process.info["cmdline"])
-        ]
-
-    with running_app(TWOLENS_CACHE_DIR=str(tmp_path), TWOLENS_SAMPLE_PHOTOS="2") as address:
-        assert httpx.get(f"{address}/health").json()["status"] == "starting"
-        _until(builders)
-    assert builders() == []
-
-
-def _until(look: Callable[[], list[T]]) -> list[T]:
-    """Return what ``look`` returns once that is not empty."""
-    deadline = time.monotonic() + BUILD_LIMIT_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.5)
-    return found

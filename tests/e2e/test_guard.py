@@ -66,6 +66,7 @@ OPEN = {
     "/static/{path:path}",
     "/svelte/{path:path}",
     "/theme.css",
+    "/thumbnails/{gallery}/cover.webp",
     "/thumbnails/{gallery}/{image_id}.webp",
     "/uploads/{token}/large/{image_id}.webp",
     "/uploads/{token}/thumbnails/{image_id}.webp",
