@@ -12,4 +12,5 @@ __all__ = [
     "query_language",
     "service",
     "word_index",
+    "word_lens",
 ]

@@ -53,7 +53,11 @@ class WordIndex:
         return found
 
     def search(
-        self, query: ParsedQuery, ids: Sequence[str], k: int, among: np.ndarray | None = None
+        self,
+        query: ParsedQuery,
+        ids: Sequence[str] | np.ndarray,
+        k: int,
+        among: np.ndarray | None = None,
     ) -> list[Hit]:
         """Rank the pictures that share a word with a query, best first; ties in row order.
 
@@ -71,7 +75,7 @@ class WordIndex:
             total[~among] = 0
         order = np.argsort(-total, kind="stable")[:k]
         return [
-            Hit(id=ids[row], score=float(total[row]), rank=rank)
+            Hit(id=str(ids[row]), score=float(total[row]), rank=rank)
             for rank, row in enumerate(order, start=1)
             if total[row] > 0
         ]

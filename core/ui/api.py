@@ -13,6 +13,7 @@ from core.search.agreement import shared_by_chance
 from core.search.query import fusion_of, picture_count
 from core.search.query_language.filters import with_filters
 from core.search.service import SearchResult
+from core.search.word_lens import words_in_captions
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -124,6 +125,31 @@ def add_endpoints(shelf: Shelf) -> None:
         return _by_text(shelf.entry(gallery), query, k, "clip", index, filters)
 
     @for_endpoint
+    def search_words(
+        query: str, k: int = 5, gallery: str = "", filters: str = ""
+    ) -> dict[str, Any]:
+        """Find pictures whose captions share words with the query, by BM25 and without a model.
+
+        Args:
+            query: As for /compare; pictures in it do not count.
+            k: Number of pictures, 1 to 50; fewer are found where fewer share a word.
+            gallery: Name of a gallery from /galleries; the first one if empty.
+            filters: As for /compare.
+
+        Returns:
+            query, hits (lists of rank, id, file_name, score, caption, its confidence and whether it
+            is unsure, more_captions, image, license, source), timings_ms.
+        """
+        entry = shelf.entry(gallery)
+        asked = entry.service.parse(with_filters(query, filters))
+        found = words_in_captions(entry.gallery, asked, picture_count(k))
+        return {
+            "query": query,
+            "hits": [_hit(entry, hit) for hit in found.hits],
+            "timings_ms": {"search": round(found.search_ms, 3)},
+        }
+
+    @for_endpoint
     def similar(
         image_id: str, lens: Literal["captions", "clip"] = "clip", k: int = 5, gallery: str = ""
     ) -> dict[str, Any]:
@@ -156,7 +182,7 @@ def add_endpoints(shelf: Shelf) -> None:
             if listed.manifest is not None
         ]
 
-    for endpoint in (compare, search_captions, search_clip, similar, galleries):
+    for endpoint in (compare, search_captions, search_clip, search_words, similar, galleries):
         name, description = endpoint.__name__, description_of(endpoint)
         gr.api(endpoint, api_name=name, api_description=description, **_ENDPOINT)
 

@@ -153,11 +153,12 @@ def build_page(
         parts = [part for tab in lens_tabs for part in (tab.options, tab.index, tab.nprobe)]
         chooser.connect(
             on_gallery,
-            [part for box in boxes for part in (box.query, box.k)],
+            [*(part for box in boxes for part in (box.query, box.k)), compare.more],
             [*all_results, maps.results, maps.chosen, *parts, described],
         )
 
         restorable = [gallery, tabs, *restored_parts(compare, lens_tabs, maps), *parts, described]
+        restorable.append(compare.more)
         brand.restore(restoring(shelf, of_gallery), None, restorable, **SEARCH_EVENT)
 
         others = [tab.results for tab in lens_tabs]
@@ -185,7 +186,8 @@ def _answers(shelf: Shelf, gallery: str, tab: str, asked: Sequence[object]) -> l
     """Return each tab's results for another gallery: those of its words where it is in sight.
 
     A tab out of sight starts anew, and the page's script asks its words when it is opened. Last
-    comes what was chosen in the map.
+    comes what was chosen in the map. The last of what was asked is what Compare shows beside both
+    lenses.
     """
     tabs = ("compare", *LENSES, "map")
     start = answered(shelf, gallery, lambda: start_state(shelf, gallery))
@@ -196,7 +198,7 @@ def _answers(shelf: Shelf, gallery: str, tab: str, asked: Sequence[object]) -> l
         if tab == "map":
             shown[place] = map_search(shelf, query, count, gallery)
         elif tab == "compare":
-            shown[place] = search(shelf, query, count, gallery)
+            shown[place] = search(shelf, query, count, gallery, more=str(asked[-1] or ""))
         else:
             shown[place] = lens_search(shelf, LENSES[place - 1], query, count, gallery)
     return shown

@@ -67,7 +67,8 @@ def restoring(
             radio = gr.Radio(choices=offer.choices, value=kind)
             settings[place + 1 : place + 3] = [radio, gr.Slider(value=clusters)]
         chosen = name if known else gr.skip()
-        return [chosen, gr.Tabs(selected=tab), *boxes, *results, *settings]
+        shown = [*boxes, *results, *settings]
+        return [chosen, gr.Tabs(selected=tab), *shown, view.more[:20]]
 
     return on_restore
 
@@ -83,7 +84,7 @@ def _found(shelf: Shelf, view: View, tab: str) -> str:
     if view.start and not view.q.strip() and tab != "map":
         return browse_view(shelf, view)
     if tab == "compare":
-        return search(shelf, view.q, view.pictures, view.g, view.start)
+        return search(shelf, view.q, view.pictures, view.g, view.start, more=view.more)
     if tab == "map":
         return map_search(shelf, view.q, view.pictures, view.g)
     lens, kind = cast("Lens", tab), view.index

@@ -20,8 +20,8 @@ from tests.planted_app import WordsEncoder, image_id
 
 REPOSITORY = Path(core.__file__).resolve().parents[1]
 NAMES = [
-    *("/compare", "/search_captions", "/search_clip", "/similar", "/galleries"),
-    *("/why", "/try_caption"),
+    *("/compare", "/search_captions", "/search_clip", "/search_words", "/similar"),
+    *("/galleries", "/why", "/try_caption"),
 ]
 
 

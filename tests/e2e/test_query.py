@@ -84,3 +84,27 @@ def test_the_endpoints_take_filters(address):
     assert [hit["id"] for hit in found["hits"]] == [image_id(1), image_id(5)]
     assert found["matches_well"] is None
     assert "is no filter" in asked("a dog", 5, "default", "planted", "portrait").text
+
+
+def test_words_in_captions_are_a_row_that_stays_until_it_is_hidden(visit):
+    page = visit.page
+    row = page.get_by_role("region", name="Words in captions, BM25")
+    visit.search("a dog on the beach")
+    page.get_by_role("button", name="Add words in captions (BM25)").click()
+    expect(row.locator(".tl-card").first).to_have_attribute("data-picture", re.compile(image_id(0)))
+    visit.search("zebras")
+    expect(row).to_contain_text("No caption has one of these words.")
+    page.wait_for_url(re.compile("more=words"))
+    page.reload()
+    expect(row).to_contain_text("No caption has one of these words.", timeout=30_000)
+    row.get_by_role("button", name="Hide").click()
+    expect(row).to_have_count(0)
+    visit.search("a white dog sleeps")
+    first(visit, 1)
+    expect(row).to_have_count(0)
+
+
+def test_the_endpoint_of_words_ranks_by_shared_words(address):
+    asked = {"data": ["dogs on a beach -sleeps", 5, "planted", "-caption:brown"]}
+    found = httpx.post(f"{address}/gradio_api/run/search_words", json=asked).json()["data"][0]
+    assert [hit["id"] for hit in found["hits"]] == [image_id(3), image_id(2), image_id(1)]

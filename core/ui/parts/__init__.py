@@ -15,4 +15,5 @@ __all__ = [
     "states",
     "sureness",
     "thumbnails",
+    "word_row",
 ]

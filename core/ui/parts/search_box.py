@@ -10,7 +10,8 @@ import gradio as gr
 PLACEHOLDER = "a dog catching a frisbee in the snow"
 
 RESULTS_BRIDGE = """
-element.twolensTrigger = (name, data) => trigger(name, data); // sends 'pick', 'similar' and 'turn'
+// It sends 'pick', 'similar', 'turn' and 'more'.
+element.twolensTrigger = (name, data) => trigger(name, data);
 watch('value', () => window.dispatchEvent(new CustomEvent('twolens:shown', {detail: element})));
 window.dispatchEvent(new CustomEvent('twolens:ready', {detail: element}));
 """

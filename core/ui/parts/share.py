@@ -36,6 +36,7 @@ class View:
         nprobe: Clusters that an IVF search looks into.
         s: ``captions:ID`` or ``clip:ID`` where pictures like one of the gallery are shown, found
             by that lens; else "".
+        more: What is shown beside both lenses; "" for nothing.
         start: Pictures before the page of a ranking, or of the gallery, that is shown; "" for none.
     """
 
@@ -47,13 +48,14 @@ class View:
     nprobe: str = ""
     s: str = ""
     start: str = ""
+    more: str = ""
 
     @classmethod
     def of(cls, event: gr.EventData) -> View:
         """Read what the page's script sent; what is missing is as when the page is opened."""
         sent = {
             name: event_value(event, name, _LONGEST)
-            for name in ("tab", "q", "g", "index", "nprobe", "s", "start")
+            for name in ("tab", "q", "g", "index", "nprobe", "s", "start", "more")
         }
         return cls(
             tab=sent["tab"] or "compare",
@@ -64,6 +66,7 @@ class View:
             nprobe=sent["nprobe"],
             s=sent["s"],
             start=sent["start"],
+            more=sent["more"],
         )
 
     @property

@@ -41,6 +41,14 @@
     return box;
   };
 
+  /* ---- a third lens: switched on until it is switched off ---------------------------------- */
+
+  document.addEventListener("click", (event) => {
+    const chip = event.target instanceof Element && event.target.closest("[data-more]");
+    const bridge = chip && bridgeOf(chip);
+    if (bridge) bridge.twolensTrigger("more", { more: chip.dataset.more, query: chip.dataset.words });
+  });
+
   /* ---- filters ---------------------------------------------------------------------------- */
 
   let unfolded = false; // as the visitor left it; results come anew with each search

@@ -5,8 +5,8 @@
   if (page.share) return;
   const { make, button, root } = page;
 
-  const USUAL = { tab: "compare", k: "5", index: "flat", nprobe: "", s: "", start: "", w: "", p: "" };
-  const NAMES = ["q", "g", "tab", "k", "index", "nprobe", "s", "start", "w", "p"];
+  const USUAL = { tab: "compare", k: "5", index: "flat", nprobe: "", s: "", start: "", more: "", w: "", p: "" };
+  const NAMES = ["q", "g", "tab", "k", "index", "nprobe", "s", "start", "more", "w", "p"];
 
   let view = null; // what is shown; null while it has no address
   let restoring = null; // what was asked of the server and has not come

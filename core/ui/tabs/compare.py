@@ -53,6 +53,7 @@ from core.ui.parts.states import (
     top_pictures,
     two_lens_skeleton,
 )
+from core.ui.parts.word_row import WORDS, word_offer, word_row
 
 CHANCE_HELP = (
     "Two lenses that chose their pictures blindly would have this many in common on average: the "
@@ -72,10 +73,17 @@ DEEPEST = 500
 
 @dataclass(frozen=True, slots=True)
 class CompareTab:
-    """The components of the tab that the rest of the page needs."""
+    """The components of the tab that the rest of the page needs.
+
+    Attributes:
+        box: What is asked.
+        results: What was found.
+        more: Holds, unseen, what is shown beside both lenses.
+    """
 
     box: SearchBox
     results: gr.HTML
+    more: gr.Textbox
 
 
 def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
@@ -93,18 +101,24 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
         apply_default_css=False,
     )
 
-    def on_search(query: str, k: object, gallery_name: str) -> str:
-        return search(shelf, query, k, gallery_name)
+    more = gr.Textbox(visible="hidden")
 
-    def on_pick(k: object, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
+    def on_search(query: str, k: object, gallery_name: str, more: str) -> str:
+        return search(shelf, query, k, gallery_name, more=more)
+
+    def on_pick(k: object, gallery_name: str, more: str, event: gr.EventData) -> tuple[str, str]:
         query = event_value(event, "query")
-        return query, on_search(query, k, gallery_name)
+        return query, on_search(query, k, gallery_name, more)
 
-    def on_page(k: object, gallery_name: str, event: gr.EventData) -> str:
+    def on_more(k: object, gallery_name: str, event: gr.EventData) -> tuple[str, str]:
+        added = event_value(event, "more", 20)
+        return added, on_search(event_value(event, "query"), k, gallery_name, added)
+
+    def on_page(k: object, gallery_name: str, more: str, event: gr.EventData) -> str:
         query, start = event_value(event, "query"), event_value(event, "start", 20)
         if not query:
             return browse_view(shelf, View("compare", "", gallery_name or "", start=start))
-        return search(shelf, query, k, gallery_name, start)
+        return search(shelf, query, k, gallery_name, start, more=more)
 
     def on_similar(k: object, gallery_name: str, event: gr.EventData) -> str:
         query, name = event_value(event, "query"), gallery_name or ""
@@ -114,28 +128,40 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     gr.on(
         box.asked,
         on_search,
-        [box.query, box.k, gallery],
+        [box.query, box.k, gallery, more],
         results,
         **SEARCH_EVENT,
     )
-    results.pick(on_pick, [box.k, gallery], [box.query, results], **SEARCH_EVENT)
+    results.more(on_more, [box.k, gallery], [more, results], **SEARCH_EVENT)
+    results.pick(on_pick, [box.k, gallery, more], [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
-    results.turn(on_page, [box.k, gallery], results, **SEARCH_EVENT)
-    return CompareTab(box, results)
+    results.turn(on_page, [box.k, gallery, more], results, **SEARCH_EVENT)
+    return CompareTab(box, results, more)
 
 
-def search(shelf: Shelf, query: str, k: object, gallery_name: str, start: str = "") -> str:
+def search(
+    shelf: Shelf, query: str, k: object, gallery_name: str, start: str = "", *, more: str = ""
+) -> str:
     """Return the results area for a query, or a state that says why there are no results."""
 
     def found() -> str:
-        return answer(shelf, query, k, gallery_name, start=page_start(start or "0"))
+        first = page_start(start or "0")
+        return answer(shelf, query, k, gallery_name, start=first, more=more or "")
 
-    page = start if start.strip("0") else ""
-    view = View("compare", query or "", gallery_name or "", as_text(k), start=page)
+    page, name = start if start.strip("0") else "", gallery_name or ""
+    view = View("compare", query or "", name, as_text(k), start=page, more=more or "")
     return addressed(view, answered(shelf, gallery_name, found))
 
 
-def answer(shelf: Shelf, query: str, k: object, gallery_name: str, *, start: int = 0) -> str:
+def answer(
+    shelf: Shelf,
+    query: str,
+    k: object,
+    gallery_name: str,
+    *,
+    start: int = 0,
+    more: str | None = None,
+) -> str:
     """Return the results area for a query; the start state for an empty one.
 
     Args:
@@ -144,6 +170,7 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str, *, start: int
         k: Pictures a page, of each lens.
         gallery_name: Which gallery is searched.
         start: Pictures before the page.
+        more: What is shown beside both lenses; None offers nothing either.
 
     Raises:
         QueryError: The query or k cannot be answered.
@@ -157,7 +184,7 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str, *, start: int
     standing = standing_of(comparison.query, comparison.rankings, _left(comparison))
     ids = [hit.id for hit in comparison.fused]
     return stage(
-        _comparison(entry, comparison, standing, start, asked),
+        _comparison(entry, comparison, standing, start, asked, more),
         two_lens_skeleton(),
         summary=f"{_agreement_words(comparison)} {top_pictures(entry, ids, 'Best of both')}",
         query=comparison.query,
@@ -184,7 +211,12 @@ def _filled(entry: ShelvedGallery, comparison: Comparison, start: int, asked: in
 
 
 def _comparison(
-    entry: ShelvedGallery, comparison: Comparison, standing: Standing, start: int, asked: int
+    entry: ShelvedGallery,
+    comparison: Comparison,
+    standing: Standing,
+    start: int,
+    asked: int,
+    more: str | None,
 ) -> str:
     both = _found_by_both(comparison)
     parsed = entry.service.parse(comparison.query)
@@ -194,6 +226,9 @@ def _comparison(
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     left = _left(comparison)
     total = len(entry.gallery) if left is None else left
+    further = "" if more is None or start else word_offer(parsed)
+    if more == WORDS and not start:
+        further = word_row(entry, parsed, standing, asked)
     return (
         f"{examples_line(entry, comparison.query)}{above_results(entry, parsed)}"
         f"{'' if start else _agreement(entry, comparison)}"
@@ -201,7 +236,7 @@ def _comparison(
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
         f"{'' if start else fewer_note(shown, asked, left)}"
-        f"{_fused(entry, comparison, standing, both, start, asked)}"
+        f"{_fused(entry, comparison, standing, both, start, asked)}{further}"
         f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}"
         f"{take_along()}{_details(comparison)}"
     )
