@@ -236,8 +236,8 @@ def _comparison(
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
         f"{'' if start else fewer_note(shown, asked, left)}"
-        f"{_fused(entry, comparison, standing, both, start, asked)}{further}"
-        f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}"
+        f"{_fused(entry, comparison, standing, both, start, asked)}"
+        f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}{further}"
         f"{take_along()}{_details(comparison)}"
     )
 
