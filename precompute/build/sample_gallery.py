@@ -166,8 +166,8 @@ class SampleGallery:
                 self.profile.captioner
             ):
                 return "the captioner has changed"
-        except ManifestMismatchError:
-            return "the models have changed"
+        except ManifestMismatchError as error:
+            return f"the {'format has' if error.field == 'format' else 'models have'} changed"
         except GalleryError as error:
             return str(error)
         return None

@@ -12,7 +12,7 @@ from core.gallery.hub_copy import HUB_PREFIX, VIEWER_FOLDER
 from core.gallery.manifest import Manifest, ModelRef
 from core.gallery.metrics_charts import LENS_NAMES
 from core.gallery.metrics_file import METRICS_FILE, Metrics
-from core.records import ImageRecord
+from core.records import ImageRecord, values_of
 from precompute.sources.presets import preset_of
 
 _MOST_CREDITS = 200
@@ -172,17 +172,17 @@ def _metrics(held: GalleryFolder, manifest_sha256: str) -> Metrics | None:
 
 
 def _credits(records: Sequence[ImageRecord]) -> Iterator[str]:
-    licences = Counter(record.license or "not stated" for record in records)
+    licences = Counter(given or "not stated" for given in values_of(records, "license"))
     yield "The pictures are their owners'. As the source states it:\n"
     for licence, count in licences.most_common():
         yield f"- {_cell(licence)}: {count:,} pictures"
-    named = [record for record in records if record.source_url]
+    named = [row for row, url in enumerate(values_of(records, "source_url")) if url]
     if named:
         yield (
             f"\nThe page of each of {len(named):,} pictures is in the column `source_url`"
             + (", the first of them:\n" if len(named) > _MOST_CREDITS else ":\n")
         )
-    for record in named[:_MOST_CREDITS]:
+    for record in map(records.__getitem__, named[:_MOST_CREDITS]):
         licence = f" ({_cell(record.license)})" if record.license else ""
         yield f"- {_cell(record.file_name)}: {_cell(str(record.source_url))}{licence}"
 
