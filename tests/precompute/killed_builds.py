@@ -4,9 +4,9 @@ Each attempt is a process of its own. After a random time it is ended by SIGKILL
 process that decodes for it is killed; or at its n-th change of the file system below the gallery's
 parent it is killed, the disk is full, or the source has gone. Prints one line a round.
 
-For many disturbances, with the folders that ``tests/precompute/build/test_resume.py`` makes::
+Models are planted ones: an attempt takes half a second. For many disturbances::
 
-    python -m tests.precompute.killed_builds MODELS SOURCE OLD_SOURCE WORK ROUNDS SEED
+    python -m tests.precompute.killed_builds WORK ROUNDS SEED
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from core.images.sandbox.decoder_pool import close_decoders
 from precompute.build.pipeline import BuildOptions, build
 from precompute.sources.types import SourceOptions
-from tests.precompute.tiny_profile import tiny_profile
+from tests.precompute.conftest import noise_photo
+from tests.precompute.planted_models import PROFILE, planted_models
 
 HOW = ("kill", "kill", "terminate", "decoder", "full", "vanish")
 """Ways to disturb a build, of which one is drawn for every attempt."""
@@ -38,8 +40,8 @@ SAME_BYTES = ("data-00000-of-00001.arrow", "captions.npy", "clip.npy", "captions
 class Trial:
     """One source and one place to build it in."""
 
-    def __init__(self, models: Path, source: Path, work: Path) -> None:
-        self.profile = tiny_profile(models)
+    def __init__(self, source: Path, work: Path) -> None:
+        self.profile = PROFILE
         self.source = source
         self.work = work
         self.whole = work / "whole"
@@ -52,6 +54,7 @@ class Trial:
             profile=self.profile,
             batch_size=2,
             shard_size=4,
+            device="cpu",
             overwrite=overwrite,
             progress=False,
         )
@@ -109,7 +112,7 @@ class Trial:
 
         sys.addaudithook(watch)
         try:
-            build(options)
+            build(options, models=planted_models())
         except BaseException as error:
             if how in ("kill", "decoder"):
                 sys.stderr.write(f"{error!r}\n")
@@ -128,6 +131,7 @@ def new_galleries(
 ) -> None:
     """Disturb builds of a new gallery, each up to two times, and of one that is updated."""
     told: Counter[str] = Counter()
+    survived: Counter[str] = Counter()
     for number in range(rounds):
         out = trial.work / f"round{number}"
         options = trial.options(out)
@@ -142,16 +146,18 @@ def new_galleries(
                 place = {"after_s": dice.uniform(0, seconds)}
             status = trial.attempt(options, how=how, **place)[0]
             assert not out.exists() or (out / "manifest.json").is_file()
+            told[how] += 1
             if status == 0:
+                survived[how] += 1
                 break
             disturbed += 1
-            told[how] += 1
         if not is_whole(trial, out) or is_left(out):
             assert trial.attempt(options)[0] == 0
         trial.check_same(out)
         shutil.rmtree(out)
         tell(f"new {number}: killed {disturbed} times")
-    tell("ended early: " + ", ".join(f"{how} {count}" for how, count in sorted(told.items())))
+    counts = [f"{how} {count - survived[how]} of {count}" for how, count in sorted(told.items())]
+    tell(f"disturbed {told.total()} times, ended early: {', '.join(counts)}")
 
 
 def disturb(child: int, how: str) -> None:
@@ -226,17 +232,28 @@ def replaced_galleries(trial: Trial, old: Path, dice: random.Random) -> int:
     return len(places)
 
 
-def main() -> None:
-    models, source, old_source, work = (Path(argument) for argument in sys.argv[1:5])
-    rounds, seed = int(sys.argv[5]), int(sys.argv[6])
-    # Imported here and not in the children: an attempt is then the build alone.
-    import faiss  # noqa: F401
-    import open_clip  # noqa: F401
-    import torch
-    import transformers  # noqa: F401
+def sources(folder: Path) -> tuple[Path, Path]:
+    """Make a source with pictures that come twice and a file that is none, and another one."""
+    source, old = folder / "photos", folder / "old photos"
+    source.mkdir(parents=True)
+    old.mkdir()
+    for i in range(14):
+        (source / f"{i:02d}.png").write_bytes(noise_photo(i % 12))
+    (source / "05b.jpg").write_bytes(b"\xff\xd8\xff broken")
+    for i in range(3):
+        (old / f"{i}.png").write_bytes(noise_photo(50 + i))
+    return source, old
 
-    torch.set_num_threads(1)
-    trial = Trial(models, source, work)
+
+def main() -> None:
+    folder, rounds, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    source, old_source = sources(folder)
+    work = folder / "work"
+    work.mkdir()
+    trial = Trial(source, work)
+    # What it imports, the children need not: an attempt is then the build alone.
+    build(trial.options(folder / "first"), models=planted_models())
+    close_decoders()
     started = time.perf_counter()
     status, changes = trial.attempt(trial.options(trial.whole))
     seconds = time.perf_counter() - started
@@ -245,10 +262,10 @@ def main() -> None:
     dice = random.Random(seed)
     held_back = sorted(source.iterdir())[-3:]
     for path in held_back:
-        path.rename(work.with_name(path.name))
+        path.rename(folder / path.name)
     assert trial.attempt(trial.options(trial.partly))[0] == 0
     for path in held_back:
-        work.with_name(path.name).rename(path)
+        (folder / path.name).rename(path)
     new_galleries(trial, rounds, len(changes), seconds, dice)
     old = work.with_name(f"{work.name} old")
     assert trial.attempt(trial.options(old, old_source))[0] == 0
