@@ -132,6 +132,13 @@ def allowed_rows(pictures: Columns, filters: Sequence[Filter]) -> np.ndarray | N
     return allowed
 
 
+def prepare_filters(pictures: Columns) -> None:
+    """Make what filters read of all pictures, but their captions' words, before one is asked."""
+    sides(pictures)
+    licences(pictures)
+    sure_captions(pictures)
+
+
 def _value(key: str, value: str) -> str:
     if key == "shape" and value not in SHAPES:
         raise QueryError(f"shape: is one of {', '.join(SHAPES)}; got {value[:40]!r}.")
@@ -148,7 +155,9 @@ def _value(key: str, value: str) -> str:
     return value
 
 
-def _sides(pictures: Columns) -> np.ndarray:
+def sides(pictures: Columns) -> np.ndarray:
+    """Return each picture's width and height in pixels: int64 (n, 2)."""
+
     def make() -> np.ndarray:
         return np.stack(
             [np.array(values_of(pictures.records, side), np.int64) for side in ("width", "height")],
@@ -176,7 +185,7 @@ def licences(pictures: Columns) -> np.ndarray:
 
 
 def _by_shape(pictures: Columns, value: str) -> np.ndarray:
-    width, height = _sides(pictures).T
+    width, height = sides(pictures).T
     square = np.abs(width - height) <= SQUARE * np.minimum(width, height)
     met: np.ndarray = {
         "square": square,
@@ -187,7 +196,7 @@ def _by_shape(pictures: Columns, value: str) -> np.ndarray:
 
 
 def _by_size(pictures: Columns, value: str) -> np.ndarray:
-    met: np.ndarray = _sides(pictures).prod(axis=1) >= float(value) * 1e6
+    met: np.ndarray = sides(pictures).prod(axis=1) >= float(value) * 1e6
     return met
 
 

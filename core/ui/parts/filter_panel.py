@@ -11,6 +11,7 @@ from core.search.query_language.filters import (
     Filter,
     allowed_rows,
     licences,
+    sides,
     sure_captions,
 )
 from core.search.query_language.parse import ParsedQuery
@@ -84,7 +85,10 @@ def _choices(entry: ShelvedGallery) -> _Choices:
     shapes = tuple((shape, shape) for shape in SHAPES if some("shape", shape))
     if shapes:
         found["shape"] = shapes
-    sizes = tuple((size, f"{size} MP or more") for size in _MEGAPIXELS if some("megapixels", size))
+    pixels = sides(gallery).prod(axis=1)
+    least, most = (int(pixels.min()), int(pixels.max())) if len(pixels) else (0, 0)
+    between = [size for size in _MEGAPIXELS if least < float(size) * 1e6 <= most]
+    sizes = tuple((size, f"{size} MP or more") for size in between)
     if sizes:
         found["megapixels"] = sizes
     sure = sure_captions(gallery)

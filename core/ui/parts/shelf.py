@@ -16,6 +16,7 @@ from core.models.match_threshold import match_threshold
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, ImageRecord, Lens
+from core.search.query_language.filters import prepare_filters
 from core.search.service import SearchResult, SearchService
 from core.ui.galleries.listed import ListedGallery
 from core.ui.galleries.places import FolderPlace, GalleryPlace
@@ -299,6 +300,7 @@ class Shelf:
         """
         if self.entries:
             self.entries[0].service.compare(_WARM_QUERY, k=1)
+            prepare_filters(self.entries[0].gallery)
 
 
 def _version(gallery: Gallery) -> str:

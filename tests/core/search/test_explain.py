@@ -7,7 +7,7 @@ import pytest
 
 from core.models.profiles import PROFILES
 from core.models.sentence import MiniLmEncoder
-from core.search.explain import ScoreSplit, split_score
+from core.search.explain import ScoreSplit, split_composed, split_score
 
 QUERY = "two dogs playing in the snow"
 CAPTIONS = ["a brown dog is running through the snow", "", "an unbelievably fluffy dalmatian, 🐕!"]
@@ -60,3 +60,19 @@ def test_the_word_that_both_texts_have_adds_most(minilm):
     found = split_score(query, [caption])
     most = max(found.captions[0].words, key=lambda word: word.share)
     assert "a bus is parked beside a tree"[most.start : most.end] == "bus"
+
+
+def test_a_query_of_parts_adds_up_too_and_what_is_subtracted_speaks_against(minilm):
+    texts = ["two dogs playing", "snow", *CAPTIONS[:1]]
+    dogs, snow, caption = minilm.encode_tokens(texts)
+    rows = minilm.encode_text(texts).astype(np.float64)
+    weights = np.array([1.0, -0.5])
+    weights /= np.linalg.norm(weights @ rows[:2])
+    parts = list(zip(weights, (dogs, snow), strict=True))
+    found = split_composed(weights @ rows[:2], parts, [caption])
+    assert_adds_up(found)
+    assert found.score == pytest.approx(weights @ rows[:2] @ rows[2], abs=1e-4)
+    assert found.query_rest == pytest.approx(
+        sum(w * split_score(t, [caption]).query_rest for w, t in parts), abs=1e-4
+    )
+    assert sum(word.share for word in found.query_words if word.end == 4) < 0  # snow
