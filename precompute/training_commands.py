@@ -40,6 +40,7 @@ class _Mini(_Lazy):
     modules = {
         "captioner": "precompute.mini.captioner_command",
         "names": "precompute.mini.names_command",
+        "words": "precompute.mini.words_command",
     }
 
 
@@ -50,7 +51,8 @@ finetune = typer.Typer(
 )
 mini = typer.Typer(
     cls=_Mini,
-    help="Train the shipped captioner again (captioner), and what names things for it (names).",
+    help="Train the shipped captioner again (captioner), teach it words from texts without photos "
+    "(words), and what names things for it (names).",
     no_args_is_help=True,
 )
 

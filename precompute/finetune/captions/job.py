@@ -49,6 +49,10 @@ class TrainingTask:
     identity: Mapping[str, Any] = {}
     """What makes a run another one; JSON values."""
 
+    def images(self, pairs: Pairs) -> int:
+        """Return how many images the training split has."""
+        return len(pairs)
+
     def split(self, job: Job, pairs: Pairs) -> Split:
         """Return the training split."""
         return job.split(pairs)
@@ -94,7 +98,7 @@ class Job:
         self._say = say if prepared.accelerator.is_main_process else lambda _: None
         self._training = CaptionTraining(
             prepared.objective,
-            len(pairs),
+            self._task.images(pairs),
             prepared.accelerator,
             self.folder / CHECKPOINT,
             {
