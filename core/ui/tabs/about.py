@@ -6,13 +6,20 @@ import json
 
 import gradio as gr
 
-from core.errors import GalleryError
+from core.errors import GalleryError, ModelError
 from core.gallery.manifest import ModelRef
+from core.models.match_threshold import match_threshold
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
-from core.records import CaptionPooling
+from core.records import LENSES, CaptionPooling, Lens
 from core.ui.parts.markup import LENS_WORDS, escape, fusion_words
 from core.ui.parts.shelf import Shelf
+
+_MATCH = "nothing here matches well"
+_UNMEASURED = (
+    "For the {} it is never said here: no threshold was measured with this model, and a guess would "
+    "mislead. python -m precompute match measures one."
+)
 
 _NUMBERS = (
     (
@@ -44,7 +51,7 @@ _NUMBERS = (
         "to your words: faster on large galleries, at the price of a missed picture now and then.",
     ),
     (
-        "nothing here matches well",
+        _MATCH,
         "Said of a lens whose best score is lower than that of 19 in 20 queries whose picture was "
         "there, measured on photos that the small models had not seen. Words that the models do "
         "not know are mostly caught; that one certain picture is missing is not.",
@@ -200,12 +207,27 @@ def _model_row(role: str, spec: ModelSpec) -> str:
     )
 
 
+def _has_threshold(profile: Profile, lens: Lens) -> bool:
+    try:
+        model = profile.sentence if lens == "captions" else profile.clip
+        return match_threshold(lens, model) is not None
+    except ModelError:
+        return False
+
+
 def numbers_explained(profile: Profile) -> str:
     """Return what each number on the page means."""
+    unmeasured = [LENS_WORDS[lens].title for lens in LENSES if not _has_threshold(profile, lens)]
+    numbers = [
+        (term, f"{text} {_UNMEASURED.format(' and the '.join(unmeasured))}")
+        if term == _MATCH and unmeasured
+        else (term, text)
+        for term, text in _NUMBERS
+    ]
     best = f"{profile.fusion}. {fusion_words(profile.fusion).long} The slider moves the weight."
     terms = "".join(
         f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>"
-        for term, text in (*_NUMBERS, ("best of both", best[:1].upper() + best[1:]))
+        for term, text in (*numbers, ("best of both", best[:1].upper() + best[1:]))
     )
     return (
         f"<section><h2>What the numbers mean</h2><dl>{terms}</dl></section>"
