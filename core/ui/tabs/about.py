@@ -17,7 +17,7 @@ from core.ui.parts.shelf import Shelf
 
 _MATCH = "nothing here matches well"
 _UNMEASURED = (
-    "For the {} it is never said here: no threshold was measured with this model, and a guess would "
+    "For the {} it is never said here: no threshold was measured, and a guess would "
     "mislead. python -m precompute match measures one."
 )
 
