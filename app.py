@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,7 +25,8 @@ from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from core.duel.votes import Votes
-    from core.models.profiles import Models
+    from core.models.matcher import Matcher
+    from core.models.profiles import Models, Profile
     from core.models.spec import Captioner
     from core.ui.galleries.places import GalleryPlace
     from core.ui.operation.health import Health
@@ -156,17 +158,35 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
 
 def open_models(settings: Settings) -> Models:
     """Return the models of the profile, none of them loaded."""
-    from core.models.choose import with_captioner, with_clip
+    from core.models.choose import with_captioner, with_clip, with_matcher
     from core.models.profiles import PROFILES, Models
 
     # A GPU that is rented by the second is for captions; a query is quicker on the CPU.
     device = "cpu" if settings.zero_gpu else settings.device
     profile = with_clip(PROFILES[settings.profile], settings.clip)
+    profile = with_matcher(profile, settings.reranker)
     return Models(
         with_captioner(profile, settings.captioner),
         device=device,
         query_cache_size=settings.query_cache_size,
+        matcher=rented_matcher(profile, settings),
     )
+
+
+def rented_matcher(profile: Profile, settings: Settings) -> Matcher | None:
+    """Return what reranks on a GPU that is rented by the second; None where none is, or nothing.
+
+    Raises:
+        ModelError: The model cannot be loaded, which is done before a GPU is rented.
+    """
+    if profile.matcher is None or not settings.zero_gpu or not find_spec("spaces"):
+        return None
+    import spaces
+
+    from core.models.matcher import ImageTextMatcher
+    from core.uploads.zero_gpu import RentedMatcher
+
+    return RentedMatcher(ImageTextMatcher(profile.matcher, device="cuda"), spaces.GPU)
 
 
 def open_uploads(settings: Settings, models: Models) -> Uploads:

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
         description="CLIP model in place of the profile's: a folder, or a Hub id, "
         "OWNER/NAME[@REVISION], of an open_clip model in safetensors.",
     )
+    reranker: str | None = Field(
+        None,
+        min_length=1,
+        description="Offers to rerank CLIP's first pictures by image-text matching: a folder, or a "
+        "Hub id, OWNER/NAME[@REVISION], of a BLIP or BLIP-2 retrieval checkpoint in safetensors.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     galleries: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

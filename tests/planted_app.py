@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from core.errors import ModelNotFoundError
-from core.gallery.manifest import SourceRef
+from core.gallery.manifest import ModelRef, SourceRef
 from core.gallery.writer import write_gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
@@ -24,6 +24,7 @@ from core.uploads.registry import Uploads
 from tests.core import planted
 
 DIM = 64
+READER = ModelRef(name="drawn", source="package:rapidocr", revision="1")
 HOSTILE_CAPTION = '<img src=x onerror="window.pwned=1"> <b>bold</b> & "quoted" {{value}} ${1+1}'
 LONG_CAPTION = "a very long caption about a lighthouse " + "that goes on and on " * 12
 
@@ -40,6 +41,7 @@ class Planted:
     license: str | None = None
     source_url: str | None = None
     more: tuple[Caption, ...] = ()
+    text: str = ""
 
 
 PICTURES = (
@@ -121,6 +123,8 @@ def write_planted_gallery(
                 license=picture.license,
                 source_url=picture.source_url,
                 more_captions=picture.more,
+                text_in_picture=picture.text,
+                text_confidence=0.9 if picture.text else None,
             )
         )
     encoder = WordsEncoder(profile.sentence)
@@ -137,6 +141,7 @@ def write_planted_gallery(
         source=SourceRef(kind="folder", id=source),
         captions_per_image=max(len(record.captions) for record in records),
         caption_pooling=caption_pooling,
+        text_reader=READER if any(picture.text for picture in pictures) else None,
         created_at=planted.CREATED_AT,
     )
     return folder

@@ -23,10 +23,13 @@ CHART_METRICS: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
 LENS_NAMES: dict[LensName, str] = {
     "captions": "Caption lens",
     "clip": "CLIP lens",
+    "clip_reranked": "CLIP lens, first 20 reranked",
     "fused": "Best of both",
     "fused_rrf": "Joined by rank",
     "fused_sum": "Joined by score",
     "rrf_60": "Joined by rank, untuned",
+    "text": "Text in the pictures alone",
+    "fused_text": "Best of both, with text",
     "captions_first": "Caption lens, first caption alone",
     "captions_mean": "Caption lens, mean of the captions",
     "captions_best": "Caption lens, best of the captions",

@@ -19,10 +19,13 @@ Interval = tuple[float, float]
 LensName = Literal[
     "captions",
     "clip",
+    "clip_reranked",
     "fused",
     "fused_rrf",
     "fused_sum",
     "rrf_60",
+    "text",
+    "fused_text",
     "captions_first",
     "captions_mean",
     "captions_best",

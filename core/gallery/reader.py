@@ -27,6 +27,7 @@ from core.records import IndexKind, Lens
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
 from core.search.index import Index
+from core.search.picture_text import TextIndex
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
@@ -76,6 +77,7 @@ class Gallery(PictureSet):
         self.manifest, self.manifest_sha256 = manifest
         self.caption_rows = pictures.caption_rows
         self.has_references = pictures.has_references
+        self._texts = pictures.records.texts_in_pictures
         self.caption_embeddings = embeddings["captions"]
         self._held = held
         self._index_files = indexes
@@ -158,6 +160,11 @@ class Gallery(PictureSet):
             GalleryError: It cannot be read.
         """
         return self._thumbnails.image(self.row(image_id))
+
+    @cached_property
+    def text_index(self) -> TextIndex:
+        """Ranks the pictures by the text in them; made when somebody first asks for it."""
+        return TextIndex(self._texts())
 
     def has_large(self, image_id: str) -> bool:
         """Tell whether a large copy of a picture is kept."""

@@ -7,6 +7,7 @@ __all__ = [
     "devices",
     "locate",
     "match_threshold",
+    "matcher",
     "profiles",
     "sentence",
     "spec",

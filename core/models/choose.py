@@ -65,6 +65,15 @@ def _with_precision(spec: ModelSpec) -> ModelSpec:
     return replace(spec, precision=precision)
 
 
+def with_matcher(profile: Profile, given: str | None) -> Profile:
+    """Return the profile with the reranker that was asked for, or with its own for None.
+
+    Raises:
+        ModelNotFoundError: There is no such folder or repository.
+    """
+    return profile if given is None else replace(profile, matcher=located(given))
+
+
 def with_clip(profile: Profile, given: str | None) -> Profile:
     """Return the profile with the CLIP model that was asked for, or with its own for None.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from core.config import ProfileName
+    from core.models.matcher import Matcher
     from core.records import Lens
 
 
@@ -38,6 +39,7 @@ class Profile:
         captioner: Writes the captions.
         sentence: Embeds captions and queries for the caption lens.
         clip: Embeds images and queries for the CLIP lens.
+        matcher: Ranks the first of a ranking anew where a visitor asks for it; None for no such.
         fusion: How the two lenses are joined, found best for these models on held-out photos by
             ``python -m precompute evaluate``; by rank where that was not measured.
     """
@@ -47,6 +49,7 @@ class Profile:
     sentence: ModelSpec
     clip: ModelSpec
     fusion: Fusion = PLAIN_RRF
+    matcher: ModelSpec | None = None
 
 
 # Measured by `evaluate` on 111 COCO photos: of queries with the caption, or the picture, that they
@@ -142,6 +145,7 @@ class Models:
         captioner: Used in place of the one that the profile names; so are the next two.
         sentence: Likewise.
         clip: Likewise.
+        matcher: Likewise.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class Models:
         captioner: Captioner | None = None,
         sentence: SentenceEncoder | None = None,
         clip: ImageTextEncoder | None = None,
+        matcher: Matcher | None = None,
     ) -> None:
         """Remember what to load; load nothing."""
         self.profile = profile
@@ -160,6 +165,7 @@ class Models:
         self._captioner = captioner
         self._sentence = sentence
         self._clip = clip
+        self._matcher = matcher
         # Two threads must not build a model twice: each copy would load its own weights. One model
         # may ask for another while it is built.
         self._lock = threading.RLock()
@@ -201,6 +207,16 @@ class Models:
                 self._clip = ClipEncoder(self.profile.clip, device=self.device)
             return self._clip
 
+    @property
+    def matcher(self) -> Matcher | None:
+        """The model that reranks; None where the profile names none."""
+        with self._lock:
+            if self._matcher is None and self.profile.matcher is not None:
+                from core.models.matcher import ImageTextMatcher
+
+                self._matcher = ImageTextMatcher(self.profile.matcher, device=self.device)
+            return self._matcher
+
     def loaded(self) -> dict[Lens, bool]:
         """Return for each lens whether the model that embeds its queries is in memory."""
         clip = getattr(self._clip, "loaded_towers", ("text",) if self._clip is not None else ())
@@ -217,7 +233,7 @@ class Models:
         Returns:
             The names of those that were unloaded.
         """
-        models = (self._captioner, self._sentence, self._clip, *others)
+        models = (self._captioner, self._sentence, self._clip, self._matcher, *others)
         unloaded = [
             model.spec.name
             for model in models

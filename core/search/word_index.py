@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,15 +18,21 @@ class WordIndex:
 
     Args:
         texts: One a picture, in row order; may be empty.
+        tokens: What counts as a word of each of some texts; None for stems of English.
 
     Raises:
         MissingDependencyError: bm25s or PyStemmer is not installed.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        tokens: Callable[[Sequence[str]], list[list[str]]] | None = None,
+    ) -> None:
         """Index the texts: some 30 microseconds each."""
         self.size = len(texts)
-        corpus = _stems(texts)
+        self._tokens = tokens or _stems
+        corpus = self._tokens(texts)
         self._rows: dict[str, int] = {}
         self._parts: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         if not any(corpus):  # bm25s cannot index a corpus without a word
@@ -45,8 +51,8 @@ class WordIndex:
         if self._parts is None:
             return found
         data, indices, starts = self._parts
-        for stem in _stems([words])[0]:
-            row = self._rows.get(stem)
+        for token in self._tokens([words])[0]:
+            row = self._rows.get(token)
             if row is not None:
                 place = slice(starts[row], starts[row + 1])
                 found[indices[place]] += data[place]  # a text stands once in a word's list

@@ -8,7 +8,9 @@ import gradio as gr
 
 from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
+from core.records import ImageRecord
 from core.search.explain import CaptionShare, Explanation, Word, explain
+from core.search.picture_text import shared_words
 from core.search.places import Place, with_caption
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
@@ -33,9 +35,10 @@ def add_why_endpoint(shelf: Shelf) -> None:
             query, image_id, captions (score, and its exact split: query_words and, for each
             caption, words, each with its share; with the rest they add up to the score), clip
             (score, words, the whole query first, and for each a map of rows of patches from 0 to 1
-            over the area of the picture: left, top, width, height as shares of it), fused (what
-            each lens adds to the joined score), and failures (a sentence for each lens that cannot
-            be explained).
+            over the area of the picture: left, top, width, height as shares of it), text (what can
+            be read in the picture, how sure the reader is, and the words of it that are nearly
+            words of the query; null where nothing was read), fused (what each lens adds to the
+            joined score), and failures (a sentence for each lens that cannot be explained).
         """
         return why_json(shelf.entry(gallery), query, image_id)
 
@@ -91,7 +94,7 @@ def why_json(entry: ShelvedGallery, query: str, image_id: str) -> dict[str, Any]
         record.id,
         texts,
         picture,
-        pooling=gallery.manifest.caption_pooling,
+        pooling=entry.caption_pooling,
         fusion=service.models.profile.fusion,
     )
     return {
@@ -99,6 +102,7 @@ def why_json(entry: ShelvedGallery, query: str, image_id: str) -> dict[str, Any]
         "image_id": record.id,
         "captions": _captions(found, text, texts),
         "clip": _clip(found),
+        "text": _text(record, service.parse(query).words),
         "fused": found.fused and {lens: round(part, 4) for lens, part in found.fused.items()},
         "failures": dict(found.failures),
     }
@@ -160,6 +164,16 @@ def _words(text: str, words: tuple[Word, ...]) -> list[dict[str, Any]]:
         }
         for word in words
     ]
+
+
+def _text(record: ImageRecord, query: str) -> dict[str, Any] | None:
+    if not record.text_in_picture:
+        return None
+    return {
+        "text": record.text_in_picture,
+        "confidence": record.text_confidence,
+        "words": list(shared_words(query, record.text_in_picture)),
+    }
 
 
 def _clip(found: Explanation) -> dict[str, Any] | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import QueryError
+from core.errors import QueryError, UnknownImageError
 from core.gallery.dataset.image_ids import ImageIds
+from core.gallery.layout import thumbnail_path
 from core.gallery.picture_set import PictureSet
 from core.records import ImageRecord, IndexKind, Lens
 from core.search.index import Index
@@ -85,6 +86,18 @@ class Snapshot(PictureSet):
     def name(self) -> str:
         """What the page calls it."""
         return self._name
+
+    def read_thumbnail(self, image_id: str) -> bytes:
+        """Return a picture's thumbnail: webp.
+
+        Raises:
+            UnknownImageError: The upload has no such picture, or no longer.
+        """
+        try:
+            self.row(image_id)
+            return thumbnail_path(self.folder, image_id).read_bytes()
+        except FileNotFoundError as error:
+            raise UnknownImageError(image_id) from error
 
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         if not self.records:

@@ -1,4 +1,4 @@
-"""Captions on a GPU that is rented by the batch: for how long, and what may go wrong with it."""
+"""Models on a GPU that is rented by the batch: for how long, and what may go wrong with it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from core.errors import UploadError
 from core.models.captioner.instructblip import InstructBlipCaptioner
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
+    from core.models.matcher import ImageTextMatcher
     from core.records import Caption
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ _MARGIN = 1.5
 """A task that takes longer than was asked for is stopped."""
 
 _KEPT = "What is described stays, and the other photos wait"
+_AS_THEY_ARE = "The pictures stay in CLIP’s order"
+_RERANK_S = 20.0
 
 
 class RentedCaptioner:
@@ -100,33 +104,65 @@ class RentedCaptioner:
         return described
 
 
+class RentedMatcher:
+    """Reranks on a ZeroGPU Space: a GPU is rented for each reranking, and given back.
+
+    Args:
+        matcher: What scores the pictures.
+        rent: ``spaces.GPU``.
+    """
+
+    def __init__(self, matcher: ImageTextMatcher, rent: Callable[..., Any]) -> None:
+        """Load the weights and wrap the model."""
+        self.spec = matcher.spec
+        matcher.load()
+
+        def matched(images: Sequence[Image], query: str) -> np.ndarray:
+            return matcher.match(images, query)
+
+        self._rented = rent(duration=_RERANK_S)(matched)
+
+    def match(self, images: Sequence[Image], query: str) -> np.ndarray:
+        """Return for each RGB image how well a query fits it: float32 (n,), 0 is undecided.
+
+        Raises:
+            UploadError: No GPU could be had, or it was taken away.
+        """
+        with _told_in_a_sentence(_AS_THEY_ARE):
+            found: np.ndarray = self._rented(images, query)
+        return found
+
+
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
+def _told_in_a_sentence(kept: str = _KEPT) -> Iterator[None]:
     """Turn what the package ``spaces`` raises into one sentence for the visitor.
 
     Its errors are gradio's, which this room does not import; they are known by their titles.
+
+    Args:
+        kept: What a visitor has all the same, without a full stop.
     """
     try:
         yield
     except Exception as error:
         title = str(getattr(error, "title", ""))
-        sentence = _sentence(title, str(getattr(error, "message", error)))
+        sentence = _sentence(title, str(getattr(error, "message", error)), kept)
         if sentence is None:
             raise
-        logger.warning("no captions from a rented GPU: %s: %s", title, error)
+        logger.warning("nothing from a rented GPU: %s: %s", title, error)
         raise UploadError(sentence) from error
 
 
-def _sentence(title: str, message: str) -> str | None:
+def _sentence(title: str, message: str, kept: str) -> str | None:
     if title == "ZeroGPU quota exceeded" and "No GPU was available" not in message:
         wait = re.search(r"Try again in ([\d:]+(?: day[s,]* [\d:]+)?)", message)
         again = f"try again in {wait[1]}" if wait else "try again tomorrow"
         return (
-            f"The GPU time that Hugging Face gives you a day is used up. {_KEPT}: {again}, or sign "
+            f"The GPU time that Hugging Face gives you a day is used up. {kept}: {again}, or sign "
             "in to Hugging Face for more."
         )
     if title == "ZeroGPU worker error":
-        return f"The GPU was lost before these photos were done. {_KEPT}: press the button again."
+        return f"The GPU was lost before these photos were done. {kept}: press the button again."
     if title.startswith("ZeroGPU") or "ZeroGPU API" in message:
-        return f"No GPU is free at the moment. {_KEPT}: try again in a minute."
+        return f"No GPU is free at the moment. {kept}: try again in a minute."
     return None

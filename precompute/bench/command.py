@@ -165,6 +165,20 @@ def explanations_command(
     _tell(explanations(source, photos, name, say, settings.device), json_file)
 
 
+@app.command("read-text")
+def read_text_command(
+    source: Annotated[Path, typer.Argument(help="Folder of photos with text in them.")],
+    qrels: Annotated[Path, typer.Option(help="TREC labels of queries about that text.")],
+    queries: Annotated[Path, typer.Option(help="Their texts: QUERY<tab>TEXT.")],
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the reader of text in pictures: seconds, and what its sure and unsure lines find."""
+    from precompute.bench.read_text import read_text
+
+    settings, _ = _chosen(None)
+    _tell(read_text(source, qrels, queries, settings, say), json_file)
+
+
 def _chosen(profile: ProfileChoice | None) -> tuple[Settings, ProfileName]:
     from core.config import get_settings
 

@@ -46,6 +46,13 @@ def run(
             help="Folder with Flickr8k's ExpertAnnotations.txt and CrowdFlowerAnnotations.txt."
         ),
     ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a BLIP or BLIP-2 retrieval checkpoint: measure CLIP with its "
+            "first 20 pictures reranked too."
+        ),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="Set of models; the one that built the gallery.")
     ] = None,
@@ -97,6 +104,7 @@ def run(
         qrels=qrels,
         queries=queries,
         judgements=judgements,
+        rerank=rerank,
         seed=seed,
         synthetic_vectors=index_size,
         command=shlex.join(["python", "-m", "precompute", "evaluate", *typed_words(gallery)]),

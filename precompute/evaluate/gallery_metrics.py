@@ -26,7 +26,7 @@ from core.gallery.metrics_file import (
     Provenance,
 )
 from core.gallery.reader import Gallery
-from core.models.choose import with_clip
+from core.models.choose import with_clip, with_matcher
 from core.models.profiles import PROFILES, Models, Profile
 from core.records import LENSES, SAMPLE_NAME, UNSURE, IndexKind
 from precompute.evaluate import index_curve, lens_results
@@ -36,6 +36,8 @@ from precompute.evaluate.metrics import caption_metrics
 from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
+from precompute.evaluate.reranked import reranked_scorer
+from precompute.evaluate.text_lens import text_scorers
 from precompute.packages import versions_of
 
 logger = logging.getLogger("twolens")
@@ -66,6 +68,8 @@ class Plan:
         qrels: TREC relevance labels, or None.
         queries: The texts that go with ``qrels``.
         judgements: Folder of Flickr8k's human judgements, or None.
+        rerank: Model that ranks CLIP's first pictures anew, see
+            :func:`core.models.choose.with_matcher`; None measures none.
         seed: Of everything drawn.
         resamples: Of each bootstrap interval.
         flips: Random flips of each test.
@@ -82,6 +86,7 @@ class Plan:
     qrels: Path | None = None
     queries: Path | None = None
     judgements: Path | None = None
+    rerank: str | None = None
     seed: int = 0
     resamples: int = RESAMPLES
     flips: int = FLIPS
@@ -130,8 +135,13 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
         )
     with clock.stage("choose fusion"):
         fusions = TunedFusions.choose(asked, asked_to_tune, plan.seed)
+    baselines = {**text_scorers(asked, models.profile.fusion), **_baselines(asked, plan.seed)}
+    matcher = models.matcher
+    if plan.rerank is not None and matcher is not None:
+        with clock.stage("rerank"):
+            baselines = {"clip_reranked": reranked_scorer(asked, matcher), **baselines}
     with clock.stage("rank"):
-        results, seen = lens_results.rank_all(asked, fusions, _baselines(asked, plan.seed))
+        results, seen = lens_results.rank_all(asked, fusions, baselines)
     with clock.stage("intervals and tests"):
         figures = lens_results.figures(results, asked, resamples=plan.resamples, seed=plan.seed)
         tests = lens_results.paired_tests(results, asked, flips=plan.flips, seed=plan.seed)
@@ -178,7 +188,7 @@ def profile_of(plan: Plan) -> Profile:
             f"{plan.folder.name} was built with the profile {name[:40]!r}; only "
             f"{' and '.join(PROFILES)} are known here."
         )
-    return with_clip(found[name], plan.clip)
+    return with_matcher(with_clip(found[name], plan.clip), plan.rerank)
 
 
 def _references(gallery: Gallery) -> QuerySet:

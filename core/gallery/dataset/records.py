@@ -169,6 +169,16 @@ class Records(Sequence[ImageRecord]):
         """Whether a person wrote a caption of any picture."""
         return bool(self._lengths("references").any())
 
+    def texts_in_pictures(self) -> dict[str, str]:
+        """Return what was read in each picture that has text, by its id, in row order."""
+        import pyarrow.compute as pc
+
+        if "text_in_picture" not in self.table.column_names:
+            return {}
+        table = self.table.select(["id", "text_in_picture"])
+        found = table.filter(pc.greater(pc.utf8_length(table["text_in_picture"]), 0))
+        return dict(zip(*(found[name].to_pylist() for name in found.column_names), strict=True))
+
     def _lengths(self, name: str) -> np.ndarray:
         import pyarrow.compute as pc
 

@@ -22,17 +22,18 @@ _FULL_PRECISION_MODULES = ["lm_head", "qformer", "language_projection"]
 """Kept out of 8 bits: naming any replaces the default list, so ``lm_head`` is named again."""
 
 
-def require_safetensors(name: str, folder: Path) -> None:
+def require_safetensors(name: str, folder: Path, setting: str = "TWOLENS_UPLOAD_CAPTIONER") -> None:
     """Raise ModelError unless a checkpoint's folder holds safetensors.
 
     Args:
         name: What the error calls the checkpoint.
         folder: Where its files are.
+        setting: Where the checkpoint was named.
     """
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{name} has no weights in safetensors, and TwoLens reads no others: save it in that "
-            "format once, as the README says, and name its folder in TWOLENS_UPLOAD_CAPTIONER."
+            f"format once, as the README says, and name its folder in {setting}."
         )
 
 
@@ -140,6 +141,53 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
         )
     _check_complete(spec, report)
     return model, processor, folder
+
+
+def read_matcher(spec: ModelSpec, dtype: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return the model and the processor of a checkpoint for image-text matching.
+
+    Args:
+        spec: Of ``BlipForImageTextRetrieval`` or ``Blip2ForImageTextRetrieval``.
+        dtype: Of the weights, torch's.
+
+    Raises:
+        ModelNotFoundError: The checkpoint is not on this machine, nor reachable.
+        ModelError: It is damaged, of another kind, or has none in safetensors.
+    """
+    from transformers import (
+        AutoConfig,
+        Blip2ForImageTextRetrieval,
+        Blip2Processor,
+        BlipForImageTextRetrieval,
+        BlipProcessor,
+    )
+
+    folder = files_of(spec, *MODEL_FILES)
+    with _damage_named(spec):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    kinds: dict[str, tuple[Any, Any]] = {
+        "blip": (BlipForImageTextRetrieval, BlipProcessor),
+        "blip-2": (Blip2ForImageTextRetrieval, Blip2Processor),
+    }
+    if config.model_type not in kinds:
+        raise ModelError(
+            f"{spec.name} is a {config.model_type} model: pictures are reranked by image-text "
+            "matching with BLIP or BLIP-2, such as Salesforce/blip2-itm-vit-g."
+        )
+    require_safetensors(spec.name, folder, "TWOLENS_RERANKER")
+    kind, processor_kind = kinds[config.model_type]
+    with _damage_named(spec):
+        processor = processor_kind.from_pretrained(folder, local_files_only=True)
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    _check_complete(spec, report)
+    return model, processor
 
 
 def _multiplied_out(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 PLACEHOLDER = "a dog catching a frisbee in the snow"
 
 RESULTS_BRIDGE = """
-// It sends 'pick', 'similar', 'turn' and 'more'.
+// It sends 'pick', 'similar', 'turn', 'more' and 'rerank'.
 element.twolensTrigger = (name, data) => trigger(name, data);
 watch('value', () => window.dispatchEvent(new CustomEvent('twolens:shown', {detail: element})));
 window.dispatchEvent(new CustomEvent('twolens:ready', {detail: element}));

@@ -15,7 +15,7 @@ from core.gallery.reader import Gallery
 from core.models.match_threshold import match_threshold
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
-from core.records import CORRECTED, ImageRecord, Lens
+from core.records import CORRECTED, CaptionPooling, ImageRecord, Lens
 from core.search.query_language.filters import prepare_filters
 from core.search.service import SearchResult, SearchService
 from core.ui.galleries.listed import ListedGallery
@@ -63,6 +63,16 @@ class ShelvedGallery:
     def source_id(self) -> str:
         """Name of what the gallery was built from."""
         return self.gallery.manifest.source.id
+
+    @property
+    def caption_pooling(self) -> CaptionPooling:
+        """How several captions of a picture are indexed."""
+        return self.gallery.manifest.caption_pooling
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the text in its pictures was read when it was built."""
+        return self.gallery.manifest.text_reader is not None
 
     def score_range(self, lens: Lens) -> tuple[float, float] | None:
         """Return the scores between which a lens's bars run; None where they are not known."""

@@ -17,8 +17,18 @@ _HELP = (
 )
 
 
-def word_row(entry: ShelvedGallery, query: ParsedQuery, standing: Standing, k: int) -> str:
-    """Return the row, with a button that takes it away."""
+def word_row(
+    entry: ShelvedGallery, query: ParsedQuery, standing: Standing, k: int, without: str = ""
+) -> str:
+    """Return the row, with a button that takes it away.
+
+    Args:
+        entry: The gallery.
+        query: What was asked.
+        standing: Where both lenses ranked the pictures.
+        k: Pictures of the row.
+        without: What is shown beside both lenses then.
+    """
     found = words_in_captions(entry.gallery, query, k)
     top = found.hits[0].score if found.hits else 1.0
     items = "".join(
@@ -39,16 +49,12 @@ def word_row(entry: ShelvedGallery, query: ParsedQuery, standing: Standing, k: i
     return (
         '<section class="tl-lens plain wide tl-words" aria-label="Words in captions, BM25">'
         f'<header class="tl-lens-head"><h2>Words in captions <small>{explained("BM25", _HELP)}, '
-        f"{took}</small></h2>{_switch('', 'Hide', query.text)}</header>{shown}</section>"
+        f"{took}</small></h2>{switch(without, 'Hide', query.text)}</header>{shown}</section>"
     )
 
 
-def word_offer(query: ParsedQuery) -> str:
-    """Return the button that adds the row."""
-    return f'<p class="tl-further">{_switch(WORDS, "Add words in captions (BM25)", query.text)}</p>'
-
-
-def _switch(more: str, label: str, query: str) -> str:
+def switch(more: str, label: str, query: str) -> str:
+    """Return a button after which ``more`` is shown beside both lenses."""
     return (
         f'<button type="button" class="tl-chip" data-more="{more}" '
         f'data-words="{escape(query)}">{escape(label)}</button>'

@@ -120,6 +120,12 @@
       book.twolensFocus = true;
       return book.twolensTrigger("turn", { start: leaf.dataset.start, query: leaf.dataset.words });
     }
+    const anew = event.target.closest("[data-rerank]");
+    const ranker = anew && bridgeOf(anew);
+    if (ranker) {
+      ranker.twolensFocus = true;
+      return ranker.twolensTrigger("rerank", { query: anew.dataset.rerank });
+    }
     const jump = event.target.closest("[data-tab]");
     if (!jump) return;
     const tab = [...document.querySelectorAll('[role="tab"]')].find(

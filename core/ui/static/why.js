@@ -108,6 +108,22 @@
     return box;
   };
 
+  /* What can be read in the picture, its words that are the query's marked. */
+  const textPart = (found) => {
+    const box = make("div", "tl-why-part text");
+    const { text, words } = found.text;
+    box.append(make("strong", "", words.length ? "Your words can be read in it" : "It says"));
+    const line = make("p", "tl-why-words");
+    const shown = text.length > 300 ? `${text.slice(0, 300)} …` : text;
+    for (const piece of shown.split(/([\p{L}\p{N}]+)/u)) {
+      line.append(words.includes(piece) ? make("mark", "", piece) : piece);
+    }
+    line.prepend("“");
+    line.append("”");
+    box.append(line);
+    return box;
+  };
+
   /* Where the picture would stand with another caption, while the visitor types it. */
   const tryPart = (picture) => {
     const box = make("div", "tl-why-part");
@@ -147,15 +163,23 @@
     return box;
   };
 
+  /* The secret in the address of a visitor's own photo, which lets its holder ask about it. */
+  const ownPhoto = (picture) => (picture.src.match(/^uploads\/([\w-]+)\//) || [])[1];
+
   const answerInto = async (box, picture) => {
     const body = make("div", "tl-why-body", "Looking …");
     body.setAttribute("aria-live", "polite");
     box.append(body);
     try {
-      const found = await asked("why", picture.query, picture.id, picture.gallery);
+      const own = ownPhoto(picture);
+      const found = own
+        ? await asked("upload_why", picture.query, picture.id, own)
+        : await asked("why", picture.query, picture.id, picture.gallery);
       const parts = [];
-      if (found.captions) parts.push(captionPart(found), tryPart(picture));
+      if (found.captions) parts.push(captionPart(found));
+      if (found.captions && !own) parts.push(tryPart(picture)); // one's own are corrected in a table
       if (found.clip) parts.push(clipPart(found, picture));
+      if (found.text) parts.push(textPart(found));
       for (const sentence of Object.values(found.failures)) {
         parts.push(make("p", "tl-flag", sentence));
       }
@@ -173,7 +197,7 @@
   };
 
   page.why = (picture) => {
-    if (!picture.query || !picture.gallery) return null;
+    if (!picture.query || !(picture.gallery || ownPhoto(picture))) return null;
     const box = make("details", "tl-why");
     box.append(make("summary", "", "Why this picture?"));
     let begun = false;

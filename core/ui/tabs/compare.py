@@ -53,7 +53,7 @@ from core.ui.parts.states import (
     top_pictures,
     two_lens_skeleton,
 )
-from core.ui.parts.word_row import WORDS, word_offer, word_row
+from core.ui.tabs.further import further_rows, rerank_answer
 
 CHANCE_HELP = (
     "Two lenses that chose their pictures blindly would have this many in common on average: the "
@@ -136,6 +136,12 @@ def compare_tab(shelf: Shelf, gallery: gr.Component) -> CompareTab:
     results.pick(on_pick, [box.k, gallery, more], [box.query, results], **SEARCH_EVENT)
     results.similar(on_similar, [box.k, gallery], results, **SEARCH_EVENT)
     results.turn(on_page, [box.k, gallery, more], results, **SEARCH_EVENT)
+
+    def on_rerank(gallery_name: str, event: gr.EventData) -> str:
+        query = event_value(event, "query")
+        return answered(shelf, gallery_name, lambda: rerank_answer(shelf, query, gallery_name))
+
+    results.rerank(on_rerank, gallery, results, **SEARCH_EVENT)
     return CompareTab(box, results, more)
 
 
@@ -226,9 +232,9 @@ def _comparison(
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     left = _left(comparison)
     total = len(entry.gallery) if left is None else left
-    further = "" if more is None or start else word_offer(parsed)
-    if more == WORDS and not start:
-        further = word_row(entry, parsed, standing, asked)
+    further = ""
+    if more is not None and not start:
+        further = further_rows(entry, parsed, standing, asked, more)
     return (
         f"{examples_line(entry, comparison.query)}{above_results(entry, parsed)}"
         f"{'' if start else _agreement(entry, comparison)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from core.errors import ImageError, UploadError
 from core.images.decode import decode
 from core.images.file_names import shown_name
-from core.records import CORRECTED, ImageRecord
+from core.records import CORRECTED, CaptionPooling, ImageRecord
 from core.ui.parts.shelf import Shelf, ShelvedGallery
 from core.ui.uploads.routes import large_address, thumbnail_address
 from core.uploads.intake import Progress
@@ -54,6 +54,16 @@ class ShelvedUpload(ShelvedGallery):
     def source_id(self) -> str:
         """Nothing: an upload was not built from a source with a name."""
         return ""
+
+    @property
+    def caption_pooling(self) -> CaptionPooling:
+        """An upload has one caption a picture."""
+        return "mean"
+
+    @property
+    def has_text(self) -> bool:
+        """Not that: visitors wait for their photos, whose text is not read."""
+        return False
 
     def origin_of(self, record: ImageRecord) -> str:
         """Return who wrote a picture's caption, in words for the visitor."""

@@ -19,6 +19,7 @@ from core.ui.parts.shelf import ShelvedGallery
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.ui.uploads.tab import DESCRIBE_EVENT
+from core.ui.why import why_json
 from core.uploads.intake import Progress
 from core.uploads.session import UploadSession
 
@@ -37,14 +38,15 @@ def add_upload_endpoints(desk: UploadDesk) -> None:
 
     ``/upload_add(files)``, ``/upload_describe()`` (reports progress, then the pictures),
     ``/upload_stop()``, ``/upload_compare(query, k)``, ``/upload_similar(image_id, lens, k)``,
-    ``/upload_correct(image_id, caption)``, ``/upload_remove(image_id)``, ``/upload_forget()``.
+    ``/upload_why(query, image_id, token)``, ``/upload_correct(image_id, caption)``,
+    ``/upload_remove(image_id)``, ``/upload_forget()``.
 
     Args:
         desk: What does the work.
     """
     with gr.Row(visible=False):
         files = gr.File(file_count="multiple")
-        first, second = gr.Textbox(), gr.Textbox()
+        first, second, third = gr.Textbox(), gr.Textbox(), gr.Textbox()
         k = gr.Number(5)
         answer = gr.JSON()
         trigger = gr.Button()
@@ -59,6 +61,8 @@ def add_upload_endpoints(desk: UploadDesk) -> None:
     add(on.on_stop, "upload_stop", [])
     add(on.on_compare, "upload_compare", [first, k])
     add(on.on_similar, "upload_similar", [first, second, k])
+    # As for galleries: searches do not wait for an explanation, which runs an image tower.
+    add(on.on_why, "upload_why", [first, second, third], concurrency_id="why", concurrency_limit=2)
     add(on.on_correct, "upload_correct", [first, second])
     add(on.on_remove, "upload_remove", [first])
     add(on.on_forget, "upload_forget", [])
@@ -104,6 +108,14 @@ class _Endpoints:
         return similar_json(_entry(self._desk, request), image_id, lens, count)  # type: ignore[arg-type]
 
     @for_endpoint
+    def on_why(self, query: str, image_id: str, token: str) -> dict[str, Any]:
+        """Answer as ``/why`` does, for whoever has the secret of the pictures' own addresses."""
+        session = self._desk.uploads.by_view_token(token)
+        if session is None:
+            raise UploadError("There is no upload here, or it was forgotten; add your photos.")
+        return why_json(_searchable(self._desk, session), query, image_id)
+
+    @for_endpoint
     def on_correct(self, image_id: str, caption: str, request: gr.Request) -> dict[str, Any]:
         """Replace a caption."""
         session = self._desk.get(request.session_hash)
@@ -123,7 +135,11 @@ class _Endpoints:
 
 
 def _entry(desk: UploadDesk, request: gr.Request) -> ShelvedGallery:
-    shelf = desk.shelf(desk.get(request.session_hash))
+    return _searchable(desk, desk.get(request.session_hash))
+
+
+def _searchable(desk: UploadDesk, session: UploadSession) -> ShelvedGallery:
+    shelf = desk.shelf(session)
     if not shelf.entries:
         raise UploadError("No photo is searchable yet: add some, then have them described.")
     return shelf.entry()
