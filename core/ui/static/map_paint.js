@@ -46,7 +46,7 @@
       if (disc.radius === radius && disc.width === canvas.width) return disc;
       const at = [];
       for (let dy = -radius; dy <= radius; dy++) {
-        const half = Math.round(Math.sqrt(radius * radius + radius * 0.4 - dy * dy));
+        const half = Math.floor(Math.sqrt((radius + 0.5) ** 2 - dy * dy));
         for (let dx = -half; dx <= half; dx++) at.push(dy * canvas.width + dx);
       }
       disc = { radius, width: canvas.width, at: Int32Array.from(at) };

@@ -16,6 +16,7 @@ from core.search.service import Comparison
 from core.ui.parts.cards import plain_row
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
+from core.ui.parts.query_chips import query_chips
 from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.share import View, addressed, as_text
 from core.ui.parts.shelf import Shelf, ShelvedGallery
@@ -135,15 +136,16 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
         "hits": {},
         "places": {},
     }
-    summary = ""
+    summary = parts = ""
     if typed:
         comparison = entry.service.compare(typed, k=picture_count(k))
         told |= drawn(entry, found, comparison)
         ids = [hit.id for hit in comparison.fused]
         summary = top_pictures(entry, ids, "Best of both")
         typed = comparison.query
+        parts = query_chips(entry, entry.service.parse(typed))
     content = (
-        f"{examples_line(entry, typed)}"
+        f"{examples_line(entry, typed)}{parts}"
         f'<div class="tl-map" data-map="{escape(json.dumps(told, ensure_ascii=False))}"></div>'
         f'<p class="tl-note">Pictures that a lens finds alike lie near each other; distances '
         f"between far groups mean little. Your words (◆) stand at the mean place of their "
