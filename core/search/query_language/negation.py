@@ -16,7 +16,7 @@ _ANYTHING = "a photo"
 _MOST_WORDS = 3
 _NEGATION = re.compile(
     r"""
-    (?:^|[\s,]+)
+    (?<![^\s,])
     (?: (?:but\s+|and\s+)? (?:with|has|have|having|showing)? \s* (?<![^\s,])no
       | (?:but\s+|and\s+)? without
       | (?:but\s+|and\s+)? not
@@ -81,6 +81,8 @@ def without_in_words(query: str) -> str | None:
     if not thing or '"' in thing:
         return None
     behind = _TRAILING.sub("", query[end:], count=1)
-    rest = one_line(f"{query[: found.start()]} {behind}").replace(" ,", ",").strip(" ,.;")
+    rest = (
+        one_line(f"{query[: found.start()].rstrip(' ,')} {behind}").replace(" ,", ",").strip(" ,.;")
+    )
     subtracted = f'-"{thing}"' if len(words) > 1 else f"-{thing}"
     return f"{rest or _ANYTHING} {subtracted}"

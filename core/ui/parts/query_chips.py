@@ -5,10 +5,11 @@ A chip carries the query that it leads to, so that the address, Back and the API
 
 from __future__ import annotations
 
+from core.errors import QueryError
 from core.search.query_language.filters import Filter
 from core.search.query_language.foreign import NOTE, is_foreign
 from core.search.query_language.negation import without_in_words
-from core.search.query_language.parse import ParsedQuery, Part
+from core.search.query_language.parse import ParsedQuery, Part, parse_query
 from core.ui.parts.cards import alt_text
 from core.ui.parts.filter_panel import filter_panel
 from core.ui.parts.markup import escape
@@ -69,7 +70,10 @@ def _chip(shown: str, name: str, without: str, kind: str) -> str:
 
 def _negation(words: str) -> str:
     offered = without_in_words(words)
-    if offered is None:
+    try:
+        if offered is None or parse_query(offered).filters:
+            return ""
+    except QueryError:  # what is negated looks like syntax
         return ""
     return (
         '<div class="tl-parts"><button type="button" class="tl-chip" '
