@@ -17,9 +17,9 @@ _MOST_WORDS = 3
 _NEGATION = re.compile(
     r"""
     (?<![^\s,])
-    (?: (?:but\s+|and\s+)? (?:with|has|have|having|showing)? \s* (?<![^\s,])no
+    (?: (?:but\s+|and\s+)? (?:with|has|have|having|showing|wearing)? \s* (?<![^\s,])no
       | (?:but\s+|and\s+)? without
-      | (?:but\s+|and\s+)? not
+      | (?<!\bis\s)(?<!\bare\s)(?<!\bdo\s)(?<!\bdoes\s)(?<!\bwould\s) (?:but\s+|and\s+)? not
       | except(?:\s+for)?
       | excluding
     )
@@ -33,7 +33,8 @@ _ENDS = frozenset(
     + ("are", "as", "inside", "outside", "through", "during", "visible", "anywhere", "there")
 )
 _TRAILING = re.compile(
-    r"^\s+(?:in\s+(?:it|sight|them)|at\s+all|around|anywhere|there|visible)(?!\S)", re.IGNORECASE
+    r"^\s+(?:in\s+(?:it|sight|them)|at\s+all|around|anywhere|there|visible)(?=$|[\s,.;!?])",
+    re.IGNORECASE,
 )
 _NOTICES = frozenset(
     ["smoking", "parking", "entry", "stopping", "trespassing", "swimming", "entrance"]
@@ -50,6 +51,10 @@ _NO_THINGS = frozenset(
         "too",
         "one",
         "longer",
+        "far",
+        "idea",
+        "touch",
+        "enter",
         "matter",
         "doubt",
         "more",
@@ -69,7 +74,8 @@ def without_in_words(query: str) -> str | None:
     words: list[str] = []
     at = found.start("thing")
     for word in re.finditer(r"[^\s]+", query[at : found.end("thing")]):
-        if word[0].lower() in _ENDS or len(words) == _MOST_WORDS:
+        does = words and word[0].endswith("ing")  # what somebody does without it
+        if does or word[0].lower() in _ENDS or len(words) == _MOST_WORDS:
             break
         words.append(word[0])
         end = at + word.end()
