@@ -20,6 +20,7 @@ HEAVY = {
     "open_clip",
     "peft",
     "rapidocr",
+    "pymilvus",
     "ray",
     "sentence_transformers",
     "timm",
@@ -130,6 +131,7 @@ def test_precompute_never_imports_the_app_or_the_ui():
     [
         ("gradio", ("core/ui/", "app.py")),
         ("peft", ("core/models/captioner/adapters.py", "precompute/finetune/")),
+        ("pymilvus", ("core/search/engines/milvus.py",)),
         ("ray", ("precompute/build/executors/ray_cluster.py",)),
         ("rapidocr", ("core/models/text_reader.py",)),
         ("accelerate", ("precompute/build/executors/ranks.py", "precompute/finetune/")),

@@ -99,7 +99,7 @@ def right_answers(
     answers: dict[str, dict[str, Ranking]] = {query: {} for query in asked}
     for lens in LENSES:
         encoder = models.sentence if lens == "captions" else models.clip
-        index = gallery.index(lens, "flat")
+        index = gallery.exact_index(lens)
         rankings = index.search(encoder.encode_text(list(asked)), min(FUSION_DEPTH, len(gallery)))
         for query, hits in zip(asked, rankings, strict=True):
             answers[query][lens] = [(hit.id, hit.score) for hit in hits]

@@ -113,7 +113,7 @@ def _best_scores(
     gallery: Gallery, lens: Lens, queries: np.ndarray, rows: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's best score, and the best without the picture of its row."""
-    rankings = gallery.index(lens, "flat").search(queries, 2)
+    rankings = gallery.exact_index(lens).search(queries, 2)
     best = np.array([hits[0].score for hits in rankings])
     own = [gallery.records[row].id for row in rows]
     without = [

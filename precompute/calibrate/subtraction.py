@@ -108,7 +108,7 @@ def _of_lens(
 
 
 def _firsts(gallery: Gallery, lens: Lens, queries: Sequence[np.ndarray]) -> list[list[int]]:
-    rankings = gallery.index(lens, "flat").search(np.stack(queries), _DEPTH)
+    rankings = gallery.exact_index(lens).search(np.stack(queries), _DEPTH)
     return [[gallery.row(hit.id) for hit in hits] for hits in rankings]
 
 
