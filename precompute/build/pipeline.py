@@ -173,7 +173,7 @@ class _Build:
 
     def _begin(self, plan: dict[str, Any]) -> None:
         """Take up an unfinished build of the same plan, or start."""
-        if not self._workspace.holds(plan):
+        if not self._workspace.holds(plan) and self._options.executor != "ray":
             # Before an older unfinished build is thrown away: a missing model then costs nothing.
             self._describing.try_models()
         differs = self._workspace.begin(plan)
