@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from core.models.devices import give_back_memory
 
@@ -14,29 +14,41 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def halved_on_exhaustion(
-    work: Callable[[list[Item]], list[Result]], items: list[Item]
-) -> list[Result]:
-    """Return ``work(items)``; where memory does not suffice, that of its halves.
+class FittingBatches(Generic[Item, Result]):
+    """Work on batches, each as large as memory allows.
+
+    A batch for which memory does not suffice is halved, and no later one is larger.
 
     Args:
-        work: Returns a result an item; it may be asked again.
-        items: One or more.
-
-    Raises:
-        Exception: What ``work`` raises: memory that one item alone exhausts, too.
+        work: Returns a result an item; after it failed for want of memory it is asked again.
     """
-    try:
-        return work(items)
-    except (MemoryError, RuntimeError) as error:
-        if len(items) == 1 or not _is_exhaustion(error):
-            raise
-    # Outside of the handler: what the failed attempt held is then free.
-    half = (len(items) + 1) // 2
-    _log.warning("a batch of %d does not fit into memory: halved", len(items))
-    give_back_memory()
-    parts = (items[:half], items[half:])
-    return [result for part in parts for result in halved_on_exhaustion(work, part)]
+
+    def __init__(self, work: Callable[[list[Item]], list[Result]]) -> None:
+        """Allow any size."""
+        self._work = work
+        self._largest: int | None = None
+
+    def __call__(self, items: list[Item]) -> list[Result]:
+        """Return a result an item, in order.
+
+        Raises:
+            Exception: What the work raises: memory that one item alone exhausts, too.
+        """
+        results: list[Result] = []
+        while len(results) < len(items):
+            rest = items[len(results) :]
+            part = rest[: self._largest or len(rest)]
+            try:
+                results += self._work(part)
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if len(part) == 1 or not _is_exhaustion(error):
+                    raise
+            # Outside of the handler: what the failed attempt held is free now.
+            self._largest = (len(part) + 1) // 2
+            _log.warning("batches of %d do not fit into memory: halved", len(part))
+            give_back_memory()
+        return results
 
 
 def _is_exhaustion(error: Exception) -> bool:

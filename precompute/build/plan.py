@@ -22,6 +22,8 @@ from precompute.sources.types import Source, SourceOptions
 Executor = Literal["local", "accelerate", "ray"]
 
 BATCH_SIZE = 8
+GPU_BATCH_SIZE = 32
+"""As many as a captioner takes at once; halved where memory does not suffice."""
 SHARD_SIZE = 64
 MAX_CAPTIONS_PER_IMAGE = 20
 LARGE_UP_TO = 2_000
@@ -128,6 +130,11 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
         },
         "packages": versions_of(_PINNED),
     }
+
+
+def batch_size_for(device: str) -> int:
+    """Return the batch size for a device, see :func:`core.models.devices.resolve_device`."""
+    return BATCH_SIZE if resolve_device(device) == "cpu" else GPU_BATCH_SIZE
 
 
 def large_px(options: BuildOptions, source: Source, settings: Settings) -> int | None:

@@ -20,7 +20,7 @@ from core.errors import ModelError
 from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodeLimits
 from core.records import Caption, ImageRecord, Lens
-from precompute.build.memory import halved_on_exhaustion
+from precompute.build.memory import FittingBatches
 from precompute.build.pictures import Picture, given_caption, prepare, text_fields
 from precompute.build.plan import BuildOptions, large_px
 from precompute.build.shard import Note, Shard, Skipped, duplicate_of
@@ -165,6 +165,7 @@ class Describing:
         """Load nothing yet."""
         self._options, self._columns, self._kind = options, columns, kind
         self._reader, self._known = reader, known
+        self._fitting = FittingBatches(self._describe)
         self.describer = Describer(
             models.captioner,
             models.sentence,
@@ -237,21 +238,18 @@ class Describing:
                 places.append(len(found) - 1)
                 batch.append(row)
             if len(batch) == self._options.batch_size:
-                for place, one in zip(places, self._batch(batch), strict=True):
+                for place, one in zip(places, self._fitting(batch), strict=True):
                     found[place] = one
                 batch, places = [], []
                 advance(waiting)
                 waiting = 0
-        for place, one in zip(places, self._batch(batch) if batch else [], strict=True):
+        for place, one in zip(places, self._fitting(batch) if batch else [], strict=True):
             found[place] = one
         advance(waiting)
         return self._joined(shard, drafts, [one for one in found if one is not None])
 
     def _given(self, picture: Picture) -> Caption | None:
         return given_caption(picture.row) if self._options.source.captions_from else None
-
-    def _batch(self, batch: list[Picture]) -> list[OfPicture]:
-        return halved_on_exhaustion(self._describe, batch)
 
     def _describe(self, batch: list[Picture]) -> list[OfPicture]:
         given = None

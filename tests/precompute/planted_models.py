@@ -18,10 +18,11 @@ class PlantedCaptioner:
     spec = PROFILE.captioner
 
     def __init__(self, most: int = 1000) -> None:
-        self.asked, self.most = 0, most
+        self.asked, self.refused, self.most = 0, 0, most
 
     def caption(self, images):
         if len(images) > self.most:
+            self.refused += 1
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         self.asked += len(images)
         return [Caption(f"picture {_digest(image)[:8]}") for image in images]

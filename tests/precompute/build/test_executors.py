@@ -84,6 +84,7 @@ def test_memory_for_two_pictures_at_once(source, whole, tmp_path):
     same_gallery(tmp_path / "g", whole)
     # 18 pictures, three of them in another shard too (one twice), and a blank one at first.
     assert models.captioner.asked == 18 + 3 + 1
+    assert models.captioner.refused == 1  # the first batch; no later one is so large
     with pytest.raises(RuntimeError, match="out of memory"):
         pipeline.build(replace(asked, out=tmp_path / "h"), models=planted_models(most=0))
 
