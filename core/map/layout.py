@@ -52,28 +52,28 @@ def lay_out(embeddings: Mapping[Lens, np.ndarray]) -> MapLayout:
     Raises:
         ValueError: More than :data:`MOST_PICTURES`, or lenses with different numbers of pictures.
     """
-    from threadpoolctl import threadpool_limits
-
     count = len(embeddings["captions"])
     if any(len(rows) != count for rows in embeddings.values()):
         raise ValueError("both lenses need a row for every picture")
     if count > MOST_PICTURES:
         raise ValueError(f"a map holds at most {MOST_PICTURES:,} pictures; these are {count:,}")
-    with threadpool_limits(1):
-        if count < FEWEST_EMBEDDED:
-            found = {lens: components(embeddings[lens], 2) for lens in LENSES}
-            method = "principal components"
-        else:
-            with ThreadPoolExecutor(len(LENSES)) as threads:
-                placed = threads.map(_embedded, (embeddings[lens] for lens in LENSES))
-                found = dict(zip(LENSES, placed, strict=True))
-            method = (
-                f"{_COMPONENTS} principal components, then t-SNE (scikit-learn "
-                f"{version('scikit-learn')}, perplexity {_perplexity(count)})"
-            )
-    maps = {lens: _scaled(found[lens]) for lens in LENSES}
-    maps["clip"] = aligned(maps["clip"], maps["captions"])
+    few = count < FEWEST_EMBEDDED
+    if not few:
+        import sklearn.manifold  # noqa: F401 - a limit of threads binds what is loaded
+    from threadpoolctl import threadpool_limits
+
+    place = _first_two if few else _embedded
+    with threadpool_limits(1), ThreadPoolExecutor(len(LENSES)) as threads:
+        placed = threads.map(place, (embeddings[lens] for lens in LENSES))
+        maps = {lens: _scaled(rows) for lens, rows in zip(LENSES, placed, strict=True)}
+        maps["clip"] = aligned(maps["clip"], maps["captions"])
     coordinates = {lens: maps[lens].astype(np.float32) for lens in LENSES}
+    method = "two principal components"
+    if not few:
+        method = (
+            f"{_COMPONENTS} principal components, then t-SNE (scikit-learn "
+            f"{version('scikit-learn')}, perplexity {_perplexity(count)})"
+        )
     return MapLayout(coordinates, f"{method}; CLIP turned onto captions (Procrustes)")
 
 
@@ -144,25 +144,32 @@ def evenly(count: int, at_most: int) -> np.ndarray:
     return np.linspace(0, count - 1, at_most).astype(np.int64)
 
 
+def _first_two(embeddings: np.ndarray) -> np.ndarray:
+    return components(embeddings, 2)
+
+
 def _embedded(embeddings: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    rows = components(embeddings, _COMPONENTS)
-    chosen = evenly(len(rows), MOST_EMBEDDED)
-    # Both lenses begin from their own first components: a start that they share, or CLIP's from the
-    # captions' map, agreed less in the end (0.59 and 0.51 against 0.62 on 1,000 photos).
-    begin = rows[chosen, :2] - rows[chosen, :2].mean(axis=0)
-    begin *= 1e-4 / max(float(begin[:, 0].std()), 1e-12)
-    placed: np.ndarray = TSNE(
-        n_components=2,
-        perplexity=_perplexity(len(rows)),
-        init=begin.astype(np.float32),
-        learning_rate="auto",
-        max_iter=_STEPS,
-        random_state=0,
-        n_jobs=1,
-    ).fit_transform(rows[chosen].astype(np.float32))
-    return placed if len(chosen) == len(rows) else _among(rows, rows[chosen], placed)
+    # Once more: OpenMP has a limit for each thread that calls it.
+    with threadpool_limits(1):
+        rows = components(embeddings, _COMPONENTS)
+        chosen = evenly(len(rows), MOST_EMBEDDED)
+        # Both lenses begin from their own first components: a start that they share, or CLIP's from
+        # the captions' map, agreed less in the end (0.59 and 0.51 against 0.62 on 1,000 photos).
+        begin = rows[chosen, :2] - rows[chosen, :2].mean(axis=0)
+        begin *= 1e-4 / max(float(begin[:, 0].std()), 1e-12)
+        placed: np.ndarray = TSNE(
+            n_components=2,
+            perplexity=_perplexity(len(rows)),
+            init=begin.astype(np.float32),
+            learning_rate="auto",
+            max_iter=_STEPS,
+            random_state=0,
+            n_jobs=1,
+        ).fit_transform(rows[chosen].astype(np.float32))
+        return placed if len(chosen) == len(rows) else _among(rows, rows[chosen], placed)
 
 
 def _perplexity(count: int) -> int:

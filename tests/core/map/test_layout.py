@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from core.map import layout
 from core.map.layout import agreement, aligned, lay_out, trustworthiness
@@ -43,6 +44,24 @@ def test_a_map_is_the_same_bytes_again_and_alike_for_lenses_that_agree():
         assert np.sqrt((places**2).sum(axis=1).mean()) == pytest.approx(1)
     assert agreement(first.coordinates["captions"], first.coordinates["clip"]) > 0.98
     assert "t-SNE" in first.method
+
+
+def test_a_map_is_made_by_one_thread_a_lens_whatever_the_machine_has(monkeypatch):
+    """More would add numbers in another order, and so give other bytes."""
+    seen = []
+
+    class Watched:
+        def __init__(self, **options):
+            pass
+
+        def fit_transform(self, rows):
+            seen.extend(library["num_threads"] for library in threadpool_info())
+            return rows[:, :2]
+
+    monkeypatch.setattr("sklearn.manifold.TSNE", Watched)
+    with threadpool_limits(2):
+        lay_out({"captions": unit_rows(20, 8), "clip": unit_rows(20, 8)})
+    assert seen and set(seen) == {1}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
