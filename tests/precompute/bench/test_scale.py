@@ -1,4 +1,4 @@
-"""A gallery that is multiplied has other pictures' names, and thumbnails that are still pictures."""
+"""A gallery that is multiplied: other names, and thumbnails that are still pictures."""
 
 from __future__ import annotations
 
