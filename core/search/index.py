@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import EmbeddingError, QueryError
-from core.records import Hit, IndexKind
+from core.records import FAISS_KINDS, Hit, IndexKind
 from core.search.engines.approximate import Approximate, library, save
 from core.search.engines.files import Clusters
 from core.search.engines.training import add_all, trained_index
@@ -147,7 +147,7 @@ class Index:
             EmbeddingError: See :func:`check_embeddings`; or the numbers of rows and ids differ.
             QueryError: Unknown kind.
         """
-        check_index_kind(kind)
+        check_index_kind(kind, FAISS_KINDS)
         vectors = check_embeddings(embeddings)
         _check_owners(len(vectors), ids, owners)
         if kind == "flat":

@@ -281,8 +281,10 @@ def test_k_and_nprobe_below_one_are_refused(nprobe):
         index.search(unit_rows(1, 8), 1, nprobe=nprobe)
     with pytest.raises(QueryError, match=f"k must be 1 or more; got {nprobe}"):
         index.search(unit_rows(1, 8), nprobe)
-    with pytest.raises(QueryError, match="hnsw; got 'tree'"):
+    with pytest.raises(QueryError, match="milvus; got 'tree'"):
         Index.build(unit_rows(3, 8), image_ids(3), "tree")
+    with pytest.raises(QueryError, match="no milvus index"):
+        Index.build(unit_rows(3, 8), image_ids(3), "milvus")
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
