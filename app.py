@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from core.models.profiles import Models, Profile
     from core.models.spec import Captioner
     from core.ui.galleries.places import GalleryPlace
+    from core.ui.galleries.shelf import AwaitedGallery, Shelf
     from core.ui.operation.health import Health
-    from core.ui.parts.shelf import AwaitedGallery, Shelf
     from core.uploads.registry import Uploads
 
 logger = logging.getLogger("twolens")
@@ -133,7 +133,7 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         ModelError: The profile's models are not there.
     """
     from core.ui.galleries.places import place_of
-    from core.ui.parts.shelf import Shelf
+    from core.ui.galleries.shelf import Shelf
 
     models = models or open_models(settings)
     profile = models.profile

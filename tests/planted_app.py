@@ -19,7 +19,7 @@ from core.gallery.writer import write_gallery
 from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import Caption, CaptionPooling, ImageRecord
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from core.uploads.registry import Uploads
 from tests.core import planted
 

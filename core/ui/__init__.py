@@ -1,3 +1,3 @@
 """The page and the endpoints, one file a tab: only this and ``app.py`` import gradio."""
 
-__all__ = ["galleries", "launch", "operation", "parts"]
+__all__ = ["galleries", "launch", "operation"]

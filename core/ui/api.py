@@ -14,9 +14,9 @@ from core.search.query import fusion_of, picture_count
 from core.search.query_language.filters import with_filters
 from core.search.service import SearchResult
 from core.search.word_lens import words_in_captions
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
-from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 IndexChoice = Literal["default", "flat", "ivf", "ivfsq8", "ivfpq", "hnsw", "milvus"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import gradio as gr
 from gradio.blocks import Block
 
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.events import PAGE_EVENT
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.states import answered, opening_state, start_state
+from core.ui.parts.results.states import answered, opening_state, start_state
 from core.ui.tabs.compare import CompareTab, answer
 
 _LOOK_S = 1.0

@@ -17,6 +17,7 @@ from core.config import Settings, get_settings
 from core.duel.votes import Votes
 from core.ui.connections import bound_connections
 from core.ui.galleries.chooser import cover_route
+from core.ui.galleries.shelf import Shelf
 from core.ui.guard import Guard, RequestLimits
 from core.ui.mcp_answers import answer_agents_in_json
 from core.ui.operation.front_door import FrontDoor
@@ -25,7 +26,6 @@ from core.ui.operation.link_preview import LinkPreview, robots_route
 from core.ui.operation.metrics import Metrics
 from core.ui.operation.preview_picture import preview_route
 from core.ui.page import build_page, head, theme
-from core.ui.parts.shelf import Shelf
 from core.ui.parts.thumbnails import picture_routes
 from core.ui.request_bodies import Function
 from core.ui.sessions import MOST_SESSIONS, Sessions

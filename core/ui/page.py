@@ -14,11 +14,11 @@ from core.records import LENSES
 from core.ui.api import add_endpoints
 from core.ui.first_gallery import is_awaited, turn_into_first_gallery
 from core.ui.galleries.chooser import GalleryChooser
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.events import SEARCH_EVENT, PageBlocks
 from core.ui.parts.markup import escape
+from core.ui.parts.results.states import answered, opening_state, start_state
 from core.ui.parts.share import SHARE_BRIDGE, SHARE_BUTTON
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.states import answered, opening_state, start_state
 from core.ui.restored_view import restored_parts, restoring
 from core.ui.tabs.about import about_tab, gallery_description
 from core.ui.tabs.break_a_lens import limits_tab

@@ -8,11 +8,11 @@ from typing import cast
 import gradio as gr
 
 from core.records import LENSES, IndexKind, Lens
-from core.ui.parts.paging import browse_view
+from core.ui.galleries.shelf import Shelf
+from core.ui.parts.results.paging import browse_view
+from core.ui.parts.results.similar import similar_view
+from core.ui.parts.results.states import answered, start_state
 from core.ui.parts.share import View
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.similar import similar_view
-from core.ui.parts.states import answered, start_state
 from core.ui.tabs.compare import CompareTab, search
 from core.ui.tabs.lens import IndexOffer, LensTab, index_offer
 from core.ui.tabs.lens import search as lens_search

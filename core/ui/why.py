@@ -12,9 +12,9 @@ from core.records import ImageRecord
 from core.search.explain import CaptionShare, Explanation, Word, explain
 from core.search.picture_text import shared_words
 from core.search.places import Place, with_caption
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint
-from core.ui.parts.shelf import Shelf, ShelvedGallery
 
 _DECIMALS = 5
 

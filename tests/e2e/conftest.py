@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.e2e import raw_requests
 from tests.e2e.visiting import DESKTOP, Visit
 from tests.planted_app import planted_shelf, serving

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.core import planted
 from tests.e2e.conftest import CHROMIUM
 from tests.planted_app import DIM, planted_models, planted_profile, serving

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core.records import SAMPLE_NAME
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.states import SAMPLE_EXAMPLES
+from core.ui.galleries.shelf import Shelf
+from core.ui.parts.results.states import SAMPLE_EXAMPLES
 from tests.e2e.visiting import Visit
 from tests.planted_app import (
     planted_models,

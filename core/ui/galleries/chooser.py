@@ -14,9 +14,9 @@ from starlette.routing import Route
 from core.errors import TwoLensError
 from core.gallery.manifest import Manifest
 from core.ui.galleries.listed import ListedGallery
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.events import PAGE_EVENT, event_value
 from core.ui.parts.markup import escape
-from core.ui.parts.shelf import Shelf
 
 _FOR_GOOD = "public, max-age=31536000, immutable"
 _NO_PICTURE = (

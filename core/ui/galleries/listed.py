@@ -27,7 +27,7 @@ from core.gallery.manifest import Manifest
 from core.ui.galleries.places import GalleryPlace
 
 if TYPE_CHECKING:
-    from core.ui.parts.shelf import ShelvedGallery
+    from core.ui.galleries.shelf import ShelvedGallery
 
 logger = logging.getLogger("twolens")
 

@@ -14,7 +14,7 @@ from core.ui.parts.events import sentence_for
 
 if TYPE_CHECKING:
     from core.ui.galleries.listed import ListedGallery
-    from core.ui.parts.shelf import Shelf
+    from core.ui.galleries.shelf import Shelf
 
 
 class Health:

@@ -16,7 +16,7 @@ from core.errors import TwoLensError
 from core.ui.operation.link_preview import PREVIEW_PATH, PREVIEW_SIZE
 
 if TYPE_CHECKING:
-    from core.ui.parts.shelf import Shelf
+    from core.ui.galleries.shelf import Shelf
 
 GROUND, INK, QUIET = "#fbfaf8", "#1c1917", "#57534e"
 CAPTIONS_COLOUR, CLIP_COLOUR = "#a53f14", "#0f5c8f"

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from core.errors import TwoLensError
 from core.gallery.reader import Gallery
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 _FOR_GOOD = "public, max-age=31536000, immutable"

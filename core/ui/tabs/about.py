@@ -12,8 +12,8 @@ from core.models.match_threshold import match_threshold
 from core.models.profiles import Profile
 from core.models.spec import ModelSpec
 from core.records import LENSES, CaptionPooling, Lens
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.markup import LENS_WORDS, escape, fusion_words
-from core.ui.parts.shelf import Shelf
 
 _MATCH = "nothing here matches well"
 _UNMEASURED = (

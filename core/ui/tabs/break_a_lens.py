@@ -14,11 +14,11 @@ from core.gallery.metrics_charts import percent
 from core.gallery.metrics_file import Metrics, QueryGroup, read_metrics
 from core.records import LENSES, Lens
 from core.search.places import place_of
-from core.ui.parts.cards import Standing, card, hit_row, standing_of
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, event_value, sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape
-from core.ui.parts.search_box import RESULTS_BRIDGE, words_field
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, words_field
+from core.ui.parts.results.cards import Standing, card, hit_row, standing_of
 
 _PICTURES = 5
 _FOUND = 5

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import gradio as gr
 
-from core.records import LENSES, PLAIN_RRF, FusedHit, Fusion, Lens
+from core.records import LENSES, Lens
 from core.search.agreement import agreement, shared_by_chance
-from core.search.query import MAX_K, picture_count
+from core.search.query import picture_count
 from core.search.service import Comparison, SearchResult
-from core.ui.parts.cards import (
-    Standing,
-    fill_row,
-    firsts_of_alike,
-    fused_cards,
-    fused_row,
-    hit_row,
-    standing_of,
-)
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import (
     BOTH_MARK,
-    EYE_MARK,
     LENS_WORDS,
-    QUOTE_MARK,
-    escape,
     explained,
-    fusion_words,
     stage,
 )
-from core.ui.parts.paging import browse_view, page_start, pager
-from core.ui.parts.query_chips import above_results
-from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
-from core.ui.parts.share import View, addressed, as_text
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.similar import asked_similar, similar_view
-from core.ui.parts.states import (
+from core.ui.parts.query.query_chips import above_results
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.results.cards import (
+    Standing,
+    fill_row,
+    hit_row,
+    standing_of,
+)
+from core.ui.parts.results.paging import browse_view, page_start, pager
+from core.ui.parts.results.similar import asked_similar, similar_view
+from core.ui.parts.results.states import (
     answered,
     details,
     examples_line,
@@ -53,7 +43,9 @@ from core.ui.parts.states import (
     top_pictures,
     two_lens_skeleton,
 )
+from core.ui.parts.share import View, addressed, as_text
 from core.ui.tabs.further import further_rows, rerank_answer
+from core.ui.tabs.fused_row import mixed_row
 
 CHANCE_HELP = (
     "Two lenses that chose their pictures blindly would have this many in common on average: the "
@@ -65,8 +57,6 @@ RBO_HELP = (
     "rank-biased overlap, agreement that counts the first places most: 1 for the same order, 0 "
     "for no picture in common."
 )
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
-"""Weights of the caption lens that a visitor can choose."""
 DEEPEST = 500
 """Pictures after which there is no further page: each page is fused anew from the first rank on."""
 
@@ -242,7 +232,7 @@ def _comparison(
         f'<p class="tl-note">The scores of the two lenses are on different scales and cannot be '
         f"compared with each other.</p>"
         f"{'' if start else fewer_note(shown, asked, left)}"
-        f"{_fused(entry, comparison, standing, both, start, asked)}"
+        f"{mixed_row(entry, comparison, standing, both, start, asked)}"
         f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}{further}"
         f"{take_along()}{_details(comparison)}"
     )
@@ -323,90 +313,3 @@ def _lens(
     row = hit_row(entry, result.hits, standing, lens=lens, found_by_both=both)
     note = match_note(entry, result, comparison.query) if first_page else ""
     return f"{label}{lens_heading(lens, note=note)}{row}</section>"
-
-
-def _fused(
-    entry: ShelvedGallery,
-    comparison: Comparison,
-    standing: Standing,
-    both: frozenset[str],
-    start: int,
-    asked: int,
-) -> str:
-    """Return the fused row, and what moves the weight of the lenses in it.
-
-    The page gets the row for each weight, so that it changes while the visitor drags: the cards of
-    all these rows once, those that are not shown in a template, and the order for each weight.
-    """
-    if len(comparison.rankings) < len(LENSES):
-        return ""
-    default = comparison.fusion
-    rows = _rows(entry, comparison, start, asked)
-    first_shown = rows[default]
-    cards: dict[str, FusedHit] = {}
-    for hits in (first_shown, *rows.values()):
-        for hit in hits:
-            cards.setdefault(hit.id, hit)
-    spare = [hit for hit in cards.values() if hit.id not in {hit.id for hit in first_shown}]
-    weighed = [fusion for fusion in rows if fusion.family == "sum"]
-    at = weighed.index(default) if default in weighed else len(weighed) // 2
-    mix = {
-        "weights": [_mix_stop(fusion, rows[fusion]) for fusion in weighed],
-        "rank": _mix_stop(PLAIN_RRF, rows[PLAIN_RRF]),
-    }
-    by_rank = " checked" if default.family == "rrf" else ""
-    words = fusion_words(default)
-    return (
-        f'<section class="tl-lens both wide" aria-label="Best of both">'
-        f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
-        f'<small class="tl-mix-how">{explained(words.short, words.long)}</small></h2>'
-        f'<div class="tl-mix" data-first="{start + 1}" '
-        f'data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
-        f'<label class="tl-mix-weight"><span class="captions">{QUOTE_MARK}captions</span>'
-        f'<input type="range" min="0" max="{len(weighed) - 1}" step="1" value="{at}" '
-        f'aria-label="From captions alone to CLIP alone" aria-valuetext="{escape(words.short)}">'
-        f'<span class="clip">{EYE_MARK}CLIP</span></label>'
-        f'<label class="tl-mix-rank"><input type="checkbox"{by_rank}> by rank (RRF)</label>'
-        f"</div></header>{fused_row(entry, first_shown, standing, both)}</section>"
-        f"<template class='tl-mix-spare'>{''.join(fused_cards(entry, spare, standing, both))}"
-        "</template>"
-    )
-
-
-def _rows(
-    entry: ShelvedGallery, comparison: Comparison, start: int, asked: int
-) -> dict[Fusion, tuple[FusedHit, ...]]:
-    """Return the fused row by rank and for each weight, from captions alone to CLIP alone.
-
-    Of pictures that are nearly the same a row has the first.
-    """
-    default = comparison.fusion
-    weights = {*WEIGHTS, default.weight} if default.family == "sum" else {*WEIGHTS}
-    kind = default.kind if default.family == "sum" else "zscore"
-    sums = [Fusion(kind, weight) for weight in sorted(weights, reverse=True)]
-    fusions = list(dict.fromkeys([PLAIN_RRF, *sums, default]))
-    if default.family == "sum":
-        fusions = [default if fusion == default else fusion for fusion in fusions]
-    deep = entry.service.fuse_again(comparison, fusions, min(2 * asked, MAX_K), start)
-    pictures = list(dict.fromkeys(hit.id for hits in deep for hit in hits))
-    distinct = len(set(firsts_of_alike(entry, pictures).values())) == len(pictures)
-    rows = deep if distinct else [_first_of_alike(entry, hits, start) for hits in deep]
-    return {fusion: hits[:asked] for fusion, hits in zip(fusions, rows, strict=True)}
-
-
-def _first_of_alike(
-    entry: ShelvedGallery, hits: Sequence[FusedHit], start: int
-) -> tuple[FusedHit, ...]:
-    firsts = firsts_of_alike(entry, [hit.id for hit in hits])
-    kept = [hit for hit in hits if firsts[hit.id] == hit.id]
-    return tuple(replace(hit, rank=rank) for rank, hit in enumerate(kept, start + 1))
-
-
-def _mix_stop(fusion: Fusion, hits: Sequence[FusedHit]) -> dict[str, object]:
-    words = fusion_words(fusion)
-    return {
-        "weight": fusion.weight,
-        "short": words.short,
-        "long": words.long,
-        "ids": [hit.id for hit in hits],
-    }

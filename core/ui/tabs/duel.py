@@ -17,12 +17,12 @@ from core.duel.votes import CONTENDERS, Choice, Contender, Vote, Votes
 from core.errors import QueryError, VoteError
 from core.records import FusedHit, Hit
 from core.search.service import Comparison
-from core.ui.parts.cards import Standing, alt_text, card, standing_of
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, sentence_for
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape
-from core.ui.parts.search_box import RESULTS_BRIDGE, words_field
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import examples_of
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, words_field
+from core.ui.parts.results.cards import Standing, alt_text, card, standing_of
+from core.ui.parts.results.states import examples_of
 
 _PICTURES = 5
 _LEAST_VOTES = 20

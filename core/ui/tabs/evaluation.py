@@ -14,11 +14,11 @@ from core.gallery.metrics_file import (
     read_metrics,
 )
 from core.records import Lens
-from core.ui.parts.cards import Standing, card
-from core.ui.parts.charts import group_table, index_figures, recall_figures, score_figures
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import PAGE_EVENT, sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, ordinal
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.parts.results.cards import Standing, card
+from core.ui.tabs.evaluation_charts import group_table, index_figures, recall_figures, score_figures
 
 _IN_A_SENTENCE: dict[Lens, str] = {"captions": "caption lens", "clip": "CLIP lens"}
 _CASES_EACH = 6

@@ -13,11 +13,11 @@ from core.records import Hit
 from core.search.query_language.filters import allowed_rows
 from core.search.query_language.parse import ParsedQuery
 from core.search.reranking import RERANKED, rerank
-from core.ui.parts.cards import Standing, card, score_facts, standing_of
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.markup import escape, explained, ordinal, stage
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import lens_heading, two_lens_skeleton
-from core.ui.parts.word_row import WORDS, switch, word_row
+from core.ui.parts.results.cards import Standing, card, score_facts, standing_of
+from core.ui.parts.results.states import lens_heading, two_lens_skeleton
+from core.ui.parts.results.word_row import WORDS, switch, word_row
 
 if TYPE_CHECKING:
     from PIL.Image import Image

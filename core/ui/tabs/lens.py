@@ -12,17 +12,16 @@ from core.errors import ModelError, TwoLensError
 from core.records import INDEX_PAIR, LENSES, Hit, IndexKind, Lens
 from core.search.query import MAX_K, picture_count
 from core.search.service import FUSION_DEPTH, SearchResult
-from core.ui.parts.cards import fill_row, hit_row, standing_of
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage
-from core.ui.parts.paging import browse_view, page_start, pager
-from core.ui.parts.picture_query import connect_picture_query, picture_query
-from core.ui.parts.query_chips import above_results
-from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
-from core.ui.parts.share import View, addressed, as_text
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.similar import asked_similar, similar_view
-from core.ui.parts.states import (
+from core.ui.parts.query.picture_query import connect_picture_query, picture_query
+from core.ui.parts.query.query_chips import above_results
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.results.cards import fill_row, hit_row, standing_of
+from core.ui.parts.results.paging import browse_view, page_start, pager
+from core.ui.parts.results.similar import asked_similar, similar_view
+from core.ui.parts.results.states import (
     answered,
     details,
     examples_line,
@@ -35,6 +34,7 @@ from core.ui.parts.states import (
     timing,
     top_pictures,
 )
+from core.ui.parts.share import View, addressed, as_text
 from core.ui.uploads.desk import UploadDesk
 
 IVF_HELP = (

@@ -13,21 +13,21 @@ from core.map.stored import GalleryMap, read_map
 from core.records import LENSES, Hit, Lens
 from core.search.query import picture_count
 from core.search.service import Comparison
-from core.ui.parts.cards import plain_row
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
-from core.ui.parts.query_chips import query_chips
-from core.ui.parts.search_box import RESULTS_BRIDGE, SearchBox, search_box
-from core.ui.parts.share import View, addressed, as_text
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.similar import similar_answer
-from core.ui.parts.states import (
+from core.ui.parts.query.query_chips import query_chips
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, SearchBox, search_box
+from core.ui.parts.results.cards import plain_row
+from core.ui.parts.results.similar import similar_answer
+from core.ui.parts.results.states import (
     answered,
     examples_line,
     no_gallery_state,
     take_along,
     top_pictures,
 )
+from core.ui.parts.share import View, addressed, as_text
 from core.ui.tabs.map_routes import map_file_address, points_address
 
 MOST_LISTED = 100

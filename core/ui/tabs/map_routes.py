@@ -16,8 +16,8 @@ from starlette.routing import Route
 from core.errors import TwoLensError
 from core.map.stored import read_map
 from core.records import LENSES
-from core.ui.parts.cards import Standing, detail_of
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
+from core.ui.parts.results.cards import Standing, detail_of
 
 _STATIC = Path(__file__).parents[1] / "static"
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")

@@ -11,7 +11,7 @@ from core.errors import ImageError, UploadError
 from core.images.decode import decode
 from core.images.file_names import shown_name
 from core.records import CORRECTED, CaptionPooling, ImageRecord
-from core.ui.parts.shelf import Shelf, ShelvedGallery
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.uploads.routes import large_address, thumbnail_address
 from core.uploads.intake import Progress
 from core.uploads.registry import Uploads

@@ -13,9 +13,9 @@ import gradio as gr
 
 from core.errors import UploadError
 from core.ui.api import compare_json, similar_json
+from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import for_endpoint, sentence_for
-from core.ui.parts.shelf import ShelvedGallery
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.ui.uploads.tab import DESCRIBE_EVENT

@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from core.search.query import picture_count
+from core.ui.galleries.shelf import Shelf
 from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
-from core.ui.parts.paging import browse_answer, start_of
-from core.ui.parts.picture_query import picture_state
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.similar import similar_answer
-from core.ui.parts.states import answered, start_state
+from core.ui.parts.query.picture_query import picture_state
+from core.ui.parts.results.paging import browse_answer, start_of
+from core.ui.parts.results.similar import similar_answer
+from core.ui.parts.results.states import answered, start_state
 from core.ui.tabs.compare import answer
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.views import (

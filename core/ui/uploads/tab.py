@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT
-from core.ui.parts.picture_query import picture_query
-from core.ui.parts.search_box import RESULTS_BRIDGE, search_box
+from core.ui.parts.query.picture_query import picture_query
+from core.ui.parts.query.search_box import RESULTS_BRIDGE, search_box
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.handlers import UploadHandlers, no_photos
 from core.ui.uploads.views import captions_table, drop_zone, introduction, nothing_view

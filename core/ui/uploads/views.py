@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.records import Caption
 from core.ui.parts.markup import escape
-from core.ui.parts.sureness import sureness
+from core.ui.parts.results.sureness import sureness
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.uploads.intake import Progress
 from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices

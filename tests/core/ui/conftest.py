@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.planted_app import planted_shelf
 
 

@@ -10,7 +10,7 @@ from threading import Event
 import httpx
 import pytest
 
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.planted_app import (
     PICTURES,
     image_id,

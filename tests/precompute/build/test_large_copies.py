@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.thumbnails import picture_routes
 from precompute.build.pipeline import BuildOptions, build
 from precompute.sources.types import SourceOptions

@@ -7,7 +7,7 @@ import pytest
 from core.errors import GalleryError
 from core.models.profiles import Models
 from core.ui.galleries.places import HubPlace
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.core import planted
 from tests.local_hub import Client, local_hub
 

@@ -12,7 +12,7 @@ from core.errors import ModelError
 from core.models.choose import with_matcher
 from core.models.profiles import Models
 from core.models.sentence import TokenEmbeddings
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from core.ui.tabs.compare import answer
 from core.ui.tabs.further import rerank_answer
 from core.ui.why import why_json

@@ -16,15 +16,15 @@ from core.models.profiles import PROFILES, Models
 from core.records import PLAIN_RRF, Fusion
 from core.search.service import SearchService
 from core.ui.api import compare_json
+from core.ui.galleries.shelf import Shelf
 from core.ui.parts.markup import fusion_words
-from core.ui.parts.shelf import Shelf
-from core.ui.parts.similar import similar_state
-from core.ui.parts.states import answered, start_state
-from core.ui.tabs import about, compare
+from core.ui.parts.results.similar import similar_state
+from core.ui.parts.results.states import answered, start_state
+from core.ui.tabs import about, compare, fused_row
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
 from tests.core.search.test_search import CountingGallery
-from tests.core.ui.parts.test_cards import carried
+from tests.core.ui.parts.results.test_cards import carried
 from tests.planted_app import (
     HOSTILE_CAPTION,
     PICTURES,
@@ -113,7 +113,7 @@ def test_the_page_has_the_row_for_each_weight(shelf, default):
     )
     mix = mixed(markup)
     weights = [stop["weight"] for stop in mix["weights"]]
-    assert weights == sorted({*compare.WEIGHTS, default.weight}, reverse=True)
+    assert weights == sorted({*fused_row.WEIGHTS, default.weight}, reverse=True)
     for stop, fusion in [
         (mix["rank"], PLAIN_RRF),
         *((each, Fusion("zscore", each["weight"])) for each in mix["weights"]),

@@ -15,8 +15,8 @@ from core.search.query_language.filters import (
     sure_captions,
 )
 from core.search.query_language.parse import ParsedQuery
+from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import escape
-from core.ui.parts.shelf import ShelvedGallery
 
 _MEGAPIXELS = ("0.25", "0.5", "1", "2", "4", "8", "12", "24")
 _MOST_LICENCES = 20

@@ -9,7 +9,7 @@ import pytest
 
 from core.records import Caption, FusedHit, Hit
 from core.ui.api import compare_json
-from core.ui.parts.cards import (
+from core.ui.parts.results.cards import (
     Standing,
     card,
     detail_of,

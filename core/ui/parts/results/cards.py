@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from core.records import CORRECTED, LENSES, UNSURE, Caption, FusedHit, Hit, ImageRecord, Lens
+from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape, ordinal
-from core.ui.parts.shelf import ShelvedGallery
-from core.ui.parts.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
+from core.ui.parts.results.sureness import DOUBT, sure_of_its_words, sureness, with_sureness
 
 ALIKE = 0.96
 """Cosine of two pictures' CLIP embeddings from which they are nearly the same: copies of half the

@@ -10,11 +10,11 @@ import gradio as gr
 from core.errors import QueryError
 from core.images.thumbnails import thumbnail_webp
 from core.search.query import picture_count
-from core.ui.parts.cards import Standing, hit_row
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT
 from core.ui.parts.markup import stage
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import (
+from core.ui.parts.results.cards import Standing, hit_row
+from core.ui.parts.results.states import (
     answered,
     details,
     examples_line,

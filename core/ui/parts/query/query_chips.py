@@ -10,10 +10,10 @@ from core.search.query_language.filters import Filter
 from core.search.query_language.foreign import NOTE, is_foreign
 from core.search.query_language.negation import without_in_words
 from core.search.query_language.parse import ParsedQuery, Part, parse_query
-from core.ui.parts.cards import alt_text
-from core.ui.parts.filter_panel import filter_panel
+from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import escape
-from core.ui.parts.shelf import ShelvedGallery
+from core.ui.parts.query.filter_panel import filter_panel
+from core.ui.parts.results.cards import alt_text
 
 
 def above_results(entry: ShelvedGallery, query: ParsedQuery) -> str:

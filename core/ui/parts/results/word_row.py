@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from core.search.query_language.parse import ParsedQuery
 from core.search.word_lens import words_in_captions
-from core.ui.parts.cards import Standing, card, score_facts
+from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import escape, explained, milliseconds
-from core.ui.parts.shelf import ShelvedGallery
+from core.ui.parts.results.cards import Standing, card, score_facts
 
 WORDS = "words"
 """Says, in a view and its address, that this row is shown."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gradio as gr
 
 from core.errors import QueryError
-from core.ui.parts.cards import plain_row
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import escape, stage
+from core.ui.parts.results.cards import plain_row
+from core.ui.parts.results.states import answered, examples_line, one_lens_skeleton
 from core.ui.parts.share import View, addressed
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import answered, examples_line, one_lens_skeleton
 
 PICTURES_A_PAGE = 40
 """Of a gallery that is looked through."""

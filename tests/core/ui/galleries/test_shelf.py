@@ -7,7 +7,7 @@ import pytest
 from core.errors import GalleryError, GalleryNotFoundError, QueryError
 from core.gallery.reader import Gallery
 from core.models.profiles import Models
-from core.ui.parts.shelf import Shelf
+from core.ui.galleries.shelf import Shelf
 from tests.planted_app import image_id, planted_profile, write_planted_gallery
 
 

@@ -8,10 +8,10 @@ from core.errors import TwoLensError
 from core.records import SAMPLE_NAME, Lens
 from core.search.query_language.foreign import is_foreign
 from core.search.service import SearchResult
-from core.ui.parts.cards import alt_text, plain_row, skeleton_row
+from core.ui.galleries.shelf import AwaitedGallery, Shelf, ShelvedGallery
 from core.ui.parts.events import sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
-from core.ui.parts.shelf import AwaitedGallery, Shelf, ShelvedGallery
+from core.ui.parts.results.cards import alt_text, plain_row, skeleton_row
 
 EXAMPLES = (
     "two children on a beach",

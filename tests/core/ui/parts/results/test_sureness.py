@@ -9,8 +9,8 @@ import pytest
 
 from core.records import UNSURE, Caption, Hit
 from core.ui.api import compare_json
-from core.ui.parts.cards import Standing, detail_of, hit_row
-from core.ui.parts.sureness import sureness, with_sureness
+from core.ui.parts.results.cards import Standing, detail_of, hit_row
+from core.ui.parts.results.sureness import sureness, with_sureness
 from tests.planted_app import (
     PICTURES,
     image_id,

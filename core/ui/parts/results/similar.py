@@ -8,12 +8,12 @@ import gradio as gr
 
 from core.search.query import MAX_K, picture_count
 from core.search.service import SearchResult
-from core.ui.parts.cards import Standing, alt_text, fill_row, hit_row
+from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage
+from core.ui.parts.results.cards import Standing, alt_text, fill_row, hit_row
+from core.ui.parts.results.states import answered, lens_heading, one_lens_skeleton
 from core.ui.parts.share import View, addressed
-from core.ui.parts.shelf import Shelf, ShelvedGallery
-from core.ui.parts.states import answered, lens_heading, one_lens_skeleton
 
 
 def similar_view(shelf: Shelf, view: View) -> str:
