@@ -1,4 +1,4 @@
-"""The copies of a picture that are kept: a thumbnail, and one for the large view."""
+"""The copies of a picture that are kept: a thumbnail, and one for the large view; the cover."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.gallery.layout import large_file, thumbnail_path
+from core.errors import GalleryError
+from core.gallery.dataset.reading import open_dataset
+from core.gallery.folder import GalleryFolder
+from core.gallery.layout import large_file, shards_of, thumbnail_path
+from core.gallery.manifest import Manifest, read_manifest
 from core.images.decode import DecodedImage, DecodeLimits, decode
 from core.images.thumbnails import large_webp, thumbnail_webp
 
@@ -128,3 +132,17 @@ class CopiesFolder:
         """Return a picture's large copy; None if none is kept."""
         path = self._folder / large_file(image_id)
         return path.read_bytes() if self._with_large and path.is_file() else None
+
+
+def cover_of(folder: Path) -> bytes | None:
+    """Return the thumbnail of a gallery's first picture: webp; None if it cannot be read.
+
+    It stands for the gallery in a list, and is read without opening the gallery.
+    """
+    try:
+        held = GalleryFolder(folder)
+        files = Manifest.parse(folder, read_manifest(held)).files
+        pictures = open_dataset(held, files, shards_of(files)[:1], mapped=True)
+        return pictures.image(0) if len(pictures) else None
+    except (GalleryError, OSError):
+        return None

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from core.config import get_settings
 from core.errors import CorruptGalleryError, GalleryError, HubError, ManifestMismatchError
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.folder import GalleryFolder
 from core.gallery.layout import LARGE_FOLDER, MANIFEST_FILE
 from core.gallery.manifest import Manifest, read_manifest
-from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.parts import check_files, is_mapped, read_pictures
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from core.gallery.parts import (
 )
 from core.gallery.picture_set import PictureSet, sampled_rows
 from core.records import IndexKind, Lens
+from core.search.bm25.picture_text import TextIndex
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
 from core.search.index import Index
-from core.search.picture_text import TextIndex
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile

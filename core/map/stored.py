@@ -16,9 +16,9 @@ from core.config import get_settings
 from core.errors import CorruptGalleryError, GalleryError
 from core.files import write_atomically
 from core.gallery.caption_rows import CaptionRows
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.folder import GalleryFolder
 from core.gallery.manifest import FileRef, Manifest, read_manifest
-from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.parts import check_files, is_mapped, read_embeddings, read_pictures
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_array

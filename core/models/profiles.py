@@ -192,7 +192,7 @@ class Models:
         """The sentence encoder of the caption lens."""
         with self._lock:
             if self._sentence is None:
-                from core.models.sentence import MiniLmEncoder
+                from core.models.sentence.encoder import MiniLmEncoder
 
                 self._sentence = MiniLmEncoder(self.profile.sentence, device=self.device)
             return self._sentence

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.models.clip.patches import PatchRelevance
-    from core.models.sentence import TokenEmbeddings
+    from core.models.sentence.encoder import TokenEmbeddings
     from core.records import Caption
 
 Precision = Literal["fp32", "bf16", "int8"]

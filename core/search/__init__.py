@@ -2,17 +2,16 @@
 
 __all__ = [
     "agreement",
+    "bm25",
     "engines",
     "explain",
     "fusion",
     "index",
-    "picture_text",
     "places",
     "query",
     "query_kinds",
     "query_language",
     "reranking",
+    "results",
     "service",
-    "word_index",
-    "word_lens",
 ]

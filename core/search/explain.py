@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from core.models.clip.patches import PatchRelevance
     from core.models.profiles import Models
-    from core.models.sentence import TokenEmbeddings
+    from core.models.sentence.encoder import TokenEmbeddings
 
 _MOST_WORDS = 12
 _SMALL_WORDS = frozenset(

@@ -10,10 +10,10 @@ import gradio as gr
 from core.gallery.manifest import Manifest
 from core.records import UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
+from core.search.bm25.word_lens import words_in_captions
 from core.search.query import fusion_of, picture_count
 from core.search.query_language.filters import with_filters
-from core.search.service import SearchResult
-from core.search.word_lens import words_in_captions
+from core.search.results import SearchResult
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint

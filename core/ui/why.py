@@ -9,8 +9,8 @@ import gradio as gr
 from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
 from core.records import ImageRecord
+from core.search.bm25.picture_text import shared_words
 from core.search.explain import CaptionShare, Explanation, Word, explain
-from core.search.picture_text import shared_words
 from core.search.places import Place, with_caption
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of

@@ -19,7 +19,8 @@ from core.search.engines.approximate import Approximate, library
 from core.search.engines.entry import IndexEntry
 from core.search.engines.training import build_for_gallery
 from core.search.index import Index
-from core.search.service import FUSION_DEPTH, SearchService
+from core.search.results import FUSION_DEPTH
+from core.search.service import SearchService
 from precompute.bench.figures import Figure, Say, result
 from precompute.evaluate.index_curve import enlarged
 

@@ -93,7 +93,7 @@ def right_answers(
     """Return, for each query and lens, the ranking of a quiet service."""
     from core.models.profiles import Models
     from core.records import LENSES
-    from core.search.service import FUSION_DEPTH
+    from core.search.results import FUSION_DEPTH
 
     models = Models(profile, query_cache_size=0)
     answers: dict[str, dict[str, Ranking]] = {query: {} for query in asked}

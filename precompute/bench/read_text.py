@@ -12,9 +12,9 @@ from core.config import Settings
 from core.images.decode import DecodeLimits, decode
 from core.models.text_reader import TextReader, joined
 from core.records import ImageRecord
-from core.search.picture_text import TextIndex
+from core.search.bm25.picture_text import TextIndex
+from core.search.bm25.word_index import WordIndex
 from core.search.query_language.parse import parse_query
-from core.search.word_index import WordIndex
 from precompute.bench.figures import Figure, Say, result
 from precompute.evaluate.qrels import from_trec
 

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
-from core.gallery.metrics_file import METRICS_FILE
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Profile
 from core.records import SAMPLE_NAME

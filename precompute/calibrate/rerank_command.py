@@ -43,7 +43,7 @@ def run(
     from core.models.captioner.rerank import write_probe
     from core.models.choose import captioner_spec
     from core.models.profiles import PROFILES
-    from core.models.sentence import MiniLmEncoder
+    from core.models.sentence.encoder import MiniLmEncoder
     from precompute.calibrate.rerank import class_tokens, fit_probe, write_choice
     from precompute.calibrate.threshold import writable_folder
     from precompute.evaluate.metrics.retrieval_metrics import owners_of, recall

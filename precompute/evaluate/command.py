@@ -13,7 +13,7 @@ import typer
 from core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from core.gallery.metrics_file import Metrics
+    from core.gallery.figures.metrics_file import Metrics
     from core.gallery.reader import Gallery
 
 _SHOWN = ("R@1", "R@5", "R@10", "MRR", "nDCG@10", "median_rank")
@@ -124,7 +124,7 @@ def _keep(metrics: Metrics, gallery: Path) -> None:
     """Write the figures to where the app looks for them."""
     from core.errors import GalleryError
     from core.files import write_atomically
-    from core.gallery.metrics_file import METRICS_FILE
+    from core.gallery.figures.metrics_file import METRICS_FILE
 
     try:
         write_atomically(gallery / METRICS_FILE, metrics.to_json().encode())

@@ -8,7 +8,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from core.gallery.metrics_file import FusionChoice, LensFigures, LensName, MetricName, PairedTest
+from core.gallery.figures.metrics_file import (
+    FusionChoice,
+    LensFigures,
+    LensName,
+    MetricName,
+    PairedTest,
+)
 from core.records import LENSES, PLAIN_RRF, Fusion
 from precompute.evaluate.fusions import (
     BothLenses,

@@ -15,9 +15,7 @@ import numpy as np
 
 from core.config import ProfileName
 from core.errors import MissingDependencyError, SourceError
-from core.gallery.layout import embeddings_file, index_file
-from core.gallery.manifest import Manifest
-from core.gallery.metrics_file import (
+from core.gallery.figures.metrics_file import (
     CaptionQuality,
     IndexCurve,
     LensName,
@@ -25,6 +23,8 @@ from core.gallery.metrics_file import (
     Metrics,
     Provenance,
 )
+from core.gallery.layout import embeddings_file, index_file
+from core.gallery.manifest import Manifest
 from core.gallery.reader import Gallery
 from core.models.choose import with_clip, with_matcher
 from core.models.profiles import PROFILES, Models, Profile

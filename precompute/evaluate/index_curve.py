@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.gallery.metrics_file import IndexCurve, IndexPoint
+from core.gallery.figures.metrics_file import IndexCurve, IndexPoint
 from core.records import IndexKind
 from core.search.engines.protocol import VectorIndex
 from core.search.index import Index

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.gallery.metrics_file import Histogram, QueryGroup, SolvedByOne
+from core.gallery.figures.metrics_file import Histogram, QueryGroup, SolvedByOne
 from core.records import ImageRecord
 from core.search.query_kinds import QueryKind, kinds_of
 from core.text import words_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.gallery.metrics_file import LensFigures, LensName, MetricName, PairedTest
+from core.gallery.figures.metrics_file import LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES, Lens
 from precompute.evaluate import resampling
 from precompute.evaluate.fusion_choice import PICKS, TunedFusions

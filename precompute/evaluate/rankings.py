@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.search.word_index import WordIndex
+from core.search.bm25.word_index import WordIndex
 
 DEPTH = 1000
 """Ranks beyond this one count as not found, except in the median rank."""
@@ -99,7 +99,7 @@ def random_scorer(images: int, seed: int) -> Scorer:
 
 
 def bm25_scorer(queries: Sequence[str], captions: Sequence[str]) -> Scorer:
-    """Score by BM25 over the captions, as :class:`core.search.word_index.WordIndex` does.
+    """Score by BM25 over the captions, as :class:`core.search.bm25.word_index.WordIndex` does.
 
     Raises:
         MissingDependencyError: bm25s or PyStemmer is not installed.

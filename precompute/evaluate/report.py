@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core.files import fsync
-from core.gallery.metrics_charts import (
+from core.gallery.figures.metrics_charts import (
     CHART_METRICS,
     LENS_NAMES,
     curve_name,
@@ -16,7 +16,7 @@ from core.gallery.metrics_charts import (
     recall_chart,
     score_chart,
 )
-from core.gallery.metrics_file import MetricName, Metrics, SolvedByOne
+from core.gallery.figures.metrics_file import MetricName, Metrics, SolvedByOne
 from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
 
 REPORT_FILE = "report.md"

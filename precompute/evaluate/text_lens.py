@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.gallery.metrics_file import LensName
+from core.gallery.figures.metrics_file import LensName
 from core.records import LENSES, Fusion
 from core.search.fusion import normalised
 from core.search.query_language.parse import parse_query
 
 if TYPE_CHECKING:
-    from core.search.picture_text import TextIndex
+    from core.search.bm25.picture_text import TextIndex
     from precompute.evaluate.queries import AskedQueries
     from precompute.evaluate.rankings import Scorer
 

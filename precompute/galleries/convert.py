@@ -176,8 +176,8 @@ class _OldCopies:
 def _keep_figures(folder: Path, content: bytes, new: Path) -> None:
     """Copy ``metrics.json``, bound to the new manifest if it was bound to the old one."""
     from core.files import sha256_of, write_atomically
+    from core.gallery.figures.metrics_file import METRICS_FILE
     from core.gallery.layout import MANIFEST_FILE
-    from core.gallery.metrics_file import METRICS_FILE
 
     path = folder / METRICS_FILE
     if path.is_file():

@@ -248,7 +248,7 @@ def _models(folder: Path, manifest: Manifest, profile: Profile) -> Finding:
 
 def _figures(held: GalleryFolder, content: bytes) -> Iterator[Finding]:
     """Tell whether ``metrics.json``, if there is one, is of this build."""
-    from core.gallery.metrics_file import METRICS_FILE, Metrics
+    from core.gallery.figures.metrics_file import METRICS_FILE, Metrics
 
     evaluate = f"Run: python -m precompute evaluate {held.path}"
     try:

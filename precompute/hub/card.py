@@ -7,11 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from core.gallery.figures.metrics_charts import LENS_NAMES
+from core.gallery.figures.metrics_file import METRICS_FILE, Metrics
 from core.gallery.folder import GalleryFolder
 from core.gallery.hub_copy import HUB_PREFIX, VIEWER_FOLDER
 from core.gallery.manifest import Manifest, ModelRef
-from core.gallery.metrics_charts import LENS_NAMES
-from core.gallery.metrics_file import METRICS_FILE, Metrics
 from core.records import ImageRecord, values_of
 from precompute.sources.presets import preset_of
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from core.gallery.dataset.records import IMAGE_COLUMN, image_type
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.folder import GalleryFolder
 from core.gallery.hub_copy import VIEWER_FOLDER, published
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.manifest import Manifest, read_manifest
-from core.gallery.metrics_file import METRICS_FILE
 from core.gallery.parts import Pictures, check_files, read_pictures
 from precompute.hub.card import dataset_card
 from precompute.hub.upload import CARD

@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss, normalize
 from core.errors import SourceError
 from core.files import write_atomically
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from precompute.calibrate.contrastive import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.job import CHECKPOINT, Job, Split, TrainingTask

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save
 from core.errors import SourceError
 from core.files import write_atomically
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from precompute.evaluate.metrics.caption_metrics import normalise_caption
 from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.job import CHECKPOINT, Job, Split, TrainingTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.files import sha256_of
-from core.gallery.metrics_file import Metrics
+from core.gallery.figures.metrics_file import Metrics
 from tests.core.planted import image_ids
 
 BASE = {

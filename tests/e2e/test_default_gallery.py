@@ -13,8 +13,8 @@ import pytest
 from gradio_client import Client
 
 from core.config import get_settings
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.layout import MANIFEST_FILE
-from core.gallery.metrics_file import METRICS_FILE
 from core.models.profiles import PROFILES
 from tests.e2e.running_app import need_mini, running_app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from core.gallery.metrics_file import METRICS_FILE
+from core.gallery.figures.metrics_file import METRICS_FILE
 from tests.core.measured import planted_metrics
 from tests.e2e.visiting import Visit
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf, serving

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.models.captioner.generation import (
+from core.models.captioner.decoding import (
+    GivenStart,
     Written,
     better,
     distinct_captions,
     judged,
+    sampling_arguments,
     search_arguments,
 )
 from core.models.captioner.naming import Namer
 from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
-from core.models.captioner.sampling import GivenStart, sampling_arguments
 from core.models.captioner.settings import Decoding
 from core.models.encoding import Once
 from core.models.spec import ModelSpec, TextEncoder

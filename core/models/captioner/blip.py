@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.models.captioner.base import EncodedImages, GeneratingCaptioner, Loaded
-from core.models.captioner.generation import Written
+from core.models.captioner.decoding import Written
 from core.models.captioner.loading import read_blip
 from core.models.captioner.settings import Decoding, read_decoding
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.models.bert import TOKENIZER_NAME, Bert, BertTokenizer, read_config, require_bert
+from core.models.sentence.bert import TOKENIZER_NAME, Bert, BertTokenizer, read_config, require_bert
 from core.models.tensors import read_tensors
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ModelError, ModelNotFoundError
-from core.models.bert import read_config
 from core.models.clip.sentence_tower import (
     SentenceTower,
     build_sentence_tower,
@@ -22,6 +21,7 @@ from core.models.clip.sentence_tower import (
     sentence_tokenizer,
 )
 from core.models.locate import hub_remedy, local_folder
+from core.models.sentence.bert import read_config
 from core.models.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:

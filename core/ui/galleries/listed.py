@@ -21,7 +21,7 @@ from core.errors import (
     TwoLensError,
     sentence_of,
 )
-from core.gallery.cover import cover_of
+from core.gallery.copies import cover_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.manifest import Manifest
 from core.ui.galleries.places import GalleryPlace

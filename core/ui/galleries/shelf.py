@@ -17,7 +17,8 @@ from core.models.profiles import Models, Profile
 from core.models.spec import ModelSpec
 from core.records import CORRECTED, CaptionPooling, ImageRecord, Lens
 from core.search.query_language.filters import prepare_filters
-from core.search.service import SearchResult, SearchService
+from core.search.results import SearchResult
+from core.search.service import SearchService
 from core.ui.galleries.listed import ListedGallery
 from core.ui.galleries.places import FolderPlace, GalleryPlace
 

@@ -10,8 +10,8 @@ from random import SystemRandom
 
 import gradio as gr
 
-from core.gallery.metrics_charts import percent
-from core.gallery.metrics_file import Metrics, QueryGroup, read_metrics
+from core.gallery.figures.metrics_charts import percent
+from core.gallery.figures.metrics_file import Metrics, QueryGroup, read_metrics
 from core.records import LENSES, Lens
 from core.search.places import place_of
 from core.ui.galleries.shelf import Shelf, ShelvedGallery

@@ -9,7 +9,7 @@ import gradio as gr
 from core.records import LENSES, Lens
 from core.search.agreement import agreement, shared_by_chance
 from core.search.query import picture_count
-from core.search.service import Comparison, SearchResult
+from core.search.results import Comparison, SearchResult
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import (

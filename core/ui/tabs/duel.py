@@ -16,7 +16,7 @@ from core.duel.bradley_terry import Strength, by_kind, strengths
 from core.duel.votes import CONTENDERS, Choice, Contender, Vote, Votes
 from core.errors import QueryError, VoteError
 from core.records import FusedHit, Hit
-from core.search.service import Comparison
+from core.search.results import Comparison
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, sentence_for
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape

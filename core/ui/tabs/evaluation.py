@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-from core.gallery.metrics_charts import LENS_NAMES, percent
-from core.gallery.metrics_file import (
+from core.gallery.figures.metrics_charts import LENS_NAMES, percent
+from core.gallery.figures.metrics_file import (
     IndexCurve,
     LensFigures,
     MetricName,

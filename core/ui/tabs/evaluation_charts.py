@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.gallery.metrics_charts import (
+from core.gallery.figures.metrics_charts import (
     CHART_METRICS,
     LENS_NAMES,
     curve_name,
@@ -14,7 +14,7 @@ from core.gallery.metrics_charts import (
     recall_chart,
     score_chart,
 )
-from core.gallery.metrics_file import Metrics, QueryGroup
+from core.gallery.figures.metrics_file import Metrics, QueryGroup
 from core.ui.parts.markup import escape
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from core.records import LENSES, PLAIN_RRF, FusedHit, Fusion
 from core.search.query import MAX_K
-from core.search.service import Comparison
+from core.search.results import Comparison
 from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import (
     BOTH_MARK,

@@ -11,7 +11,7 @@ import gradio as gr
 from core.errors import ModelError, TwoLensError
 from core.records import INDEX_PAIR, LENSES, Hit, IndexKind, Lens
 from core.search.query import MAX_K, picture_count
-from core.search.service import FUSION_DEPTH, SearchResult
+from core.search.results import FUSION_DEPTH, SearchResult
 from core.ui.galleries.shelf import Shelf
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, explained, milliseconds, stage

@@ -12,7 +12,7 @@ from core.map.places import NEAREST, place_among
 from core.map.stored import GalleryMap, read_map
 from core.records import LENSES, Hit, Lens
 from core.search.query import picture_count
-from core.search.service import Comparison
+from core.search.results import Comparison
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage

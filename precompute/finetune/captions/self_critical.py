@@ -15,7 +15,7 @@ import numpy as np
 
 from core.errors import MissingDependencyError
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from precompute.evaluate.metrics.caption_metrics import normalise_caption
 from precompute.finetune.captions.batches import CaptionBatch
 

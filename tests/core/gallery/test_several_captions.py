@@ -105,7 +105,7 @@ def test_draws_follow_the_probabilities_of_the_likeliest_tokens():
     """20,000 rows of one distribution: 0.5, 0.3, 0.15, 0.05; the last is outside of top-p 0.9."""
     import torch
 
-    from core.models.captioner.sampling import SeededSampling
+    from core.models.captioner.decoding import SeededSampling
 
     rows = 20_000
     chances = torch.tensor([0.05, 0.5, 0.15, 0.3])
@@ -120,7 +120,7 @@ def test_draws_follow_the_probabilities_of_the_likeliest_tokens():
 def test_the_ends_of_the_range_draw_possible_tokens():
     import torch
 
-    from core.models.captioner.sampling import SeededSampling
+    from core.models.captioner.decoding import SeededSampling
 
     scores = torch.tensor([[0.0, 1.0, -torch.inf], [-torch.inf, 1.0, 0.0]]).repeat(2, 1)
     draws = np.array([0.0, 0.0, 1 - 1e-16, 1 - 1e-16])[:, None]

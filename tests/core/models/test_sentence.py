@@ -11,7 +11,7 @@ import pytest
 from core.errors import ModelError
 from core.models.locate import local_folder
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from tests.core.models.embeddings import TEXTS, assert_unit_rows
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from core.search.explain import ScoreSplit, split_composed, split_score
 
 QUERY = "two dogs playing in the snow"

@@ -22,7 +22,8 @@ from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
 from core.search.agreement import agreement
 from core.search.fusion import fuse, normalised
 from core.search.query import normalise_query
-from core.search.service import FUSION_DEPTH, SearchService
+from core.search.results import FUSION_DEPTH
+from core.search.service import SearchService
 from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
 from tests.core.search.conftest import QUERIES, RED, planted_texts
 from tests.tiny_clip import build_tiny_clip

@@ -13,7 +13,7 @@ from core.models.captioner.loading import decoding_of
 from core.models.captioner.rerank import read_probe
 from core.models.choose import captioner_spec
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from precompute.__main__ import app
 from tests.tiny_models import save_tiny_instructblip
 

@@ -14,7 +14,7 @@ from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
 from core.models.clip.encoder import ClipEncoder
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from core.models.spec import ModelSpec
 from core.records import UNSURE
 from precompute.__main__ import app

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from core.errors import SourceError
+from core.gallery.figures.metrics_file import read_metrics
 from core.gallery.manifest import SourceRef
-from core.gallery.metrics_file import read_metrics
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_gallery
 from core.models.profiles import PROFILES, Models

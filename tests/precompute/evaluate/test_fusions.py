@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from core.gallery.metrics_file import LensFigures, PairedTest
+from core.gallery.figures.metrics_file import LensFigures, PairedTest
 from core.records import Fusion, Hit
 from core.search.fusion import Spread, fuse, normalised
 from precompute.evaluate import fusions, rankings

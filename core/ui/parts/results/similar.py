@@ -7,7 +7,7 @@ from dataclasses import replace
 import gradio as gr
 
 from core.search.query import MAX_K, picture_count
-from core.search.service import SearchResult
+from core.search.results import SearchResult
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import LENS_WORDS, escape, stage

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from core.errors import TwoLensError
 from core.records import SAMPLE_NAME, Lens
 from core.search.query_language.foreign import is_foreign
-from core.search.service import SearchResult
+from core.search.results import SearchResult
 from core.ui.galleries.shelf import AwaitedGallery, Shelf, ShelvedGallery
 from core.ui.parts.events import sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage

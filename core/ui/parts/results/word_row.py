@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from core.search.bm25.word_lens import words_in_captions
 from core.search.query_language.parse import ParsedQuery
-from core.search.word_lens import words_in_captions
 from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.parts.markup import escape, explained, milliseconds
 from core.ui.parts.results.cards import Standing, card, score_facts

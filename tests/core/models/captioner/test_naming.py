@@ -23,7 +23,7 @@ from core.models.captioner.naming import (
 from core.models.captioner.rerank import RerankProbe, write_probe
 from core.models.captioner.settings import Decoding
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from core.models.spec import ModelSpec
 from tests.tiny_models import save_tiny_instructblip
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import ModelError
 from core.models.captioner.caption_text import clean_caption
-from core.models.captioner.generation import search_arguments
+from core.models.captioner.decoding import search_arguments
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.rerank import (
     PROBE_FILE,
@@ -25,7 +25,7 @@ from core.models.captioner.rerank import (
 from core.models.captioner.settings import Decoding
 from core.models.locate import revision_of
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from core.models.spec import ModelSpec
 from core.text import words_of
 from tests.tiny_models import save_tiny_instructblip

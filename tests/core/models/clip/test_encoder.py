@@ -22,7 +22,7 @@ from core.models.clip.encoder import ClipEncoder
 from core.models.clip.towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
 from core.models.locate import local_folder
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from core.models.spec import ModelSpec
 from tests.core.models.embeddings import TEXTS, assert_unit_rows
 from tests.tiny_clip import TINY_CFG, TINY_DIM, TINY_MINILM_CFG, build_tiny_clip

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.gallery.metrics_file import METRICS_FILE
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.ui.tabs.evaluation import evaluation_view
 from tests.core.measured import planted_metrics
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf

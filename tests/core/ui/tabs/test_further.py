@@ -11,7 +11,7 @@ import pytest
 from core.errors import ModelError
 from core.models.choose import with_matcher
 from core.models.profiles import Models
-from core.models.sentence import TokenEmbeddings
+from core.models.sentence.encoder import TokenEmbeddings
 from core.ui.galleries.shelf import Shelf
 from core.ui.tabs.compare import answer
 from core.ui.tabs.further import rerank_answer

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.models.profiles import PROFILES
-from core.models.sentence import MiniLmEncoder
+from core.models.sentence.encoder import MiniLmEncoder
 from precompute.evaluate.metrics.caption_metrics import cider
 from precompute.finetune.captions.batches import epoch_batches
 from precompute.finetune.captions.job import Job

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.records import Hit, values_of
+from core.search.bm25.word_index import WordIndex
 from core.search.query_language.filters import Columns, allowed_rows
 from core.search.query_language.parse import ParsedQuery
-from core.search.word_index import WordIndex
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.search.picture_text import TextIndex, shared_words
+from core.search.bm25.picture_text import TextIndex, shared_words
 from core.search.query_language.parse import parse_query
 
 TEXTS = ["HETLLO Kitty", "", "Potsdamer Strafe Bulwstalfe", "STOP", "ISTANBUL GRILL stopper"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.search.bm25.word_index import WordIndex
 from core.search.query_language.parse import parse_query
-from core.search.word_index import WordIndex
 
 CAPTIONS = ["a dog runs on grass", "a dog in the snow", "", "a man rides a horse", "dogs on grass"]
 IDS = ("a", "b", "c", "d", "e")

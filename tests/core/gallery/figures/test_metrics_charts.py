@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from core.gallery.metrics_charts import (
+from core.gallery.figures.metrics_charts import (
     CHART_METRICS,
     group_chart,
     index_chart,
     recall_chart,
     score_chart,
 )
-from core.gallery.metrics_file import Metrics
+from core.gallery.figures.metrics_file import Metrics
 from tests.core.measured import BASE, planted_metrics
 
 SVG = "{http://www.w3.org/2000/svg}"

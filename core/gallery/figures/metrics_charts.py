@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from core.gallery.metrics_file import (
+from core.gallery.figures.metrics_file import (
     Histogram,
     IndexCurve,
     LensName,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from core.records import Hit
+from core.search.bm25.word_index import WordIndex
 from core.search.query_language.parse import ParsedQuery
-from core.search.word_index import WordIndex
 
 ALIKE = 0.5
 """Share of runs that two words have in common (Dice) from which one may be the other, misread."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ModelNotFoundError
-from core.models.bert import FILES, TOKENIZER_NAME, Bert, BertTokenizer, read_config
 from core.models.devices import resolve_device
 from core.models.encoding import Once, embed_texts, require_dim, require_precision
 from core.models.locate import hub_remedy, local_folder
+from core.models.sentence.bert import FILES, TOKENIZER_NAME, Bert, BertTokenizer, read_config
 from core.models.spec import ModelSpec
 from core.models.tensors import read_tensors
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from core.gallery.metrics_file import METRICS_FILE, Metrics, read_metrics
+from core.gallery.figures.metrics_file import METRICS_FILE, Metrics, read_metrics
 from core.gallery.reader import Gallery
 from tests.core.measured import planted_metrics
 from tests.core.planted import forge_manifest
