@@ -76,6 +76,20 @@ def build_memory_command(
     _tell(build_memory(images, say), json_file)
 
 
+@app.command("executors")
+def executors_command(
+    source: _Photos = None,
+    images: Annotated[int, typer.Option(min=32, help="Use at most this many photos.")] = 64,
+    profile: ProfileOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure builds by one process, by two ranks and by Ray, and compare their bytes."""
+    from precompute.bench.executors import executors
+
+    _, name = _chosen(profile)
+    _tell(executors(source, images, name, say), json_file)
+
+
 @app.command("load")
 def load_command(
     source: _Captioned = None,

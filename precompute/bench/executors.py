@@ -1,0 +1,153 @@
+"""What it costs to spread a build over ranks or Ray's actors, beside one process."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import GalleryError
+from core.files import sha256_of
+from precompute.bench.figures import Figure, Say, result
+from precompute.bench.material import packaged_photos
+from precompute.bench.running_app import ROOT
+
+if TYPE_CHECKING:
+    from core.config import ProfileName
+
+_LAUNCH: tuple[str, ...] = (
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+)
+_LAUNCH += ("1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m")
+_WAYS: dict[str, tuple[tuple[str, ...], int]] = {
+    "local": ((), 2),
+    "accelerate": (_LAUNCH, 1),
+    "ray": ((), 2),
+}
+"""By ``--executor``: what launches it, and the threads of each of its processes with models."""
+_SHARD = 8
+_MOST_MORE = 0.15
+_ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    cpu_s: float
+    wall_s: float
+
+    def without(self, start: _Cost) -> _Cost:
+        return _Cost(self.cpu_s - start.cpu_s, self.wall_s - start.wall_s)
+
+
+def executors(source: str | None, images: int, name: ProfileName, say: Say) -> dict[str, Any]:
+    """Build the same pictures by each executor in turn, few of them first: what starting costs.
+
+    Args:
+        source: Photos; None takes those that ship inside installed packages.
+        images: Most pictures.
+        name: Of the profile.
+        say: Receives messages on progress.
+
+    Raises:
+        GalleryError: A build failed, or made other bytes than one process makes.
+    """
+    _adopt_orphans()
+    few = min(2 * _SHARD, images // 2)
+    costs: dict[tuple[str, int], _Cost] = {}
+    with tempfile.TemporaryDirectory(prefix="twolens-bench-") as made:
+        folder = Path(made)
+        source = source or str(packaged_photos(folder / "photos"))
+        for count in (few, images):
+            for executor in _WAYS:
+                say(f"{executor}, {count} pictures ...")
+                out = folder / f"{executor}-{count}"
+                costs[executor, count] = _build(executor, source, count, name, out)
+            whole = _contents(folder / f"local-{count}")
+            for executor in _WAYS:
+                out = folder / f"{executor}-{count}"
+                if _contents(out) != whole:
+                    raise GalleryError(out, f"{executor} made other bytes than one process.")
+    say("All galleries of as many pictures have the same bytes.")
+    figures: list[Figure] = []
+    for executor in _WAYS:
+        figures += _figures(executor, costs, few, images)
+    return result(figures, name)
+
+
+def _figures(
+    executor: str, costs: dict[tuple[str, int], _Cost], few: int, images: int
+) -> list[Figure]:
+    own, alone = costs[executor, images], costs["local", images]
+    later = own.without(costs[executor, few])
+    later_alone = alone.without(costs["local", few])
+    figures = [
+        Figure(f"{executor}: CPU in all", own.cpu_s, "s", images),
+        Figure(f"{executor}: time in all", own.wall_s, "s", images),
+        Figure(
+            f"{executor}: CPU a further picture", later.cpu_s / (images - few), "s", images - few
+        ),
+        Figure(
+            f"{executor}: time a further picture", later.wall_s / (images - few), "s", images - few
+        ),
+    ]
+    if executor != "local":
+        more = {
+            "CPU in all": own.cpu_s / alone.cpu_s,
+            "time in all": own.wall_s / alone.wall_s,
+            "CPU of further pictures": later.cpu_s / later_alone.cpu_s,
+            "time of further pictures": later.wall_s / later_alone.wall_s,
+        }
+        figures += [
+            Figure(f"{executor}: {what}, more than local", share - 1, "", images, target=_MOST_MORE)
+            for what, share in more.items()
+        ]
+    return figures
+
+
+def _build(executor: str, source: str, count: int, name: ProfileName, out: Path) -> _Cost:
+    launch, threads = _WAYS[executor]
+    command = [sys.executable, "-m", *launch, "precompute", "build", source, "--out", str(out)]
+    command += ["--limit", str(count), "--shard-size", str(_SHARD), "--batch-size", str(_SHARD)]
+    command += ["--profile", name, "--executor", executor]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}
+    before, started = _cpu_of_children(), time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    wall = time.perf_counter() - started
+    if done.returncode:
+        raise GalleryError(out, f"--executor {executor} failed: {done.stderr[-2000:]}")
+    return _Cost(_cpu_of_children() - before, wall)
+
+
+def _adopt_orphans() -> None:
+    """Let processes whose parent has ended become ours (Linux): Ray's would not be counted else."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
+
+
+def _cpu_of_children() -> float:
+    """Wait for every child and orphan, and return the CPU seconds of all there have been."""
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _contents(gallery: Path) -> dict[str, str]:
+    """Return the hash of every file but the manifest and the report, which name times."""
+    files = json.loads((gallery / "manifest.json").read_text(encoding="utf-8"))["files"]
+    return {name: sha256_of(gallery / name) for name in files if name != "build_report.json"}
