@@ -24,10 +24,12 @@ from core.gallery.parts import (
 )
 from core.gallery.picture_set import PictureSet, sampled_rows
 from core.records import IndexKind, Lens
-from core.search.bm25.picture_text import TextIndex
+from core.search.bm25.picture_text import TextHit, TextIndex
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
 from core.search.index import Index
+from core.search.query_language.filters import allowed_rows
+from core.search.query_language.parse import ParsedQuery
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile
@@ -165,6 +167,17 @@ class Gallery(PictureSet):
     def text_index(self) -> TextIndex:
         """Ranks the pictures by the text in them; made when somebody first asks for it."""
         return TextIndex(self._texts())
+
+    def text_hits(self, query: ParsedQuery, k: int) -> list[TextHit]:
+        """Return the pictures whose text is nearly a query's, best first, if its filters let them.
+
+        Args:
+            query: Its filters too.
+            k: Hits wanted.
+        """
+        among = allowed_rows(self, query.filters)
+        allowed = None if among is None else (lambda image_id: bool(among[self.row(image_id)]))
+        return self.text_index.search(query, k, allowed)
 
     def has_large(self, image_id: str) -> bool:
         """Tell whether a large copy of a picture is kept."""

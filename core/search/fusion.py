@@ -1,13 +1,20 @@
-"""Two rankings made into one: the one place where scores are normalised and fused."""
+"""Rankings made into one: the one place where scores are normalised and fused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.records import LENSES, FusedHit, Fusion, Hit, Lens
+
+if TYPE_CHECKING:
+    from core.search.bm25.picture_text import TextHit
+
+TEXT_WEIGHT = 4.0
+"""What a picture in which all words of a query can be read gains in a sum of z-scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ def fuse(
     rankings: Mapping[Lens, Sequence[Hit]],
     scores: Mapping[Lens, Mapping[str, float]] | None = None,
     spreads: Mapping[Lens, Spread] | None = None,
+    text: Sequence[TextHit] = (),
 ) -> list[FusedHit]:
     """Fuse the lenses' rankings of one query.
 
@@ -59,6 +67,8 @@ def fuse(
         rankings: Hits by lens. A lens that is left out has no say.
         scores: For sums: of every picture of any ranking, by lens and id.
         spreads: For ``zscore``, by lens.
+        text: Pictures found by the text in them, best first: by rank they count as a lens of equal
+            weight does, in a sum of z-scores by their share, :data:`TEXT_WEIGHT` times.
 
     Returns:
         Every image of any ranking, best first. Ties go to the better best rank, then by id.
@@ -70,15 +80,20 @@ def fuse(
     for lens, hits in rankings.items():
         for hit in hits:
             sources.setdefault(hit.id, {})[lens] = hit
+    for found in text:
+        sources.setdefault(found.hit.id, {})["text"] = found.hit
     ids = list(sources)
     if fusion.kind == "rrf" or len(rankings) < len(LENSES):
         lists = [
             np.array([sources[i][lens].rank if lens in sources[i] else np.inf for i in ids])
             for lens in LENSES
         ]
-        fused = (fusion if fusion.kind == "rrf" else Fusion("rrf")).fuse(*lists)
+        by_rank = fusion if fusion.kind == "rrf" else Fusion("rrf")
+        fused = by_rank.fuse(*lists)
+        added = {found.hit.id: 1 / (by_rank.k + found.hit.rank) for found in text}
     else:
-        if scores is None or fusion.kind == "minmax" or (fusion.kind == "zscore" and not spreads):
+        lacks = fusion.kind == "minmax" or (fusion.kind == "zscore" and not spreads)
+        if scores is None or lacks or (text and fusion.kind != "zscore"):
             raise ValueError(f"{fusion} cannot be computed from what was given")
         lists = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
         if fusion.kind == "zscore" and spreads:
@@ -86,7 +101,8 @@ def fuse(
                 standardised(own, spreads[lens]) for lens, own in zip(LENSES, lists, strict=True)
             ]
         fused = fusion.fuse(*lists)
-    by_id = dict(zip(ids, fused.tolist(), strict=True))
+        added = {found.hit.id: TEXT_WEIGHT * found.share for found in text}
+    by_id = {i: own + added.get(i, 0.0) for i, own in zip(ids, fused.tolist(), strict=True)}
 
     def key(image_id: str) -> tuple[float, int, str]:
         return -by_id[image_id], min(hit.rank for hit in sources[image_id].values()), image_id

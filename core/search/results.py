@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.records import FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement
+
+if TYPE_CHECKING:
+    from core.search.bm25.picture_text import TextHit
 
 FUSION_DEPTH = 50
 """How deep each lens is ranked for the fusion, whatever k: a picture that both lenses rank
@@ -54,6 +58,7 @@ class Comparison:
             the page needs.
         agreement: Of the two lists of k; None if a lens failed.
         failures: A sentence for the visitor, by the lens that failed.
+        text: What was found by the text in the pictures, and joined in ``fused``; mostly nothing.
     """
 
     query: str
@@ -64,3 +69,4 @@ class Comparison:
     rankings: Mapping[Lens, tuple[Hit, ...]]
     agreement: Agreement | None
     failures: Mapping[Lens, str]
+    text: Sequence[TextHit] = ()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.models.profiles import EncodedQuery, Models
+    from core.search.bm25.picture_text import TextHit
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +189,7 @@ class SearchService:
         index: IndexKind | None = None,
         fusion: Fusion | None = None,
         start: int = 0,
+        text: Callable[[ParsedQuery, int], Sequence[TextHit]] | None = None,
     ) -> Comparison:
         """Ask both lenses; if one fails, the other still answers.
 
@@ -198,6 +201,7 @@ class SearchService:
             index: One that the gallery has; None takes its best.
             fusion: How the lenses are joined; None takes the profile's.
             start: Hits to pass over in each list, for a later page of the same rankings.
+            text: Finds pictures by the text in them, which is joined too; None leaves it out.
 
         Raises:
             QueryError: The request cannot be answered, by any lens.
@@ -223,7 +227,9 @@ class SearchService:
                 failures[lens] = "This lens failed to answer; the server's log has the reason."
         fusion = fusion or self.models.profile.fusion
         rankings = {lens: result.hits for lens, result in deep.items()}
-        (fused,) = self._fused(asked.text, rankings, [fusion])
+        read = text(asked, max(start + k, FUSION_DEPTH)) if text else []
+        read = [found for found in read if found.hit.id not in asked.pictures]
+        (fused,) = self._fused(asked.text, rankings, [fusion], read)
         page = slice(start, start + k)
         shown = {lens: replace(result, hits=result.hits[page]) for lens, result in deep.items()}
         return Comparison(
@@ -235,6 +241,7 @@ class SearchService:
             rankings=rankings,
             agreement=_agreement(shown),
             failures=failures,
+            text=read,
         )
 
     def fuse_again(
@@ -255,23 +262,28 @@ class SearchService:
             QueryError: k is out of range.
         """
         k = picture_count(k)
-        fused = self._fused(comparison.query, comparison.rankings, fusions)
+        fused = self._fused(comparison.query, comparison.rankings, fusions, comparison.text)
         return [tuple(hits[start : start + k]) for hits in fused]
 
     def _fused(
-        self, text: str, rankings: Mapping[Lens, Sequence[Hit]], fusions: Sequence[Fusion]
+        self,
+        text: str,
+        rankings: Mapping[Lens, Sequence[Hit]],
+        fusions: Sequence[Fusion],
+        read: Sequence[TextHit],
     ) -> list[list[FusedHit]]:
         by_rank = len(rankings) < len(LENSES) or all(fusion.kind == "rrf" for fusion in fusions)
         if by_rank:
-            return [fuse(fusion, rankings) for fusion in fusions]
-        ids = list(dict.fromkeys(hit.id for hits in rankings.values() for hit in hits))
+            return [fuse(fusion, rankings, text=read) for fusion in fusions]
+        hits = chain(*rankings.values(), (found.hit for found in read))
+        ids = list(dict.fromkeys(hit.id for hit in hits))
         queries = {lens: embed_query(self.models, self.gallery, lens, text) for lens in LENSES}
         scores = {
             lens: dict(zip(ids, self.gallery.scores(lens, ids, query).tolist(), strict=True))
             for lens, query in queries.items()
         }
         spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
-        return [fuse(fusion, rankings, scores, spreads) for fusion in fusions]
+        return [fuse(fusion, rankings, scores, spreads, read) for fusion in fusions]
 
     def _ranked(
         self,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from core.errors import QueryError
 from core.gallery.manifest import Manifest
 from core.records import UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
@@ -38,6 +39,7 @@ def add_endpoints(shelf: Shelf) -> None:
         fusion: Literal["default", "rrf", "zscore"] = "default",
         caption_weight: float | None = None,
         filters: str = "",
+        text: bool = False,
     ) -> dict[str, Any]:
         """Find pictures by words through both lenses, and say how far they agree.
 
@@ -52,19 +54,20 @@ def add_endpoints(shelf: Shelf) -> None:
             filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
                 (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
                 all of several count, and a minus sign before one leaves out what it names.
+            text: Whether the text in the pictures is joined too, in a gallery where it was read.
 
         Returns:
             query, captions and clip (lists of rank, id, file_name, score, caption, its
             confidence and whether it is unsure, more_captions: where a picture has several,
             caption is the one nearest to the words; image, the address of a small picture
             relative to this server's, license and source), fused (the same for both lenses
-            joined, with the ranks in each lens), fusion (how they were joined), agreement
-            (overlap, jaccard, rbo, shared and by_chance, the number that two blind choices would
-            share; null if only one lens answered), matches_well (for each lens whether its best
-            hit is a match; null where no threshold was chosen), timings_ms, and failures (a
-            sentence for each lens that could not answer; usually empty).
+            joined, with the ranks in each lens, and by text if asked for), fusion (how they were
+            joined), agreement (overlap, jaccard, rbo, shared and by_chance, the number that two
+            blind choices would share; null if only one lens answered), matches_well (for each lens
+            whether its best hit is a match; null where no threshold was chosen), timings_ms, and
+            failures (a sentence for each lens that could not answer; usually empty).
         """
-        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight, filters)
+        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight, filters, text)
 
     @for_endpoint
     def search_captions(
@@ -194,11 +197,15 @@ def compare_json(
     fusion: str = "default",
     caption_weight: object = None,
     filters: str = "",
+    text: bool = False,
 ) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
     asked = fusion_of(fusion, caption_weight, entry.service.models.profile.fusion)
     words = with_filters(query, filters)
-    result = entry.service.compare(words, k=picture_count(k), fusion=asked)
+    if text and not entry.has_text:
+        raise QueryError("The text in the pictures of this gallery was not read.")
+    read = entry.gallery.text_hits if text else None
+    result = entry.service.compare(words, k=picture_count(k), fusion=asked, text=read)
     lenses = {"captions": result.captions, "clip": result.clip}
     agreement = result.agreement
     return {

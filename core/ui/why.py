@@ -9,8 +9,9 @@ import gradio as gr
 from core.config import get_settings
 from core.images.decode import DecodeLimits, decode
 from core.records import ImageRecord
-from core.search.bm25.picture_text import shared_words
+from core.search.bm25.picture_text import share_of, shared_words
 from core.search.explain import CaptionShare, Explanation, Word, explain
+from core.search.fusion import TEXT_WEIGHT
 from core.search.places import Place, with_caption
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
@@ -37,7 +38,8 @@ def add_why_endpoint(shelf: Shelf) -> None:
             (score, words, the whole query first, and for each a map of rows of patches from 0 to 1
             over the area of the picture: left, top, width, height as shares of it), text (what can
             be read in the picture, how sure the reader is, and the words of it that are nearly
-            words of the query; null where nothing was read), fused (what each lens adds to the
+            words of the query, and added: what that adds to the joined score where text is joined
+            too; null where nothing was read), fused (what each lens adds to the
             joined score), and failures (a sentence for each lens that cannot be explained).
         """
         return why_json(shelf.entry(gallery), query, image_id)
@@ -173,6 +175,7 @@ def _text(record: ImageRecord, query: str) -> dict[str, Any] | None:
         "text": record.text_in_picture,
         "confidence": record.text_confidence,
         "words": list(shared_words(query, record.text_in_picture)),
+        "added": round(TEXT_WEIGHT * share_of(query, record.text_in_picture), 4),
     }
 
 

@@ -8,16 +8,13 @@ import numpy as np
 
 from core.gallery.figures.metrics_file import LensName
 from core.records import LENSES, Fusion
-from core.search.fusion import normalised
+from core.search.fusion import TEXT_WEIGHT, normalised
 from core.search.query_language.parse import parse_query
 
 if TYPE_CHECKING:
     from core.search.bm25.picture_text import TextIndex
     from precompute.evaluate.queries import AskedQueries
     from precompute.evaluate.rankings import Scorer
-
-TEXT_WEIGHT = 4.0
-"""What a picture in which all of a query can be read gains, in deviations of a joined score."""
 
 
 def text_scorers(asked: AskedQueries, fusion: Fusion) -> dict[LensName, Scorer]:

@@ -85,6 +85,11 @@ def shared_words(query: str, text: str) -> tuple[str, ...]:
     return _shared(query, text)[0]
 
 
+def share_of(query: str, text: str) -> float:
+    """Return the share of a query's words that are nearly in a picture's text, from 0 to 1."""
+    return _shared(query, text)[1]
+
+
 def _shared(query: str, text: str) -> tuple[tuple[str, ...], float]:
     asked = [_runs(word) for word in _words(query) if word not in _SMALL_WORDS]
     found: dict[str, None] = {}

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from core.records import Fusion, Lens
+from core.search.fusion import TEXT_WEIGHT
 
 escape = html.escape
 """Escape text for an element or a double-quoted attribute."""
@@ -79,8 +80,16 @@ class FusionWords:
     long: str
 
 
-def fusion_words(fusion: Fusion) -> FusionWords:
-    """Return how the page says that the lenses are joined."""
+def fusion_words(fusion: Fusion, *, with_text: bool = False) -> FusionWords:
+    """Return how the page says that the lenses are joined, and the text in the pictures if so."""
+    if with_text:
+        words = fusion_words(fusion)
+        counts = (
+            "The text in a picture counts as a third lens."
+            if fusion.kind == "rrf"
+            else f"The text in a picture adds {TEXT_WEIGHT:g} times the share of your words in it."
+        )
+        return FusionWords(f"{words.short}, and text", f"{words.long} {counts}")
     captions, clip = f"{fusion.weight:.0%}", f"{1 - fusion.weight:.0%}"
     if fusion.kind == "rrf":
         share = "" if fusion.weight == 0.5 else f", captions {captions}"

@@ -148,7 +148,7 @@
         const moved = await asked("try_caption", query, id, field.value, gallery);
         if (turn !== latest) return; // what was typed since is on its way
         const lines = [told("Caption lens", moved.captions, moved.pictures)];
-        if (moved.fused) lines.push(told("Best of both", moved.fused, moved.pictures));
+        if (moved.fused && !textCounts()) lines.push(told("Best of both", moved.fused, moved.pictures));
         places.textContent = lines.join(". ") + ".";
       } catch (error) {
         if (turn === latest) places.textContent = error.message || SORRY;
@@ -162,6 +162,9 @@
     box.append(label, places);
     return box;
   };
+
+  /* Whether the text in the pictures is joined in the fused row that is shown. */
+  const textCounts = () => Boolean(document.querySelector(".tl-mix[data-text]"));
 
   /* The secret in the address of a visitor's own photo, which lets its holder ask about it. */
   const ownPhoto = (picture) => (picture.src.match(/^uploads\/([\w-]+)\//) || [])[1];
@@ -187,7 +190,12 @@
         const { captions, clip } = found.fused;
         const say = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
         parts.push(
-          make("p", "tl-why-note", `Best of both: captions ${say(captions)}, CLIP ${say(clip)}.`),
+          make(
+            "p",
+            "tl-why-note",
+            `Best of both: captions ${say(captions)}, CLIP ${say(clip)}` +
+              `${textCounts() && found.text ? `, text ${say(found.text.added)}` : ""}.`,
+          ),
         );
       }
       body.replaceChildren(...parts);

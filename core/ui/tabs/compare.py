@@ -44,7 +44,7 @@ from core.ui.parts.results.states import (
     two_lens_skeleton,
 )
 from core.ui.parts.share import View, addressed, as_text
-from core.ui.tabs.further import further_rows, rerank_answer
+from core.ui.tabs.further import further_rows, joins_text, rerank_answer
 from core.ui.tabs.fused_row import mixed_row
 
 CHANCE_HELP = (
@@ -176,7 +176,9 @@ def answer(
     entry = shelf.entry(gallery_name)
     asked = picture_count(k)
     start = min(start, DEEPEST - 1, max(0, len(entry.gallery) - 1))
-    comparison = _filled(entry, entry.service.compare(query, k=asked, start=start), start, asked)
+    text = entry.gallery.text_hits if joins_text(entry, more) else None
+    comparison = entry.service.compare(query, k=asked, start=start, text=text)
+    comparison = _filled(entry, comparison, start, asked)
     standing = standing_of(comparison.query, comparison.rankings, _left(comparison))
     ids = [hit.id for hit in comparison.fused]
     return stage(

@@ -10,7 +10,6 @@ from core.config import get_settings
 from core.errors import QueryError
 from core.images.decode import DecodeLimits, decode
 from core.records import Hit
-from core.search.query_language.filters import allowed_rows
 from core.search.query_language.parse import ParsedQuery
 from core.search.reranking import RERANKED, rerank
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
@@ -27,8 +26,19 @@ TEXT = "text"
 
 _TEXT_HELP = (
     "Words were read in the pictures when the gallery was built. A picture is found if one of them "
-    "is nearly one of yours: readers of signs mistake letters."
+    "is nearly one of yours: readers of signs mistake letters. While this row is shown, it counts "
+    "in Best of both too."
 )
+
+
+def joins_text(entry: ShelvedGallery, more: str | None) -> bool:
+    """Tell whether the text in the pictures counts in the fused row: where its row is shown.
+
+    Args:
+        entry: The gallery.
+        more: Names of the rows that are shown, with commas between.
+    """
+    return entry.has_text and TEXT in (more or "").split(",")
 
 
 def further_rows(
@@ -71,9 +81,6 @@ def further_rows(
 def _text_row(
     entry: ShelvedGallery, query: ParsedQuery, standing: Standing, k: int, without: str
 ) -> str:
-    gallery = entry.gallery
-    among = allowed_rows(gallery, query.filters)
-    allowed = None if among is None else (lambda image_id: bool(among[gallery.row(image_id)]))
     items = "".join(
         card(
             entry,
@@ -83,7 +90,7 @@ def _text_row(
             f'<span class="tl-read"><span class="tl-sr">it reads </span>'
             f"{escape(' '.join(each.words))}</span></span>",
         )
-        for each in gallery.text_index.search(query, k, allowed)
+        for each in entry.gallery.text_hits(query, k)
     )
     shown = f'<ol class="tl-row">{items}</ol>' if items else ""
     none = "" if items else '<p class="tl-note">None of these words can be read in a picture.</p>'

@@ -62,17 +62,18 @@ def mixed_row(
     spare = [hit for hit in cards.values() if hit.id not in {hit.id for hit in first_shown}]
     weighed = [fusion for fusion in rows if fusion.family == "sum"]
     at = weighed.index(default) if default in weighed else len(weighed) // 2
+    with_text = bool(comparison.text)
     mix = {
-        "weights": [_mix_stop(fusion, rows[fusion]) for fusion in weighed],
-        "rank": _mix_stop(PLAIN_RRF, rows[PLAIN_RRF]),
+        "weights": [_mix_stop(fusion, rows[fusion], with_text) for fusion in weighed],
+        "rank": _mix_stop(PLAIN_RRF, rows[PLAIN_RRF], with_text),
     }
     by_rank = " checked" if default.family == "rrf" else ""
-    words = fusion_words(default)
+    words = fusion_words(default, with_text=with_text)
     return (
         f'<section class="tl-lens both wide" aria-label="Best of both">'
         f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
         f'<small class="tl-mix-how">{explained(words.short, words.long)}</small></h2>'
-        f'<div class="tl-mix" data-first="{start + 1}" '
+        f'<div class="tl-mix" data-first="{start + 1}"{" data-text" if with_text else ""} '
         f'data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
         f'<label class="tl-mix-weight"><span class="captions">{QUOTE_MARK}captions</span>'
         f'<input type="range" min="0" max="{len(weighed) - 1}" step="1" value="{at}" '
@@ -114,8 +115,8 @@ def _first_of_alike(
     return tuple(replace(hit, rank=rank) for rank, hit in enumerate(kept, start + 1))
 
 
-def _mix_stop(fusion: Fusion, hits: Sequence[FusedHit]) -> dict[str, object]:
-    words = fusion_words(fusion)
+def _mix_stop(fusion: Fusion, hits: Sequence[FusedHit], with_text: bool) -> dict[str, object]:
+    words = fusion_words(fusion, with_text=with_text)
     return {
         "weight": fusion.weight,
         "short": words.short,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from core.records import PLAIN_RRF, Fusion, Hit
+from core.search.bm25.picture_text import TextHit
 from core.search.fusion import Spread, fuse, normalised
 
 
@@ -15,6 +16,7 @@ def ranking(*scored):
 
 CAPTIONS = ranking(("a", 0.9), ("b", 0.5), ("c", 0.1))
 CLIP = ranking(("b", 0.30), ("d", 0.28), ("a", 0.20))
+TEXT = ranking(("e", 9.0), ("c", 4.0))
 
 
 def test_rrf_sums_reciprocal_ranks():
@@ -85,6 +87,28 @@ def test_a_z_score_sum_counts_deviations_from_the_mean_over_all_pictures():
     flat = {**spreads, "captions": Spread(0.5, 0.0)}
     same = {**SCORES, "captions": dict.fromkeys("abcd", 0.5)}
     assert [hit.id for hit in fuse(Fusion("zscore", 0.4), both, same, flat)] == ["b", "d", "a", "c"]
+
+
+def test_the_text_in_pictures_is_joined_even_where_no_lens_ranked_them():
+    both = {"captions": CAPTIONS, "clip": CLIP}
+    text = [TextHit(hit, ("stop",), share) for hit, share in zip(TEXT, (1.0, 0.5), strict=True)]
+    by_rank = {hit.id: hit for hit in fuse(PLAIN_RRF, both, text=text)}
+    assert by_rank["e"].score == pytest.approx(1 / 61)
+    assert by_rank["c"].score == pytest.approx(1 / 63 + 1 / 62)
+    assert (by_rank["e"].sources, by_rank["b"].sources.get("text")) == ({"text": TEXT[0]}, None)
+    spreads = {"captions": Spread(0.1, 0.2), "clip": Spread(0.2, 0.05)}
+    scores = {lens: {**SCORES[lens], "e": spreads[lens].mean} for lens in SCORES}
+    found = fuse(Fusion("zscore", 0.4), both, scores, spreads, text)
+    # As above, and 4 for all of the words, 2 for half of them.
+    assert [(hit.id, round(hit.score, 9)) for hit in found] == [
+        ("e", 4.0),
+        ("b", 2.0),
+        ("a", 1.6),
+        ("c", 0.8),
+        ("d", 0.76),
+    ]
+    with pytest.raises(ValueError, match="cannot be computed"):
+        fuse(Fusion("cosine"), both, scores, text=text)
 
 
 def test_what_a_sum_needs_and_lacks_is_said():

@@ -301,6 +301,8 @@ def fused_cards(
             for lens in LENSES
             if lens in hit.sources
         )
+        if "text" in hit.sources:
+            places += f'<span class="tl-place">text {hit.sources["text"].rank}</span>'
         facts = (
             f'<span class="tl-facts"><span class="tl-rank">{hit.rank}</span>'
             f'<span class="tl-places">{places}</span></span>'

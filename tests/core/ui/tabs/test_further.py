@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.errors import ModelError
+from core.errors import ModelError, QueryError
 from core.models.choose import with_matcher
 from core.models.profiles import Models
 from core.models.sentence.encoder import TokenEmbeddings
+from core.ui.api import compare_json
 from core.ui.galleries.shelf import Shelf
 from core.ui.tabs.compare import answer
 from core.ui.tabs.further import rerank_answer
@@ -71,10 +72,28 @@ def test_text_in_the_pictures_is_searched_when_asked_for_and_offered_where_there
     assert "None of these words" in none and "<ol" not in none
 
 
+def test_text_counts_in_best_of_both_while_its_row_is_shown_and_where_the_api_is_told(signs):
+    # No lens knows "harbour".
+    with_text = section(answer(signs, "harbour", 3, "planted", more="text"), "Best of both")
+    assert ID.findall(with_text)[0] == image_id(4) and "and text" in with_text
+    without = section(answer(signs, "harbour", 3, "planted", more=""), "Best of both")
+    assert ID.findall(without)[0] != image_id(4) and "and text" not in without
+    entry = signs.entry("planted")
+    first = compare_json(entry, "harbour", 3, text=True)["fused"][0]
+    assert (first["id"], first["text_rank"]) == (image_id(4), 1)
+    filtered = compare_json(entry, "harbour", 3, filters="-caption:bus", text=True)["fused"]
+    assert filtered and not any("text_rank" in hit for hit in filtered)
+    second = section(answer(signs, "harbour", 3, "planted", start=3, more="text"), "Best of both")
+    assert image_id(4) not in ID.findall(second)  # it is on the first page
+    with pytest.raises(QueryError, match="was not read"):
+        compare_json(signs.entry("plain"), "harbour", 3, text=True)
+
+
 def test_why_says_which_words_can_be_read(signs):
     entry = signs.entry("planted")
-    read = why_json(entry, "a sign that says harbor 27", image_id(4))["text"]
-    assert read == {"text": "Route 27 Harbour", "confidence": 0.9, "words": ["27", "Harbour"]}
+    read = why_json(entry, "a sign that says harbor 27 north 3", image_id(4))["text"]
+    expected = {"text": "Route 27 Harbour", "confidence": 0.9, "words": ["27", "Harbour"]}
+    assert read == {**expected, "added": 2.0}  # half of 4: so many of the four words are there
     assert why_json(entry, "stop", image_id(0))["text"] is None
 
 
