@@ -61,45 +61,53 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
         say: Receives messages on progress.
 
     Raises:
-        GalleryError: A build failed, or made other bytes than one process makes.
+        GalleryError: A build failed, or made other bytes than one process with as many threads.
     """
     _adopt_orphans()
-    few = min(2 * _SHARD, images // 2)
     costs: dict[tuple[str, int], _Cost] = {}
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as made:
         folder = Path(made)
         source = source or str(packaged_photos(folder / "photos"))
-        for count in (few, images):
+        for count in (_SHARD, images):
             for executor in _WAYS:
                 say(f"{executor}, {count} pictures ...")
                 out = folder / f"{executor}-{count}"
                 costs[executor, count] = _build(executor, source, count, name, out)
-            whole = _contents(folder / f"local-{count}")
-            for executor in _WAYS:
-                out = folder / f"{executor}-{count}"
-                if _contents(out) != whole:
-                    raise GalleryError(out, f"{executor} made other bytes than one process.")
-    say("All galleries of as many pictures have the same bytes.")
+        say("local with one thread, for its bytes ...")
+        _build("local", source, images, name, folder / f"local-{images}-1", threads=1)
+        for executor in ("accelerate", "ray"):
+            out = folder / f"{executor}-{images}"
+            alike = folder / (f"local-{images}-1" if _WAYS[executor][1] == 1 else f"local-{images}")
+            differ = _differing(out, alike)
+            if differ:
+                raise GalleryError(out, f"{executor} made other bytes of {', '.join(differ)}.")
+        say("Every executor made the bytes of one process with as many threads.")
+        other = _differing(folder / f"local-{images}-1", folder / f"local-{images}")
+        say(f"One thread and two make other bytes of: {', '.join(other) or 'nothing'}.")
     figures: list[Figure] = []
     for executor in _WAYS:
-        figures += _figures(executor, costs, few, images)
+        figures += _figures(executor, costs, images)
     return result(figures, name)
 
 
-def _figures(
-    executor: str, costs: dict[tuple[str, int], _Cost], few: int, images: int
-) -> list[Figure]:
+def _figures(executor: str, costs: dict[tuple[str, int], _Cost], images: int) -> list[Figure]:
     own, alone = costs[executor, images], costs["local", images]
-    later = own.without(costs[executor, few])
-    later_alone = alone.without(costs["local", few])
+    later = own.without(costs[executor, _SHARD])
+    later_alone = alone.without(costs["local", _SHARD])
     figures = [
         Figure(f"{executor}: CPU in all", own.cpu_s, "s", images),
         Figure(f"{executor}: time in all", own.wall_s, "s", images),
         Figure(
-            f"{executor}: CPU a further picture", later.cpu_s / (images - few), "s", images - few
+            f"{executor}: CPU a further picture",
+            later.cpu_s / (images - _SHARD),
+            "s",
+            images - _SHARD,
         ),
         Figure(
-            f"{executor}: time a further picture", later.wall_s / (images - few), "s", images - few
+            f"{executor}: time a further picture",
+            later.wall_s / (images - _SHARD),
+            "s",
+            images - _SHARD,
         ),
     ]
     if executor != "local":
@@ -116,12 +124,23 @@ def _figures(
     return figures
 
 
-def _build(executor: str, source: str, count: int, name: ProfileName, out: Path) -> _Cost:
-    launch, threads = _WAYS[executor]
+def _build(
+    executor: str,
+    source: str,
+    count: int,
+    name: ProfileName,
+    out: Path,
+    threads: int | None = None,
+) -> _Cost:
+    launch, usual = _WAYS[executor]
     command = [sys.executable, "-m", *launch, "precompute", "build", source, "--out", str(out)]
     command += ["--limit", str(count), "--shard-size", str(_SHARD), "--batch-size", str(_SHARD)]
     command += ["--profile", name, "--executor", executor]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads or usual),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     before, started = _cpu_of_children(), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     wall = time.perf_counter() - started
@@ -147,7 +166,11 @@ def _cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _contents(gallery: Path) -> dict[str, str]:
-    """Return the hash of every file but the manifest and the report, which name times."""
-    files = json.loads((gallery / "manifest.json").read_text(encoding="utf-8"))["files"]
-    return {name: sha256_of(gallery / name) for name in files if name != "build_report.json"}
+def _differing(one: Path, other: Path) -> list[str]:
+    """Return the files that are not the same, the manifest and the report, with times, left out."""
+    names = sorted(json.loads((one / "manifest.json").read_text(encoding="utf-8"))["files"])
+    return [
+        name
+        for name in names
+        if name != "build_report.json" and sha256_of(one / name) != sha256_of(other / name)
+    ]
