@@ -14,9 +14,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.material import Searched, queries, searched_gallery
-from precompute.bench.running_app import ROOT, running_app
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.material import Searched, queries, searched_gallery
+from precompute.bench.shared.running_app import ROOT, running_app
 
 if TYPE_CHECKING:
     from core.config import ProfileName, Settings

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.material import decoded_photos, packaged_photos
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.material import decoded_photos, packaged_photos
 
 if TYPE_CHECKING:
     from core.config import ProfileName, Settings

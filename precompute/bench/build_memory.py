@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
 from core.records import Caption
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.running_app import ROOT
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.running_app import ROOT
 
 if TYPE_CHECKING:
     import numpy as np

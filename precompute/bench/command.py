@@ -45,7 +45,7 @@ def app_command(
 ) -> None:
     """Measure the running app: start, searches through HTTP, memory."""
     from precompute.bench.app import app as measure
-    from precompute.bench.material import Searched
+    from precompute.bench.shared.material import Searched
 
     settings, name = _chosen(profile)
     _tell(measure(Searched(gallery, source, name, images), queries, settings, say), json_file)
@@ -100,7 +100,7 @@ def load_command(
 ) -> None:
     """Measure searches while photos of other visitors are captioned."""
     from precompute.bench.load import load
-    from precompute.bench.material import Searched
+    from precompute.bench.shared.material import Searched
 
     _, name = _chosen(profile)
     _tell(load(Searched(gallery, source, name, images), say), json_file)
@@ -203,7 +203,7 @@ def _chosen(profile: ProfileChoice | None) -> tuple[Settings, ProfileName]:
 
 
 def _tell(result: dict[str, Any], json_file: Path | None) -> None:
-    from precompute.bench.figures import table, write_json
+    from precompute.bench.shared.figures import table, write_json
 
     typer.echo(table(result))
     if json_file is not None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.material import planted_gallery
-from precompute.bench.running_app import ROOT
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.material import planted_gallery
+from precompute.bench.shared.running_app import ROOT
 
 if TYPE_CHECKING:
     from core.config import ProfileName

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.errors import ModelError
-from precompute.bench.figures import Figure, Say, result
+from precompute.bench.shared.figures import Figure, Say, result
 from precompute.sources.pairs import load_pairs
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from core.search.engines.training import build_for_gallery
 from core.search.index import Index
 from core.search.results import FUSION_DEPTH
 from core.search.service import SearchService
-from precompute.bench.figures import Figure, Say, result
+from precompute.bench.shared.figures import Figure, Say, result
 from precompute.evaluate.index_curve import enlarged
 
 if TYPE_CHECKING:

@@ -11,10 +11,16 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.material import Searched, packaged_photos, queries, searched_gallery
-from precompute.bench.running_app import RunningApp, running_app
-from precompute.bench.visitors import Described, Ranking, Searches, UploadVisitor, search_until
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.material import Searched, packaged_photos, queries, searched_gallery
+from precompute.bench.shared.running_app import RunningApp, running_app
+from precompute.bench.shared.visitors import (
+    Described,
+    Ranking,
+    Searches,
+    UploadVisitor,
+    search_until,
+)
 
 if TYPE_CHECKING:
     from core.gallery.reader import Gallery

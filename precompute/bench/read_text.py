@@ -15,7 +15,7 @@ from core.records import ImageRecord
 from core.search.bm25.picture_text import TextIndex
 from core.search.bm25.word_index import WordIndex
 from core.search.query_language.parse import parse_query
-from precompute.bench.figures import Figure, Say, result
+from precompute.bench.shared.figures import Figure, Say, result
 from precompute.evaluate.qrels import from_trec
 
 if TYPE_CHECKING:

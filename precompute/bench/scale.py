@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from core.records import LENSES, ImageRecord, Lens
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.running_app import ROOT, running_app
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.running_app import ROOT, running_app
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.gallery.layout import embeddings_file
 from core.records import ImageRecord, Lens
-from precompute.build.shard import Duplicate, Note, Skipped, duplicate_of
+from precompute.build.shards.shard import Duplicate, Note, Skipped, duplicate_of
 from precompute.sources.caption_columns import merged
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from core.files import sha256_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
 from core.records import CORRECTED, Caption
-from precompute.build.stages import OfPicture
+from precompute.build.shards.stages import OfPicture
 
 if TYPE_CHECKING:
     from core.models.profiles import Profile

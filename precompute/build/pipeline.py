@@ -35,7 +35,7 @@ from precompute.build.plan import (
     plan_of,
 )
 from precompute.build.report import BuildResult, report_of
-from precompute.build.stages import Decoding, Describing, ShardRows, wanted
+from precompute.build.shards.stages import Decoding, Describing, ShardRows, wanted
 from precompute.build.workspace import REPORT_FILE, Workspace
 from precompute.sources.open import open_source
 from precompute.sources.types import Source

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.records import ImageRecord
-from precompute.build.shard import Duplicate, Note, Skipped
+from precompute.build.shards.shard import Duplicate, Note, Skipped
 
 
 @dataclass(frozen=True, slots=True)

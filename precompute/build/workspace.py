@@ -42,7 +42,7 @@ from core.gallery.layout import (
 )
 from core.map.stored import MAP_FILES
 from core.records import INDEX_KINDS, LENSES, Lens
-from precompute.build.shard import Shard
+from precompute.build.shards.shard import Shard
 from precompute.sources.photo_folders.system_files import is_system_file
 
 if TYPE_CHECKING:

@@ -29,15 +29,16 @@ from core.gallery.reader import Gallery
 from core.models.choose import with_clip, with_matcher
 from core.models.profiles import PROFILES, Models, Profile
 from core.records import LENSES, SAMPLE_NAME, UNSURE, IndexKind
-from precompute.evaluate import index_curve, lens_results
-from precompute.evaluate.fusion_choice import TunedFusions
-from precompute.evaluate.lens_differences import Outcome, groups, histogram, solved_by_one
+from precompute.evaluate import index_curve
+from precompute.evaluate.fusion.fusion_choice import TunedFusions
+from precompute.evaluate.lenses import lens_results
+from precompute.evaluate.lenses.lens_differences import Outcome, groups, histogram, solved_by_one
+from precompute.evaluate.lenses.reranked import reranked_scorer
+from precompute.evaluate.lenses.text_lens import text_scorers
 from precompute.evaluate.metrics import caption_metrics
 from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
-from precompute.evaluate.reranked import reranked_scorer
-from precompute.evaluate.text_lens import text_scorers
 from precompute.packages import versions_of
 
 logger = logging.getLogger("twolens")

@@ -40,7 +40,7 @@ def _open(options: SourceOptions, *, kept: bool) -> KeptSource:
         return _open_local(path, options, kept=kept)
     if options.source.count("/") > 1 or not _DATASET_ID.match(options.source):
         raise SourceError(f"There is no folder {options.source}.")
-    from precompute.sources.open_dataset import open_hub_dataset
+    from precompute.sources.dataset.open_dataset import open_hub_dataset
 
     return open_hub_dataset(options, kept=kept)
 
@@ -55,7 +55,7 @@ def _open_local(path: Path, options: SourceOptions, *, kept: bool) -> KeptSource
             f"{options.source} is a file; a source is a folder, a dataset, or a file of one "
             "(.parquet, or .tar of a WebDataset)."
         )
-    from precompute.sources.open_dataset import open_local_dataset
+    from precompute.sources.dataset.open_dataset import open_local_dataset
 
     return open_local_dataset(path, options, kept=kept)
 

@@ -11,9 +11,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from precompute.build.pictures import Picture, ahead
-from precompute.build.shard import Skipped
-from precompute.build.stages import Decoding, Describing, ShardRows, write
+from precompute.build.shards.pictures import Picture, ahead
+from precompute.build.shards.shard import Skipped
+from precompute.build.shards.stages import Decoding, Describing, ShardRows, write
 
 if TYPE_CHECKING:
     import threading

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import MissingDependencyError, TwoLensError
 from precompute.build.earlier import EarlierGallery
-from precompute.build.pictures import Picture
-from precompute.build.stages import Decoding, Describing, ShardRows, write
+from precompute.build.shards.pictures import Picture
+from precompute.build.shards.stages import Decoding, Describing, ShardRows, write
 from precompute.build.workspace import Workspace
 from precompute.sources.open import open_source
 
 if TYPE_CHECKING:
     from core.config import Settings
     from precompute.build.plan import BuildOptions
-    from precompute.build.shard import Skipped
+    from precompute.build.shards.shard import Skipped
 
 _ROOT = Path(__file__).resolve().parents[3]
 _DECODERS_A_DESCRIBER = 4

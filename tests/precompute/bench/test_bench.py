@@ -11,17 +11,17 @@ from core.config import get_settings
 from core.errors import SourceError
 from core.gallery.reader import Gallery
 from core.models import profiles
-from precompute.bench.figures import Figure, table, write_json
 from precompute.bench.image_tower import image_tower
 from precompute.bench.index import index
-from precompute.bench.material import (
+from precompute.bench.shared.figures import Figure, table, write_json
+from precompute.bench.shared.material import (
     Searched,
     packaged_photos,
     planted_gallery,
     queries,
     searched_gallery,
 )
-from precompute.bench.running_app import AppError, running_app
+from precompute.bench.shared.running_app import AppError, running_app
 from precompute.evaluate.qrels import from_references
 
 

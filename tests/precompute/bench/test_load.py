@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from precompute.bench.load import photos
-from precompute.bench.running_app import AppError
-from precompute.bench.visitors import UploadVisitor, search_until
+from precompute.bench.shared.running_app import AppError
+from precompute.bench.shared.visitors import UploadVisitor, search_until
 from tests.planted_app import planted_shelf, serving
 from tests.tiny_uploads import colour_uploads, colours, picture_bytes
 

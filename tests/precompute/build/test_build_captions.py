@@ -14,7 +14,7 @@ import pytest
 
 from core.errors import SourceError
 from core.gallery.reader import Gallery
-from precompute.build.shard import Duplicate, Shard
+from precompute.build.shards.shard import Duplicate, Shard
 from tests.precompute.build.builds import MODELS, build, litter, options, photos, rows
 from tests.precompute.conftest import noise_photo
 

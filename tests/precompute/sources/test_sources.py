@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import SourceError
 from precompute.sources.caption_columns import captions_of
-from precompute.sources.dataset import DatasetSource
+from precompute.sources.dataset.rows import DatasetSource
 from precompute.sources.open import open_source
 from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo

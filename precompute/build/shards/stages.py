@@ -20,10 +20,10 @@ from core.errors import ModelError
 from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodeLimits
 from core.records import Caption, ImageRecord, Lens
-from precompute.build.memory import FittingBatches
-from precompute.build.pictures import Picture, given_caption, prepare, text_fields
 from precompute.build.plan import BuildOptions, large_px
-from precompute.build.shard import Note, Shard, Skipped, duplicate_of
+from precompute.build.shards.memory import FittingBatches
+from precompute.build.shards.pictures import Picture, given_caption, prepare, text_fields
+from precompute.build.shards.shard import Note, Shard, Skipped, duplicate_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +134,7 @@ class Decoding:
         self._sizes = CopySizes(settings.thumbnail_px, large_px(options, source, settings))
 
     def __call__(self, row: SourceImage, stop: threading.Event) -> Picture | Skipped:
-        """Decode a row; see :func:`precompute.build.pictures.prepare`."""
+        """Decode a row; see :func:`precompute.build.shards.pictures.prepare`."""
         return prepare(row, self._limits, self._sizes, stop)
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from core.errors import TwoLensError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 START_LIMIT_S = 180.0
 REQUEST_LIMIT_S = 30.0
 _STOP_LIMIT_S = 10.0

@@ -16,9 +16,9 @@ import pytest
 
 from core.config import Settings
 from core.errors import ImageError, SourceError
-from precompute.sources import dataset, remote_files
+from precompute.sources.dataset import remote_files, rows
+from precompute.sources.dataset.remote_files import RemoteFiles, is_public
 from precompute.sources.open import open_source
-from precompute.sources.remote_files import RemoteFiles, is_public
 from precompute.sources.types import SourceOptions
 from tests.precompute.conftest import noise_photo
 
@@ -252,11 +252,11 @@ def test_a_hub_that_is_out_of_reach_stops_the_reading_and_a_missing_file_does_no
 
 def test_a_column_of_addresses_is_read(tmp_path, monkeypatch):
     settings = Settings(fetch_private=True, fetch_timeout_s=20)
-    monkeypatch.setattr(dataset, "get_settings", lambda: settings)
+    monkeypatch.setattr(rows, "get_settings", lambda: settings)
     with served(lambda connection, path: connection.sendall(ok())) as address:
         cells = [f"{address}/{i}.png?size=large" for i in range(3)]
         pq.write_table(pa.table({"image": cells, "text": ["x"] * 3}), tmp_path / "rows.parquet")
-        rows = list(open_source(SourceOptions(str(tmp_path / "rows.parquet"))).read(1))
-        assert [row.file_name for row in rows] == ["1.png", "2.png"]
-        assert [row.content(1_000_000) for row in rows] == [PHOTO, PHOTO]
-        assert not isinstance(rows[0].content, (bytes, Path))
+        read = list(open_source(SourceOptions(str(tmp_path / "rows.parquet"))).read(1))
+        assert [row.file_name for row in read] == ["1.png", "2.png"]
+        assert [row.content(1_000_000) for row in read] == [PHOTO, PHOTO]
+        assert not isinstance(read[0].content, (bytes, Path))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.search.query_kinds import kinds_of
-from precompute.evaluate.lens_differences import (
+from precompute.evaluate.lenses.lens_differences import (
     CONTENT,
     Outcome,
     groups,

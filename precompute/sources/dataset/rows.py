@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from core.config import get_settings
 from core.errors import SourceError
 from precompute.sources.caption_columns import check_column, holds_captions, no_captions
-from precompute.sources.image_cells import read_cell
-from precompute.sources.remote_files import RemoteFiles
+from precompute.sources.dataset.image_cells import read_cell
+from precompute.sources.dataset.remote_files import RemoteFiles
 from precompute.sources.types import (
     IMAGE_COLUMNS,
     Columns,

@@ -10,9 +10,10 @@ import pytest
 from core.gallery.figures.metrics_file import LensFigures, PairedTest
 from core.records import Fusion, Hit
 from core.search.fusion import Spread, fuse, normalised
-from precompute.evaluate import fusions, rankings
-from precompute.evaluate.fusion_choice import TunedFusions
-from precompute.evaluate.fusions import (
+from precompute.evaluate import rankings
+from precompute.evaluate.fusion import fusions
+from precompute.evaluate.fusion.fusion_choice import TunedFusions
+from precompute.evaluate.fusion.fusions import (
     BothLenses,
     Tuned,
     candidates,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from precompute.build import pipeline
-from precompute.build.stages import ShardRows
+from precompute.build.shards.stages import ShardRows
 from tests.precompute.build.builds import build, litter, options, photos, same_gallery
 from tests.precompute.conftest import noise_photo
 from tests.precompute.planted_models import PROFILE, planted_models
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from core.errors import ImageError, SourceError
 from core.gallery.copies import Copies, CopySizes
 from core.images.decode import DecodedImage, DecodeLimits, decode
 from core.records import Caption
-from precompute.build.shard import Skipped
+from precompute.build.shards.shard import Skipped
 from precompute.sources.types import SourceImage
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import GalleryError
-from precompute.bench.running_app import ROOT
+from precompute.bench.shared.running_app import ROOT
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ import numpy as np
 from core.gallery.figures.metrics_file import LensFigures, LensName, MetricName, PairedTest
 from core.records import LENSES, Lens
 from precompute.evaluate import resampling
-from precompute.evaluate.fusion_choice import PICKS, TunedFusions
-from precompute.evaluate.fusions import BothLenses
+from precompute.evaluate.fusion.fusion_choice import PICKS, TunedFusions
+from precompute.evaluate.fusion.fusions import BothLenses
 from precompute.evaluate.metrics.retrieval_metrics import RETRIEVAL_METRICS, retrieval
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import Scorer, ranks_of, scored

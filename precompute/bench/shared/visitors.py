@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from precompute.bench.running_app import REQUEST_LIMIT_S, AppError
+from precompute.bench.shared.running_app import REQUEST_LIMIT_S, AppError
 
 if TYPE_CHECKING:
     import httpx

@@ -16,7 +16,7 @@ from core.gallery.figures.metrics_file import (
     PairedTest,
 )
 from core.records import LENSES, PLAIN_RRF, Fusion
-from precompute.evaluate.fusions import (
+from precompute.evaluate.fusion.fusions import (
     BothLenses,
     Tuned,
     candidates,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import SourceError
-from precompute.sources.dataset import DatasetSource, reaching
+from precompute.sources.dataset.rows import DatasetSource, reaching
 from precompute.sources.photo_folders.folder_kind import table_files
 from precompute.sources.photo_folders.system_files import is_system_file
 from precompute.sources.types import IMAGE_COLUMNS, SourceOptions, printable_name
 
 if TYPE_CHECKING:
-    from precompute.sources.dataset import AnyDataset
+    from precompute.sources.dataset.rows import AnyDataset
 
 _HUB_TIMEOUT_S = 15
 

@@ -13,9 +13,9 @@ from core.models.choose import with_matcher
 from core.models.matcher import ImageTextMatcher
 from core.models.profiles import Models
 from precompute.evaluate.gallery_metrics import evaluate
+from precompute.evaluate.lenses.reranked import reranked_scorer
 from precompute.evaluate.qrels import from_references
 from precompute.evaluate.queries import AskedQueries
-from precompute.evaluate.reranked import reranked_scorer
 from tests.precompute.evaluate.test_evaluate import EACH, IMAGES, Planted
 from tests.tiny_matchers import save_tiny_matcher
 
