@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import GalleryError
 from core.files import sha256_of
-from precompute.bench.figures import Figure, Say, result
-from precompute.bench.material import packaged_photos
-from precompute.bench.running_app import ROOT
+from precompute.bench.shared.figures import Figure, Say, result
+from precompute.bench.shared.material import packaged_photos
+from precompute.bench.shared.running_app import ROOT
 
 if TYPE_CHECKING:
     from core.config import ProfileName
