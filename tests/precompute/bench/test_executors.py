@@ -1,0 +1,43 @@
+"""What spreading a build costs: the arithmetic, and that bytes are compared; builds are planted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core.errors import GalleryError
+from precompute.bench import executors as bench
+
+
+def plant(monkeypatch, broken: str = "") -> None:
+    """Let a build take 10 s, and 1 s of CPU a picture, twice that by ranks."""
+
+    def build(executor, source, count, name, out, threads=None):
+        out.mkdir()
+        own = threads or bench._WAYS[executor][1]
+        (out / "records").write_text(f"{own} threads{'!' * (executor == broken)}")
+        (out / "manifest.json").write_text(json.dumps({"files": {"records": {}}}))
+        each = 2.0 if executor == "accelerate" else 1.0
+        return bench._Cost(10 + each * count, 10 + each * count / 2)
+
+    monkeypatch.setattr(bench, "_build", build)
+    monkeypatch.setattr(bench, "_adopt_orphans", lambda: None)
+
+
+def test_starting_is_told_from_each_further_picture(monkeypatch):
+    plant(monkeypatch)
+    said: list[str] = []
+    found = bench.executors("photos", 48, "mini", said.append)
+    values = {figure["name"]: figure["value"] for figure in found["figures"]}
+    assert values["local: CPU in all"] == 58 and values["ray: CPU a further picture"] == 1
+    assert values["accelerate: CPU in all, more than local"] == pytest.approx(106 / 58 - 1)
+    assert values["accelerate: CPU of further pictures, more than local"] == pytest.approx(1)
+    assert values["ray: time of further pictures, more than local"] == pytest.approx(0)
+    assert said[-1] == "One thread and two make other bytes of: records."
+
+
+def test_other_bytes_than_those_of_one_process_end_it(monkeypatch):
+    plant(monkeypatch, broken="accelerate")
+    with pytest.raises(GalleryError, match="accelerate made other bytes of records"):
+        bench.executors("photos", 48, "mini", print)
