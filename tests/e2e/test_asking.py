@@ -47,15 +47,15 @@ def test_a_gallery_is_looked_through_and_a_ranking_goes_on(visit, shelf):
     visit.open_tab("Captions")
     visit.search("dog beach")
     expect(visit.page.get_by_text("1 to 5 of 12")).to_be_visible()
-    visit.page.get_by_role("button", name="On →").locator("visible=true").click()
+    visit.page.get_by_role("button", name="Next →").locator("visible=true").click()
     expect(visit.page.get_by_text("6 to 10 of 12")).to_be_visible()
-    visit.page.get_by_role("button", name="On →").locator("visible=true").click()
+    visit.page.get_by_role("button", name="Next →").locator("visible=true").click()
     expect(visit.page.get_by_text("11 to 12 of 12")).to_be_visible()
     ranks = visit.page.locator(".tl-large .tl-rank:visible")
     assert ranks.all_inner_texts() == ["11", "12"]
     hits = shelf.entry().service.by_text("dog beach", 12, "captions").hits
     assert first_picture(visit, ".tl-large .tl-lens.captions") == hits[10].id
-    visit.page.get_by_role("button", name="← Back").locator("visible=true").click()
+    visit.page.get_by_role("button", name="← Previous").locator("visible=true").click()
     expect(visit.page.get_by_text("6 to 10 of 12")).to_be_visible()
 
 

@@ -148,7 +148,7 @@ def test_similar_pictures_a_page_and_the_weight_have_addresses_too(address, brow
     expect(browser.get_by_label("by rank (RRF)")).to_be_checked()
     browser.goto(f"{address}/?q=a+red+bus&g=planted&tab=captions&start=5")
     expect(browser.locator(".tl-pages:visible")).to_contain_text("6 to 10 of 12", timeout=30_000)
-    browser.get_by_role("button", name="← Back").click()
+    browser.get_by_role("button", name="← Previous").click()
     expect_query(browser, {"q": "a red bus", "g": "planted", "tab": "captions"})
     browser.go_back()
     expect(browser.locator(".tl-pages:visible")).to_contain_text("6 to 10 of 12")

@@ -25,6 +25,8 @@ _FOUND = 5
 """A lens finds a picture that is among its first so many."""
 _MISSED = 10
 """It misses one that is not among its first so many."""
+_FEWEST = 10
+"""Measured queries of a kind under which their share is not shown: 3 of 3 is no "100 %"."""
 _MOST_OPEN = 2_000
 
 
@@ -167,7 +169,7 @@ def _limit(entry: ShelvedGallery, limit: Limit, group: QueryGroup | None, asked:
         for query in limit.pair
     )
     measured = ""
-    if group is not None:
+    if group is not None and group.queries >= _FEWEST:
         measured = (
             f'<p class="tl-note">Measured on this gallery: of {group.queries:,} such queries the '
             f"caption lens has the right picture among its first five for "

@@ -15,7 +15,7 @@ from core.search.query import picture_count
 from core.search.results import Comparison
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import SEARCH_EVENT, event_value
-from core.ui.parts.markup import LENS_WORDS, escape, stage
+from core.ui.parts.markup import LENS_WORDS, escape, explained, stage
 from core.ui.parts.query.query_chips import query_chips
 from core.ui.parts.query.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.results.cards import plain_row
@@ -150,8 +150,8 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
         f'<p class="tl-note">Pictures that a lens finds alike lie near each other; distances '
         f"between far groups mean little. Your words (◆) stand at the mean place of their "
         f"{NEAREST} nearest pictures in that lens, the better scores counting more; circles number "
-        f"the hits of the caption lens, squares those of the CLIP lens. Made by "
-        f"{escape(found.method)}.</p>"
+        f"the hits of the caption lens, squares those of the CLIP lens. "
+        f"{explained('How it is made', f'{found.method}.')}</p>"
     )
     return stage(content, "", summary=summary, query=typed)
 

@@ -148,10 +148,11 @@ class TunedFusions:
             gap = abs(figures["captions"].mrr - figures["clip"].mrr)
             better = max(LENSES, key=lambda lens: figures[lens].mrr)
             test = of_fusion[better, "MRR"]
+            luck = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
             verdict = (
                 f"Fusion does not beat {_in_words(below)}. The two lenses are {gap:.3f} apart in "
                 f"MRR. Against {_LENS_WORDS[better]} fusion changes MRR by {test.difference:+.3f} "
-                f"(p = {test.p_value:.4f})."
+                f"({luck})."
             )
         elif largest < _SURE:
             verdict = (

@@ -24,7 +24,7 @@ _LABELS = {
     "licence": "Licence",
     "shape": "Shape",
     "megapixels": "Size",
-    "sure": "Caption",
+    "sure": "Sureness",
     "caption": "Caption says",
 }
 

@@ -64,9 +64,9 @@ def pager(
     before = start - step if start >= 2 * step else 0
     return (
         f'<nav class="tl-pages" aria-label="Pages">'
-        f"{leaf(before, '← Back', start > 0)}"
+        f"{leaf(before, '← Previous', start > 0)}"
         f"<span>{start + 1:,} to {last:,} of {total:,}</span>"
-        f"{leaf(last, 'On →', last < min(total, deepest or total))}</nav>"
+        f"{leaf(last, 'Next →', last < min(total, deepest or total))}</nav>"
     )
 
 
