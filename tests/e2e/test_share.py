@@ -57,6 +57,11 @@ def test_a_search_has_an_address_that_back_and_reload_restore(address, browser):
     browser.reload()
     expect(visit.cards().first).to_have_attribute("data-picture", re.compile(image_id(4)))
     expect_query(browser, {"q": "a red bus", "g": "planted"})
+    box = browser.locator("#compare-query input, #compare-query textarea")
+    browser.go_back()
+    expect(box).to_have_value("")
+    browser.go_forward()
+    expect(box).to_have_value("a red bus")
     assert visit.problems == []
 
 

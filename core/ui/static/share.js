@@ -52,6 +52,9 @@
 
   const arrived = (host) => {
     const told = host.querySelector("[data-address]");
+    if (!told && restoring && !(restoring.q || restoring.s || restoring.start)) {
+      restoring = view = null; // the first screen: it has no address of its own
+    }
     // A tab that is restored may come into sight only after its results.
     if (!told || (host.offsetParent === null && !restoring)) return;
     const shown = { ...USUAL, ...JSON.parse(told.dataset.address) };
@@ -123,7 +126,7 @@
     const dialog = document.querySelector(".tl-dialog[open]");
     if (dialog && !wanted.p) {
       closing = true;
-      view.p = "";
+      if (view) view.p = "";
       dialog.addEventListener("close", () => setTimeout(() => (closing = false), 0), { once: true });
       dialog.close();
     }
