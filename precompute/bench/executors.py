@@ -72,7 +72,8 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
             for executor in _WAYS:
                 say(f"{executor}, {count} pictures ...")
                 out = folder / f"{executor}-{count}"
-                costs[executor, count] = _build(executor, source, count, name, out)
+                cost = costs[executor, count] = _build(executor, source, count, name, out)
+                say(f"  {cost.cpu_s:.1f} s of CPU in {cost.wall_s:.1f} s")
         say("local with one thread, for its bytes ...")
         _build("local", source, images, name, folder / f"local-{images}-1", threads=1)
         for executor in ("accelerate", "ray"):
