@@ -4,84 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from core.ui.launch import launch
+from tests.e2e.uploads.conftest import HOSTILE_NAME
 from tests.e2e.visiting import Visit
-from tests.planted_app import planted_shelf
-from tests.tiny_uploads import colour_uploads, colours, picture_bytes
+from tests.tiny_uploads import colours, picture_bytes
 
-DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-# Gradio's own page says so when the stream of an upload's progress ends.
-GRADIOS_OWN = "Method not implemented."
-HOSTILE_NAME = '<img src=x onerror="window.pwned=1">.png'
 HOSTILE_CAPTION = '"><script>window.pwned=1</script><b onclick="window.pwned=1">dog</b>'
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uploads")
-    uploads = colour_uploads(folder, upload_closed_s=4, upload_queue_size=2)
-    changed = {"GRADIO_HEARTBEAT_INTERVAL": "0.5"}  # notices a closed tab sooner than in 15 s
-    before = {name: os.environ.get(name) for name in (*changed, "GRADIO_TEMP_DIR")}
-    os.environ.update(changed)
-    shelf = planted_shelf(folder)
-    clip = shelf.entry().service.models.clip
-    clip.encode_image = lambda images: clip.encode_text(["cat sofa"] * len(images))
-    page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads)
-    yield page.local_url.rstrip("/"), uploads, page
-    page.close(verbose=False)
-    uploads.close()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-@pytest.fixture
-def uploads(served):
-    served[1].captioner.gate.set()
-    yield served[1]
-    served[1].captioner.gate.set()
-
-
-@pytest.fixture
-def open_tab(chromium: Browser, served, uploads):
-    visits: list[Visit] = []
-
-    def open_page(**options) -> Visit:
-        context = chromium.new_context(**{"viewport": DESKTOP, **options})
-        context.set_default_timeout(20_000)
-        visit = Visit(context.new_page(), served[0])
-        visit.page.get_by_role("tab", name="Your photos").click()
-        visits.append(visit)
-        return visit
-
-    yield open_page
-    for visit in visits:
-        visit.page.context.close()
-        assert [problem for problem in visit.problems if problem != GRADIOS_OWN] == []
-        assert visit.elsewhere == []
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, request) -> Path:
-    """Twelve photos of coco_cc, a good one under a hostile name, and a text file."""
-    photos = request.getfixturevalue("shared_data") / "coco_cc"
-    target = tmp_path_factory.mktemp("photos")
-    (target / "inner").mkdir()
-    for number, photo in enumerate(sorted(photos.glob("*.jpg"))[:12]):
-        shutil.copy(photo, target / "inner" if number % 2 else target)
-    (target / HOSTILE_NAME).write_bytes(picture_bytes((8, 248, 8), size=(64, 48)))
-    (target / "notes.txt").write_text("no photo")
-    return target
 
 
 def drop(visit: Visit, folder: Path) -> None:
