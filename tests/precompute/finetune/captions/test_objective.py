@@ -118,7 +118,12 @@ def test_captions_from_features_are_those_of_the_models_own_generate(
     images = [pairs.image(row) for row in range(4)]
     inputs = processor(images=images, text=[PROMPT.text] * 4, return_tensors="pt")
     tokens = model.generate(
-        **inputs, do_sample=False, min_new_tokens=3, max_new_tokens=6, repetition_penalty=1.5
+        **inputs,
+        do_sample=False,
+        min_new_tokens=3,
+        max_new_tokens=6,
+        repetition_penalty=1.5,
+        suppress_tokens=model.generation_config.suppress_tokens,  # not taken up by itself
     )
     theirs = processor.batch_decode(tokens, skip_special_tokens=True)
     if model.config.use_decoder_only_language_model:
