@@ -74,6 +74,7 @@ class LocalHub(ThreadingHTTPServer):
     Attributes:
         damages_uploads: Whether what is uploaded is stored otherwise.
         puts_left: Large files that arrive before the connection breaks; None for all.
+        when_asked: Called when a client has hashed its large files and asks where they go.
         when_put: Called when a large file arrives.
         when_committed: Called with a repository's key after a commit.
         is_down: Whether nothing is answered any more.
@@ -85,6 +86,7 @@ class LocalHub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.damages_uploads = False
         self.puts_left: int | None = None
+        self.when_asked: Callable[[], None] = lambda: None
         self.when_put: Callable[[], None] = lambda: None
         self.when_committed: Callable[[str], None] = lambda _: None
         self.is_down = False
@@ -293,6 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"url": url, "id": name})
 
     def _batch(self, asked: dict) -> None:
+        self.server.when_asked()
         objects = []
         for one in asked["objects"]:
             upload = {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}", "header": {}}}

@@ -188,7 +188,7 @@ def test_a_broken_upload_goes_on_and_a_file_that_changes_meanwhile_is_noticed(tr
     assert pinned(tries.publish()) == first
 
     report = tries.gallery / "captions.npy"
-    hub.when_put = lambda: report.write_bytes(b"anything")
+    hub.when_asked = lambda: report.write_bytes(b"anything")
     (tries.gallery / "metrics.json").write_text("{}")
     hub.large.clear()
     hub.repositories.clear()
