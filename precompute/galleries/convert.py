@@ -34,20 +34,28 @@ def run(
     from core.files import local_path
 
     manifest = convert(local_path(str(gallery)))
-    say(f"{gallery} has {manifest.counts.images:,} pictures, in format {manifest.format} now.")
+    if manifest is None:
+        say(f"{gallery} has the format of today: nothing to do.")
+    else:
+        say(f"{gallery} has {manifest.counts.images:,} pictures, in format {manifest.format} now.")
 
 
-def convert(folder: Path) -> Manifest:
-    """Write a gallery of format 1 anew and put it into its place; return the new manifest.
+def convert(folder: Path) -> Manifest | None:
+    """Write a gallery of format 1 anew and put it into its place.
+
+    Returns:
+        The new manifest, or None of a gallery that has the format of today.
 
     Raises:
-        GalleryError: It is no gallery of format 1, is being built, or cannot be written.
+        GalleryError: Its format is not known, it is being built, or cannot be written.
         CorruptGalleryError: A file of it is not the one that was built.
     """
     from precompute.build.workspace import Workspace
 
     folder = folder.resolve()
     content = _old_manifest(folder)
+    if content is None:
+        return None
     old = json.loads(content)
     workspace = Workspace(folder)
     try:
@@ -68,7 +76,8 @@ def convert(folder: Path) -> Manifest:
     return manifest
 
 
-def _old_manifest(folder: Path) -> bytes:
+def _old_manifest(folder: Path) -> bytes | None:
+    """Return a manifest of format 1, whose seal is whole, or None of one of today's."""
     from core.gallery.folder import GalleryFolder
     from core.gallery.manifest import FORMAT, read_manifest
 
@@ -79,7 +88,7 @@ def _old_manifest(folder: Path) -> bytes:
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptGalleryError(folder, "manifest.json is not a manifest") from error
     if found == FORMAT:
-        raise GalleryError(folder, f"{folder} has format {FORMAT} already: nothing is to be done.")
+        return None
     if found != 1:
         raise GalleryError(folder, f"{folder} has format {found!r}, which is not known here.")
     unsealed = content.replace(f'"{digest}"'.encode(), f'"{64 * "0"}"'.encode())
