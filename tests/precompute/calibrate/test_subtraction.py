@@ -29,7 +29,7 @@ def gallery(captions):
         records(len(captions)), captions, strict=True)]  # fmt: skip
     ids = [picture.id for picture in pictures]
     index = Index.build(Directions().encode_text(captions), ids, "flat")
-    return SimpleNamespace(records=pictures, index=lambda *_: index, row=ids.index)
+    return SimpleNamespace(records=pictures, exact_index=lambda _: index, row=ids.index)
 
 
 def test_what_is_subtracted_is_left_out_and_what_is_wanted_kept():
