@@ -130,16 +130,7 @@ def read_blip(spec: ModelSpec) -> tuple[Any, Any, Path]:
 
     folder = files_of(spec, *MODEL_FILES)
     require_safetensors(spec.name, folder)
-    with _damage_named(spec):
-        processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-        model, report = BlipForConditionalGeneration.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            local_files_only=True,
-        )
-    _check_complete(spec, report)
+    model, processor = _read(spec, folder, BlipForConditionalGeneration, BlipProcessor)
     return model, processor, folder
 
 
@@ -175,16 +166,26 @@ def read_matcher(spec: ModelSpec, dtype: Any) -> tuple[Any, Any]:  # noqa: ANN40
             "matching with BLIP or BLIP-2, such as Salesforce/blip2-itm-vit-g."
         )
     require_safetensors(spec.name, folder, "TWOLENS_RERANKER")
-    kind, processor_kind = kinds[config.model_type]
+    return _read(spec, folder, *kinds[config.model_type], dtype=dtype)
+
+
+def _read(
+    spec: ModelSpec,
+    folder: Path,
+    kind: Any,  # noqa: ANN401 - classes of transformers, imported lazily
+    processor_kind: Any,  # noqa: ANN401
+    **how: Any,  # noqa: ANN401
+) -> tuple[Any, Any]:
+    """Return a model, whose weights are all there, and its processor; no remote code, no pickle."""
     with _damage_named(spec):
         processor = processor_kind.from_pretrained(folder, local_files_only=True)
         model, report = kind.from_pretrained(
             folder,
-            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             local_files_only=True,
+            **how,
         )
     _check_complete(spec, report)
     return model, processor

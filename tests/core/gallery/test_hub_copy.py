@@ -16,7 +16,8 @@ from core.gallery.hub_copy import HubGallery, is_on_hub, local_copy
 from core.gallery.reader import Gallery
 from core.models.profiles import Profile
 from tests.core import planted
-from tests.local_hub import READER, Client, LocalHub, local_hub
+from tests.hub_client import Client
+from tests.local_hub import READER, LocalHub, local_hub
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.e2e.visiting import Visit
-from tests.local_hub import ROOT, LocalHub, local_hub, publish_shapes
+from tests.hub_client import publish_shapes
+from tests.local_hub import ROOT, LocalHub, local_hub
 from tests.zero_gpu import ZeroGpu, zero_gpu
 
 GALLERY = "hf:mine/shapes"

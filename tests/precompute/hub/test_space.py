@@ -8,7 +8,8 @@ import re
 import pytest
 
 from precompute.hub.space import Space, hub_models, preload_lines, requirements_for, stage_space
-from tests.local_hub import READER, ROOT, Client, Repository, local_hub, publish_shapes
+from tests.hub_client import Client, publish_shapes
+from tests.local_hub import READER, ROOT, Repository, local_hub
 
 PIN = re.compile(r"^([\w.-]+(?:\[[\w,]+\])?)==(\S+)$", re.M)
 GALLERY = "hf:mine/shapes"

@@ -9,7 +9,8 @@ from core.models.profiles import Models
 from core.ui.galleries.places import HubPlace
 from core.ui.galleries.shelf import Shelf
 from tests.core import planted
-from tests.local_hub import Client, local_hub
+from tests.hub_client import Client
+from tests.local_hub import local_hub
 
 
 def test_it_is_listed_before_it_is_fetched_and_served_when_the_hub_is_gone(tmp_path):
