@@ -159,7 +159,7 @@ def image_tower_command(
     source: _Photos = None, profile: ProfileOption = None, json_file: JsonOption = None
 ) -> None:
     """Measure the CLIP model's image tower on the CPU, as it runs there and in float32."""
-    from precompute.bench.image_tower import image_tower
+    from precompute.bench.models.image_tower import image_tower
 
     settings, name = _chosen(profile)
     _tell(image_tower(source, name, settings, say), json_file)
@@ -173,7 +173,7 @@ def explanations_command(
     json_file: JsonOption = None,
 ) -> None:
     """Check by deletion and insertion where CLIP is said to look, against chance."""
-    from precompute.bench.explanations import explanations
+    from precompute.bench.models.explanations import explanations
 
     settings, name = _chosen(profile)
     _tell(explanations(source, photos, name, say, settings.device), json_file)
@@ -187,7 +187,7 @@ def read_text_command(
     json_file: JsonOption = None,
 ) -> None:
     """Measure the reader of text in pictures: seconds, and what its sure and unsure lines find."""
-    from precompute.bench.read_text import read_text
+    from precompute.bench.models.read_text import read_text
 
     settings, _ = _chosen(None)
     _tell(read_text(source, qrels, queries, settings, say), json_file)

@@ -11,8 +11,8 @@ from core.config import get_settings
 from core.errors import SourceError
 from core.gallery.reader import Gallery
 from core.models import profiles
-from precompute.bench.image_tower import image_tower
 from precompute.bench.index import index
+from precompute.bench.models.image_tower import image_tower
 from precompute.bench.shared.figures import Figure, table, write_json
 from precompute.bench.shared.material import (
     Searched,
