@@ -92,6 +92,20 @@ def test_the_answers_are_those_of_an_exact_index(filled):
         store.search(unit_rows(1, 8), 1)
 
 
+def test_a_tie_wider_than_the_spare_candidates_is_in_row_order(store):
+    """A hundred equal vectors, the last row added first: the cut at k is among them."""
+    vectors, ids = unit_rows(SIZE, DIM), image_ids(SIZE)
+    tied = np.sort(np.random.default_rng(4).permutation(SIZE)[:100])
+    vectors[tied] = vectors[tied[0]]
+    backwards = list(range(SIZE))[::-1]
+    store.create(SIZE)
+    store.add(backwards, vectors[backwards], ids[::-1], [None] * SIZE)
+    for k in (1, 3, 20, 100, 110):
+        (found,) = store.search(vectors[tied[:1]], k)
+        assert [hit.id for hit in found[:100]] == [ids[row] for row in tied[:k]]
+        assert len(found) == k and len({hit.score for hit in found[:100]}) == 1
+
+
 def test_filters_leave_the_ranking_of_what_they_allow(filled, monkeypatch):
     store, vectors = filled
     exact, query = Index.build(vectors, image_ids(SIZE), "flat"), unit_rows(1, DIM, seed=2)
