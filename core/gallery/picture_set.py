@@ -19,8 +19,8 @@ from core.search.query import check_index_kind, check_lens
 
 T = TypeVar("T")
 
-_MOST_ROWS_OF_A_SPREAD = 100_000
-_BLOCKS, _BLOCK_ROWS = 512, 64
+_BLOCKS, _BLOCK_ROWS = 512, 16
+_ROWS_AT_ONCE = 1024
 
 
 class PictureSet(ABC):
@@ -143,11 +143,7 @@ class PictureSet(ABC):
         """
         with self._lock:
             if lens not in self._moments:
-                rows = self.embeddings(lens)
-                if len(rows) > _MOST_ROWS_OF_A_SPREAD:
-                    rows = rows[sampled_rows(len(rows))]
-                mean = rows.mean(axis=0, dtype=np.float64)
-                self._moments[lens] = mean, (rows.T @ rows) / len(rows) - np.outer(mean, mean)
+                self._moments[lens] = _moments(self.embeddings(lens))
         mean, covariance = self._moments[lens]
         return Spread(float(mean @ query), max(0.0, float(query @ covariance @ query)) ** 0.5)
 
@@ -200,10 +196,24 @@ class PictureSet(ABC):
 
 
 def sampled_rows(count: int) -> np.ndarray:
-    """Return some rows of many: int64, rising, the same ones each time.
+    """Return some rows of many, all of few: int64, rising, the same ones each time.
 
     They come in blocks, for a mapped file is read by the page.
     """
+    if count <= _BLOCKS * _BLOCK_ROWS:
+        return np.arange(count)
     starts = np.linspace(0, count - _BLOCK_ROWS, _BLOCKS).astype(np.int64)
     rows: np.ndarray = np.unique(starts[:, None] + np.arange(_BLOCK_ROWS))
     return rows
+
+
+def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of rows, of many from a sample: float64 (dim,), (dim, dim)."""
+    rows, dim = sampled_rows(len(embeddings)), embeddings.shape[1]
+    total, products = np.zeros(dim), np.zeros((dim, dim))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):  # a copy of some, never of all
+        part = embeddings[rows[start : start + _ROWS_AT_ONCE]]
+        total += part.sum(axis=0, dtype=np.float64)
+        products += part.T @ part
+    mean = total / max(1, len(rows))
+    return mean, products / max(1, len(rows)) - np.outer(mean, mean)

@@ -34,9 +34,6 @@ from core.search.query_language.parse import ParsedQuery
 if TYPE_CHECKING:
     from core.models.profiles import Profile
 
-_MOST_SCORED = 100_000
-"""Of more pictures than these, a sample tells how the scores of best captions lie."""
-
 
 class Gallery(PictureSet):
     """The pictures of one gallery and what is needed to search them.
@@ -234,8 +231,7 @@ class Gallery(PictureSet):
         """Return how the scores of all pictures lie for a query."""
         if not self._best_caption_counts(lens):
             return super().spread(lens, query)
-        sample = sampled_rows(len(self)) if len(self) > _MOST_SCORED else None
-        scores = self._best_scores(query, sample)
+        scores = self._best_scores(query, sampled_rows(len(self)))
         return Spread(float(scores.mean()), float(scores.std()))
 
     def _best_caption_counts(self, lens: Lens) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import CorruptGalleryError, QueryError
-from core.gallery import parts
+from core.gallery import parts, picture_set
 from core.gallery.caption_rows import CaptionRows
 from core.gallery.layout import index_file
 from core.gallery.picture_set import sampled_rows
@@ -55,7 +55,24 @@ def test_an_index_of_something_else_is_refused_before_faiss_reads_it(
 def test_a_sample_of_rows_lies_all_over_them():
     rows = sampled_rows(1_000_000)
     assert (rows[0], rows[-1]) == (0, 999_999)
-    assert len(rows) == 512 * 64 and np.diff(rows).max() < 2_000
+    assert len(rows) == 512 * 16 and np.diff(rows).max() < 2_000
+    assert sampled_rows(8192).tolist() == list(range(8192))
+
+
+def test_a_spread_is_that_of_all_scores_or_of_those_of_a_sample(planted, tmp_path, monkeypatch):
+    write(planted, tmp_path)
+    monkeypatch.setattr(picture_set, "_ROWS_AT_ONCE", 4)
+    for blocks in (512, 3):
+        monkeypatch.setattr(picture_set, "_BLOCKS", blocks)
+        monkeypatch.setattr(picture_set, "_BLOCK_ROWS", 3)
+        gallery = Gallery.open(tmp_path, planted.profile)
+        rows = sampled_rows(len(gallery))
+        assert len(rows) == min(len(gallery), 3 * blocks)
+        for lens in LENSES:
+            query = getattr(planted, lens)[1]
+            scores, spread = gallery.all_scores(lens, query)[rows], gallery.spread(lens, query)
+            assert spread.mean == pytest.approx(scores.mean(), abs=1e-5)
+            assert spread.deviation == pytest.approx(scores.std(), abs=1e-5)
 
 
 def test_the_caption_rows_of_some_images():
