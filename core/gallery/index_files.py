@@ -52,6 +52,7 @@ class IndexFile:
             check_index(self.file.map(), self.entry.kind, *vectors.shape)
         except ValueError as error:
             raise _unlike(self.file.folder, self.file.name, error) from error
+        self.file.release()  # the check looked into every cluster, a search looks into some
         mapped = Approximate.mapped(self.entry.kind, self.file.path, self.entry.effort)
         return Index(vectors, ids, owners, mapped)
 
