@@ -169,17 +169,20 @@ def sides(pictures: Columns) -> np.ndarray:
 
 def _by_licence(pictures: Columns, value: str) -> np.ndarray:
     """Compare with whole licences; ``none`` stands for pictures without one."""
-    found = licences(pictures)
-    met: np.ndarray = found == ("" if value == "none" else value)
+    names, of_rows = licences(pictures)
+    wanted = [at for at, name in enumerate(names) if name == ("" if value == "none" else value)]
+    met: np.ndarray = np.isin(of_rows, wanted)
     return met
 
 
-def licences(pictures: Columns) -> np.ndarray:
-    """Return each picture's licence in lower case, "" for none: str (n,)."""
+def licences(pictures: Columns) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the licences there are in lower case, "" for none, and each picture's: int32 (n,)."""
 
-    def make() -> np.ndarray:
-        given = values_of(pictures.records, "license")
-        return np.array([(each or "").lower() for each in given], np.str_)
+    def make() -> tuple[tuple[str, ...], np.ndarray]:
+        given = [(each or "").lower() for each in values_of(pictures.records, "license")]
+        names = tuple(sorted(set(given)))
+        places = {name: at for at, name in enumerate(names)}
+        return names, np.fromiter((places[each] for each in given), np.int32, len(given))
 
     return pictures.column("licences", make)
 

@@ -78,9 +78,10 @@ def _choices(entry: ShelvedGallery) -> _Choices:
         return met is not None and bool(met.any()) and not bool(met.all())
 
     found: dict[str, tuple[tuple[str, str], ...]] = {}
-    names, counts = np.unique(licences(gallery), return_counts=True)
+    names, of_rows = licences(gallery)
     if len(names) > 1:
-        common = names[np.argsort(-counts, kind="stable")][:_MOST_LICENCES].tolist()
+        order = np.argsort(-np.bincount(of_rows), kind="stable")[:_MOST_LICENCES]
+        common = [names[at] for at in order.tolist()]
         found["licence"] = tuple((name or "none", name or "none given") for name in common)
     shapes = tuple((shape, shape) for shape in SHAPES if some("shape", shape))
     if shapes:
