@@ -94,7 +94,7 @@ def _ask_app(gallery: Path, profile: ProfileName, count: int, folder: Path) -> _
             search_ms=search,
             repeated_ms=repeated,
             http_ms=http_ms,
-            memory_mb=app.memory_mb(),
+            memory_mb=app.memory().resident,
         )
 
 

@@ -128,7 +128,7 @@ def _large_figures(app: RunningApp, large: dict[str, bytes]) -> list[Figure]:
         sent_s = visitor.send(large)
         done = visitor.describe()
         done.sent_s = sent_s
-        runs.append((done, app.memory_mb()))
+        runs.append((done, app.memory().resident))
         visitor.close()
     (cold, cold_mb), (warm, warm_mb) = runs
     return [

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,46 @@ class AppError(TwoLensError):
     """The app did not start, or did not answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of a process and its children, in MB of 10^6 bytes.
+
+    Attributes:
+        own: What no file holds; where the system does not tell, all of it.
+        gallery: Mapped files of the gallery, which the system takes back when it is short.
+        libraries: All other mapped files.
+    """
+
+    own: float
+    gallery: float
+    libraries: float
+
+    @property
+    def resident(self) -> float:
+        """All of it."""
+        return self.own + self.gallery + self.libraries
+
+
+def memory_of(pid: int, gallery: Path) -> Memory:
+    """Return the memory of a process and its children; what they share counts for each."""
+    import psutil
+
+    own = of_gallery = libraries = 0
+    process = psutil.Process(pid)
+    for member in (process, *process.children(recursive=True)):
+        if not hasattr(member, "memory_maps"):
+            own += member.memory_info().rss
+            continue
+        for part in member.memory_maps(grouped=True):
+            anonymous = getattr(part, "anonymous", 0)
+            own += anonymous
+            if Path(part.path).is_relative_to(gallery.resolve()):
+                of_gallery += part.rss - anonymous
+            else:
+                libraries += part.rss - anonymous
+    return Memory(own / 1e6, of_gallery / 1e6, libraries / 1e6)
+
+
 class RunningApp:
     """An app that answers on a loopback port.
 
@@ -34,9 +75,11 @@ class RunningApp:
         first_answer_s: Seconds from the start of the process to the first answered query.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, log: IO[bytes], gallery: Path
+    ) -> None:
         """Take over a process that was just started."""
-        self._process = process
+        self._process, self._gallery = process, gallery
         self._port = port
         self._log = log
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_LIMIT_S)
@@ -73,13 +116,9 @@ class RunningApp:
         """Ask ``/compare`` for five pictures a lens; see :meth:`ask`."""
         return self.ask("compare", query, 5, "")
 
-    def memory_mb(self) -> float:
-        """Return the resident memory of the process and its children, in MB of 10^6 bytes."""
-        import psutil
-
-        process = psutil.Process(self._process.pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(member.memory_info().rss for member in family) / 1e6
+    def memory(self) -> Memory:
+        """Return the memory of its processes; the first gallery's files are told apart."""
+        return memory_of(self._process.pid, self._gallery)
 
     def wait(self, query: str, started: float) -> None:
         """Ask until the first answer comes.
@@ -143,7 +182,7 @@ def running_app(
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
-        app = RunningApp(process, port, log)
+        app = RunningApp(process, port, log, galleries[0])
         try:
             app.wait(query, started)
             yield app

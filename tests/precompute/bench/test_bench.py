@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
+import numpy as np
+import psutil
 import pytest
 
 from core.config import get_settings
@@ -21,7 +24,7 @@ from precompute.bench.shared.material import (
     queries,
     searched_gallery,
 )
-from precompute.bench.shared.running_app import AppError, running_app
+from precompute.bench.shared.running_app import AppError, memory_of, running_app
 from precompute.build.index_command import IndexChoice
 from precompute.evaluate.qrels import from_references
 
@@ -109,3 +112,18 @@ def test_the_index_is_measured_at_a_size_that_the_gallery_has_not(tiny, tmp_path
         less = [point["recall"] for point in entry["curve"] if point["effort"] < entry["effort"]]
         assert max(less) < entry["recall"], "and no more than it takes"
         assert figures[f"{lens} ivf: recall@10, words"] >= 0.9
+
+
+def test_memory_tells_a_gallerys_mapped_files_from_a_processs_own(tmp_path):
+    if not hasattr(psutil.Process, "memory_maps"):
+        pytest.skip("this system does not tell")
+    path = tmp_path / "vectors.npy"
+    np.save(path, np.ones(5_000_000, np.float32))
+    before = memory_of(os.getpid(), tmp_path)
+    mapped, own = np.load(path, mmap_mode="r"), np.ones(10_000_000, np.float32)
+    assert mapped.sum() + own.sum() == 15_000_000
+    after = memory_of(os.getpid(), tmp_path)
+    assert before.gallery == 0
+    assert after.gallery == pytest.approx(20, abs=1)
+    assert after.own - before.own == pytest.approx(40, abs=10)
+    assert after.resident == after.own + after.gallery + after.libraries
