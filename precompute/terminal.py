@@ -52,6 +52,16 @@ CaptionColumnOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option(min=1, help="Train on this many images, the first.")
 ]
+ValidationOption = Annotated[
+    str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
+]
+EpochsOption = Annotated[int | None, typer.Option(min=1)]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1)]
+LearningRateOption = Annotated[float | None, typer.Option(min=0)]
+PatienceOption = Annotated[
+    int | None, typer.Option(min=1, help="Stop after so many epochs without a better score.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0)]
 
 
 class Commands(TyperGroup):

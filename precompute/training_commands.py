@@ -39,7 +39,7 @@ class _Finetune(_Lazy):
 class _Mini(_Lazy):
     modules = {
         "captioner": "precompute.mini.captioner_command",
-        "names": "precompute.mini.names_command",
+        "names": "precompute.calibrate.names.command",
         "words": "precompute.mini.words_command",
     }
 

@@ -1,10 +1,10 @@
-"""Numbers fitted to a checkpoint: the rerank probe, thresholds of unsure captions and matches."""
+"""Numbers fitted to a checkpoint: probe, thresholds of unsure captions and matches, namer."""
 
 __all__ = [
     "contrastive",
     "match_command",
+    "names",
     "rerank_command",
     "subtraction_command",
-    "threshold",
     "threshold_command",
 ]

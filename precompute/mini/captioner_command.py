@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from precompute import terminal
 from precompute.finetune.captions.recipe import CaptionRecipe
+from precompute.finetune.shared.recipes import read_recipe
 
 FIRST = CaptionRecipe(
     epochs=20,
@@ -26,6 +26,8 @@ FIRST = CaptionRecipe(
 SECOND = replace(FIRST, epochs=3, feature_dropout=0.0, dropout=0.15, start_share=0.3)
 """Continues with the T5 of the first, with dropout; it finds a little less and reads better."""
 
+RECIPES = {"first": FIRST, "second": SECOND}
+
 _MIN_COUNT = 4
 """Words used less often are left out of the vocabulary."""
 
@@ -39,25 +41,18 @@ def run(
     first: Annotated[
         Path | None, typer.Option(help="Second stage: the folder of the first one.")
     ] = None,
-    validation: Annotated[
-        str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    validation: terminal.ValidationOption = None,
+    epochs: terminal.EpochsOption = None,
+    batch_size: terminal.BatchSizeOption = None,
+    seed: terminal.SeedOption = None,
     device: terminal.DeviceOption = "auto",
 ) -> None:
     """Train the small captioner: first stage behind an image tower, second stage with --first.
 
     An interrupted run resumes with the same command. The weights are written in 8 bits.
     """
-    recipe = SECOND if first else FIRST
-    recipe = replace(
-        recipe,
-        epochs=epochs or recipe.epochs,
-        batch_size=batch_size or recipe.batch_size,
-        seed=seed,
-    )
+    options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    recipe = read_recipe("second" if first else "first", RECIPES, "first", options)
 
     import torch
 
@@ -65,7 +60,7 @@ def run(
     from precompute.finetune.captions.job import Job
     from precompute.finetune.captions.start import accelerator_on, assemble, find_model, prepare
     from precompute.mini.captioner_model import SMALL_DECODING, SmallSizes, new_model, new_tokenizer
-    from precompute.mini.pretraining import EmbeddingPretraining, PretrainingRecipe
+    from precompute.mini.pretraining import PretrainingRecipe, embeddings_to_read
     from precompute.sources.pairs import load_pairs
 
     spec = find_model(str(first) if first else tower)
@@ -77,7 +72,7 @@ def run(
         accelerator, where = accelerator_on(device)
         source, images = read_instructblip(spec, "cpu", "fp32")
         tokenizer = new_tokenizer((t for own in pairs.captions for t in own), min_count=_MIN_COUNT)
-        torch.manual_seed(seed)
+        torch.manual_seed(recipe.seed)
         model, processor = new_model(
             tokenizer, source.vision_model, images.image_processor, SmallSizes()
         )
@@ -90,7 +85,7 @@ def run(
             accelerator,
             eight_bit=True,
         )
-    task = EmbeddingPretraining(PretrainingRecipe(), first)
-    report = Job(prepared, pairs, measured, task=task, say=typer.echo).run()
-    if prepared.accelerator.is_main_process:
-        typer.echo(json.dumps(report))
+    taught = PretrainingRecipe()
+    identity = {"pretraining": asdict(taught)}
+    job = Job(prepared, pairs, measured, identity=identity, say=typer.echo)
+    job.run(*embeddings_to_read(job, pairs, taught, first))

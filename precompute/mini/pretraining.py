@@ -8,7 +8,7 @@ what was predicted of its image by a network that never met it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,7 @@ from core.models.profiles import PROFILES
 from core.models.sentence.encoder import MiniLmEncoder
 from precompute.calibrate.contrastive import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
-from precompute.finetune.captions.job import CHECKPOINT, Job, Split, TrainingTask
-from precompute.finetune.captions.training import Transform
+from precompute.finetune.captions.job import CHECKPOINT, Job, Split
 from precompute.finetune.shared.loop import Loop, Schedule
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _DROPOUT = 0.4
 _EPOCHS = 25
 
 _RIDGE = 3.0
-"""Of the regression from a caption's embedding to what is predicted of its image."""
+"""Of regressions from a caption's embedding to what is known of its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,7 @@ class Targets:
 
     def write(self, folder: Path) -> None:
         """Keep them for a second stage."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / TARGETS, save(asdict(self)))
+        write_arrays(folder / TARGETS, self)
 
     @classmethod
     def read(cls, folder: Path, captions: int) -> Targets:
@@ -109,29 +107,34 @@ class Targets:
         return found
 
 
-class EmbeddingPretraining(TrainingTask):
-    """Teaches the Q-Former, or takes it and its targets from an earlier run; then the T5."""
+def embeddings_to_read(
+    job: Job, pairs: Pairs, recipe: PretrainingRecipe, earlier: Path | None = None
+) -> tuple[Split, EmbeddingInputs]:
+    """Teach the Q-Former, or take what an earlier run taught; the T5 then reads embeddings.
 
-    def __init__(self, recipe: PretrainingRecipe, earlier: Path | None = None) -> None:
-        """Remember what to do."""
-        self._recipe = recipe
-        self._earlier = earlier
-        self.identity = {"pretraining": asdict(recipe)}
+    Args:
+        job: Of the captioner.
+        pairs: Images with captions.
+        recipe: How.
+        earlier: Folder of a first stage; without one the job's own Q-Former is taught.
 
-    def split(self, job: Job, pairs: Pairs) -> Split:
-        """Return the training split; without features where no image is looked at."""
-        if self._earlier is None:
-            return job.split(pairs)
-        return Split(np.zeros((len(pairs), 1, 1), dtype=np.float16), pairs.captions)
+    Returns:
+        The training split, without features where no image is looked at, and what puts embeddings
+        into the place of its images.
 
-    def transform(self, job: Job, split: Split) -> Transform:
-        """Let the language model read embeddings in the place of images."""
-        counts = [len(own) for own in split.captions]
-        folder = (self._earlier or job.folder) / CHECKPOINT
-        if self._earlier is None:
-            job.once(lambda: teach_qformer(job.objective, split, self._recipe).write(folder))
-            job.share(_qformer_of(job.objective).values())
-        return EmbeddingInputs(Targets.read(folder, sum(counts)), counts, self._recipe)
+    Raises:
+        SourceError: The earlier run learnt from other captions, or there is only one image.
+    """
+    counts = [len(own) for own in pairs.captions]
+    if earlier is not None:
+        targets = Targets.read(earlier / CHECKPOINT, sum(counts))
+        split = Split(np.zeros((len(pairs), 1, 1), dtype=np.float16), pairs.captions)
+    else:
+        split = job.split(pairs)
+        targets = teach_qformer(job.objective, split, recipe)
+        if job.writes:
+            targets.write(job.folder / CHECKPOINT)
+    return split, EmbeddingInputs(targets, counts, recipe)
 
 
 class EmbeddingInputs:
@@ -171,11 +174,10 @@ def teach_qformer(objective: CaptionObjective, split: Split, recipe: Pretraining
     features, captions = split.features, split.captions
     if len(features) < 2:
         raise SourceError("A fresh captioner needs two images with captions or more.")
-    texts = [text for own in captions for text in own]
-    embeddings = MiniLmEncoder(PROFILES["mini"].sentence).encode_text(texts)
+    embeddings = embed_captions(captions)
     counts = [len(own) for own in captions]
     model, seed = objective.model, objective.recipe.seed
-    tokens = _class_tokens(objective, features)
+    tokens = read_all(lambda rows: objective.normed(rows)[:, 0], features)
     predicted = predict_out_of_fold(tokens, embeddings, counts, recipe.folds, seed)
     width = model.language_projection.out_features
     shape = (model.config.num_query_tokens, embeddings.shape[1], width)
@@ -189,14 +191,26 @@ def teach_qformer(objective: CaptionObjective, split: Split, recipe: Pretraining
     return targets
 
 
-def _class_tokens(objective: CaptionObjective, features: np.ndarray) -> np.ndarray:
-    """Return the class token of every image as the tower leaves it, float32 (n, width)."""
+def write_arrays(path: Path, arrays: Any) -> None:  # noqa: ANN401
+    """Write a dataclass of arrays as one safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(asdict(arrays)))
+
+
+def embed_captions(captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the sentence embeddings of images' captions, float32 (captions, dim), unit norm."""
+    encoder = MiniLmEncoder(PROFILES["mini"].sentence)
+    return encoder.encode_text([text for own in captions for text in own])
+
+
+def read_all(read: Callable[[torch.Tensor], torch.Tensor], features: np.ndarray) -> np.ndarray:
+    """Return what ``read`` makes of images' features, float32 (n, ...), some of them at once."""
     with torch.inference_mode():
         parts = [
-            objective.normed(torch.from_numpy(np.float32(features[start : start + _AT_ONCE])))[:, 0]
+            read(torch.from_numpy(np.float32(features[start : start + _AT_ONCE])))
             for start in range(0, len(features), _AT_ONCE)
         ]
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(parts).float().cpu().numpy()
 
 
 def _qformer_of(objective: CaptionObjective) -> dict[str, nn.Parameter]:
@@ -294,7 +308,14 @@ def regress_captions(captions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         float32 (captions, dim), the shorter the less a caption says of it.
     """
-    centre, mean = captions.mean(axis=0), predicted.mean(axis=0)
-    rows = captions - centre
-    gram = rows.T @ rows + _RIDGE * np.eye(captions.shape[1], dtype=np.float32)
-    return (rows @ np.linalg.solve(gram, rows.T @ (predicted - mean)) + mean).astype(np.float32)
+    weight, bias = ridge_regression(captions, predicted)
+    return captions @ weight + bias
+
+
+def ridge_regression(inputs: np.ndarray, aims: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (dim, width) and bias (width,), float32, that bring (n, dim) to (n, width)."""
+    centre, mean = inputs.mean(axis=0), aims.mean(axis=0)
+    rows = inputs - centre
+    gram = rows.T @ rows + _RIDGE * np.eye(rows.shape[1], dtype=np.float32)
+    weight = np.linalg.solve(gram, rows.T @ (aims - mean)).astype(np.float32)
+    return weight, (mean - centre @ weight).astype(np.float32)

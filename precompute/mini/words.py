@@ -18,27 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from core.errors import SourceError
-from core.files import write_atomically
-from core.models.profiles import PROFILES
-from core.models.sentence.encoder import MiniLmEncoder
 from precompute.evaluate.metrics.caption_metrics import normalise_caption
 from precompute.finetune.captions.batches import CaptionBatch
-from precompute.finetune.captions.job import CHECKPOINT, Job, Split, TrainingTask
-from precompute.finetune.captions.training import Transform
+from precompute.finetune.captions.job import CHECKPOINT, Job, Split
+from precompute.mini.pretraining import embed_captions, read_all, ridge_regression, write_arrays
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from precompute.finetune.captions.objective import CaptionObjective
     from precompute.sources.pairs import Pairs
 
 SAID = "said.safetensors"
-_RIDGE = 3.0
-"""Of the regression from a caption's embedding to what the Q-Former says of its photo."""
-_AT_ONCE = 256
 
 Texts = Sequence[Sequence[str]]
 """Captions, those of one photo together."""
@@ -83,6 +75,9 @@ def add_words(model: Any, processor: Any, texts: Iterable[str], min_count: int) 
     Raises:
         SourceError: The tokenizer knows pieces of words, which say every word already.
     """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
     described = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     if described["model"]["type"] != "WordLevel":
         raise SourceError("Only a captioner with a word-level tokenizer learns new words.")
@@ -93,7 +88,13 @@ def add_words(model: Any, processor: Any, texts: Iterable[str], min_count: int) 
     if not new:
         return 0
     known |= {word: len(known) + place for place, word in enumerate(new)}
-    processor.tokenizer = _tokenizer_like(processor.tokenizer, described)
+    old = processor.tokenizer
+    processor.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        pad_token=old.pad_token,
+        eos_token=old.eos_token,
+        unk_token=old.unk_token,
+    )
     before = len(known) - len(new)
     model.language_model.resize_token_embeddings(len(known), mean_resizing=False)
     for words in (
@@ -103,18 +104,6 @@ def add_words(model: Any, processor: Any, texts: Iterable[str], min_count: int) 
         words.weight.data[before:] = words.weight.data[:before].mean(dim=0)
     model.config.text_config.vocab_size = len(known)
     return len(new)
-
-
-def _tokenizer_like(old: PreTrainedTokenizerFast, described: object) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
-        pad_token=old.pad_token,
-        eos_token=old.eos_token,
-        unk_token=old.unk_token,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,36 +125,35 @@ class Said:
     texts: np.ndarray
 
 
-class TextsWithoutPhotos(TrainingTask):
-    """Teaches the T5 from photos with captions, and from texts read as if they were of photos."""
+def photos_and_texts(job: Job, pairs: Pairs, texts: Texts) -> tuple[Split, AsIfSaid]:
+    """Return photos and texts as one split, and what lets the T5 read them all as if said.
 
-    def __init__(self, texts: Texts) -> None:
-        """Remember the texts."""
-        self._texts = texts
-        self._photos = 0
-        digest = hashlib.sha256(json.dumps([list(own) for own in texts]).encode())
-        self.identity = {"texts": digest.hexdigest()[:16]}
+    Args:
+        job: Of the captioner; its folder keeps what the Q-Former says.
+        pairs: Photos with captions.
+        texts: Captions without photos.
 
-    def images(self, pairs: Pairs) -> int:
-        """Return how many rows the training split has: a photo each, or the captions of one."""
-        return len(pairs) + len(self._texts)
+    Raises:
+        SourceError: There is only one photo.
+    """
+    path = job.folder / CHECKPOINT / SAID
+    if path.is_file():
+        said = Said(**load_file(path))
+    else:
+        said = say_all(job.objective, job.split(pairs), texts)
+        if job.writes:
+            write_arrays(path, said)
+    captions = [*pairs.captions, *texts]
+    counts = [len(own) for own in texts]
+    queries = job.objective.model.config.num_query_tokens
+    # Features of the split are not looked at.
+    split = Split(np.zeros((len(captions), 1, 1), dtype=np.float16), captions)
+    return split, AsIfSaid(said, len(pairs), counts, queries)
 
-    def split(self, job: Job, pairs: Pairs) -> Split:
-        """Return photos and texts as one split whose features are not looked at."""
-        self._photos = len(pairs)
-        path = job.folder / CHECKPOINT / SAID
-        if not path.is_file():
-            seen = job.split(pairs)
-            job.once(lambda: _write(path, say_all(job.objective, seen, self._texts)))
-        captions = [*pairs.captions, *self._texts]
-        return Split(np.zeros((len(captions), 1, 1), dtype=np.float16), captions)
 
-    def transform(self, job: Job, split: Split) -> Transform:
-        """Let the language model read what was said, or what a text would be said as."""
-        said = Said(**load_file(job.folder / CHECKPOINT / SAID))
-        queries = job.objective.model.config.num_query_tokens
-        counts = [len(own) for own in split.captions[self._photos :]]
-        return AsIfSaid(said, self._photos, counts, queries)
+def digest_of(texts: Texts) -> str:
+    """Return what tells these texts from others."""
+    return hashlib.sha256(json.dumps([list(own) for own in texts]).encode()).hexdigest()[:16]
 
 
 class AsIfSaid:
@@ -207,39 +195,16 @@ def say_all(objective: CaptionObjective, seen: Split, texts: Texts) -> Said:
     """
     if len(seen.features) < 2:
         raise SourceError("Two photos with captions or more are needed beside the texts.")
-    encoder = MiniLmEncoder(PROFILES["mini"].sentence)
-    photos = _tokens_of(objective, seen.features)
-    embedded = encoder.encode_text([text for own in seen.captions for text in own])
+    objective.model.eval()
+    prompt = objective.recipe.instructions[0]
+    photos = read_all(lambda rows: objective.image_tokens(rows, prompt).flatten(1), seen.features)
+    embedded = embed_captions(seen.captions)
     aims = photos.repeat([len(own) for own in seen.captions], axis=0)
-    centre, mean = embedded.mean(axis=0), aims.mean(axis=0)
-    rows = embedded - centre
-    gram = rows.T @ rows + _RIDGE * np.eye(rows.shape[1], dtype=np.float32)
-    weight = np.linalg.solve(gram, rows.T @ (aims - mean)).astype(np.float32)
-    bias = mean - centre @ weight
+    weight, bias = ridge_regression(embedded, aims)
     return Said(
         photos.astype(np.float16),
         (aims - embedded @ weight - bias).astype(np.float16),
         weight,
         bias,
-        encoder.encode_text([text for own in texts for text in own]).astype(np.float16),
+        embed_captions(texts).astype(np.float16),
     )
-
-
-def _tokens_of(objective: CaptionObjective, features: np.ndarray) -> np.ndarray:
-    """Return what the Q-Former says of photos, float32 (n, queries * width)."""
-    objective.model.eval()
-    instruction = objective.recipe.instructions[0]
-    with torch.inference_mode():
-        parts = [
-            objective.image_tokens(
-                torch.from_numpy(np.float32(features[start : start + _AT_ONCE])), instruction
-            ).flatten(1)
-            for start in range(0, len(features), _AT_ONCE)
-        ]
-    return torch.cat(parts).float().cpu().numpy()
-
-
-def _write(path: Path, said: Said) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.ascontiguousarray(getattr(said, name)) for name in Said.__slots__}
-    write_atomically(path, save(tensors))

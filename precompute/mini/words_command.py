@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from precompute import terminal
 from precompute.finetune.captions.recipe import CaptionRecipe
+from precompute.finetune.shared.recipes import read_recipe
 
 RECIPE = CaptionRecipe(
     epochs=1,
@@ -35,15 +34,13 @@ def run(
     model: Annotated[
         str, typer.Option(help="Captioner with a word-level tokenizer: a folder, or asset:NAME.")
     ] = "asset:mini-instructblip",
-    validation: Annotated[
-        str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
-    ] = None,
+    validation: terminal.ValidationOption = None,
     min_count: Annotated[
         int, typer.Option(min=1, help="Words that the texts use less often are not added.")
     ] = 4,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    epochs: terminal.EpochsOption = None,
+    batch_size: terminal.BatchSizeOption = None,
+    seed: terminal.SeedOption = None,
     device: terminal.DeviceOption = "auto",
 ) -> None:
     """Teach a small captioner's language model from captions whose photos are not there.
@@ -51,17 +48,13 @@ def run(
     Its vocabulary grows by the words of the texts. An interrupted run resumes with the same
     command. The weights are written in 8 bits. Run rerank and threshold afterwards.
     """
-    recipe = replace(
-        RECIPE,
-        epochs=epochs or RECIPE.epochs,
-        batch_size=batch_size or RECIPE.batch_size,
-        seed=seed,
-    )
+    options = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    recipe = read_recipe(None, {"words": RECIPE}, "words", options)
 
     from core.models.captioner.loading import decoding_of, read_instructblip
     from precompute.finetune.captions.job import Job
     from precompute.finetune.captions.start import accelerator_on, assemble, find_model
-    from precompute.mini.words import TextsWithoutPhotos, add_words, read_texts
+    from precompute.mini.words import add_words, digest_of, photos_and_texts, read_texts
     from precompute.sources.pairs import load_pairs
 
     spec = find_model(model)
@@ -82,6 +75,12 @@ def run(
         accelerator,
         eight_bit=True,
     )
-    report = Job(prepared, pairs, measured, task=TextsWithoutPhotos(said), say=typer.echo).run()
-    if prepared.accelerator.is_main_process:
-        typer.echo(json.dumps(report))
+    job = Job(
+        prepared,
+        pairs,
+        measured,
+        images=len(pairs) + len(said),
+        identity={"texts": digest_of(said)},
+        say=typer.echo,
+    )
+    job.run(*photos_and_texts(job, pairs, said))

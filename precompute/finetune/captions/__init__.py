@@ -1,3 +1,3 @@
 """Fine-tuning an InstructBLIP captioner."""
 
-__all__ = ["batches", "command", "job", "objective", "recipe", "start", "training"]
+__all__ = ["batches", "command", "job", "objective", "recipe", "start"]

@@ -34,8 +34,6 @@ class CaptionBatch:
         numbers: int64 (captions,): which of its image's captions each is.
         labels: int64 (captions, longest): tokens with the end token; -100 is not trained. Rows
             are sorted by length.
-        worth: float32 (captions,): how much better than the image's others each caption is, if the
-            model wrote them; None if people did.
         image_tokens: float32 (images, queries, width): what the language model reads instead of
             what the Q-Former makes of the features, which then are not looked at; None is that.
     """
@@ -46,7 +44,6 @@ class CaptionBatch:
     image_of_caption: torch.Tensor
     numbers: torch.Tensor
     labels: torch.Tensor
-    worth: torch.Tensor | None = None
     image_tokens: torch.Tensor | None = None
 
 

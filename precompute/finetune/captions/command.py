@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from core.errors import SourceError
 from precompute import terminal
-from precompute.finetune.captions.recipe import RECIPES, LoraRecipe, RewardRecipe
+from precompute.finetune.captions.recipe import RECIPES, LoraRecipe
 from precompute.finetune.shared.recipes import read_recipe
 
 _SMALL = "asset:mini-instructblip"
@@ -18,9 +17,7 @@ _SMALL = "asset:mini-instructblip"
 def run(
     data: terminal.DataOption,
     out: terminal.OutOption,
-    validation: Annotated[
-        str | None, typer.Option(help="Imagefolder or dataset id to measure on.")
-    ] = None,
+    validation: terminal.ValidationOption = None,
     split: terminal.SplitOption = None,
     validation_split: Annotated[str | None, typer.Option(help="Split of --validation.")] = None,
     image_column: terminal.ImageColumnOption = None,
@@ -41,8 +38,8 @@ def run(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="0 only measures.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
+    batch_size: terminal.BatchSizeOption = None,
+    learning_rate: terminal.LearningRateOption = None,
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Train an adapter beside the language model.")
     ] = None,
@@ -55,23 +52,11 @@ def run(
             "new data and forgets less of the old.",
         ),
     ] = None,
-    reward_cider: Annotated[
-        float | None,
-        typer.Option(min=0, help="Self-critical training: weight of CIDEr-D in the reward."),
-    ] = None,
-    reward_retrieval: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Self-critical training: weight of retrieving a caption's own image."
-        ),
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many epochs without a better score.")
-    ] = None,
+    patience: terminal.PatienceOption = None,
     eight_bit: Annotated[
         bool, typer.Option("--eight-bit", help="Write all matrices in 8 bits: half the size.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: terminal.SeedOption = None,
     device: terminal.DeviceOption = "auto",
 ) -> None:
     """Fine-tune an InstructBLIP captioner on images with captions.
@@ -79,16 +64,12 @@ def run(
     An interrupted run resumes with the same command, from the last checkpoint. On several GPUs:
     accelerate launch -m precompute finetune captions ...
     """
-    reward = None
-    if reward_cider or reward_retrieval:
-        reward = RewardRecipe(reward_cider or 0.0, reward_retrieval or 0.0)
     options = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "lora": LoraRecipe(lora_rank) if lora_rank else None,
         "start_share": start_share,
-        "reward": reward,
         "patience": patience,
         "seed": seed,
     }
@@ -105,6 +86,4 @@ def run(
     pairs = load_pairs(data, split, *columns, limit).readable()
     measured = load_pairs(validation, validation_split, *columns).readable() if validation else None
     prepared = prepare(spec, chosen, out, device, eight_bit=eight_bit)
-    report = Job(prepared, pairs, measured, say=typer.echo).run()
-    if prepared.accelerator.is_main_process:
-        typer.echo(json.dumps(report))
+    Job(prepared, pairs, measured, say=typer.echo).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,9 @@ from core.files import write_atomically
 from precompute.evaluate.metrics.caption_metrics import bleu4, cider
 from precompute.finetune.captions.batches import encoded_images, tokenise_captions
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
-from precompute.finetune.captions.self_critical import SelfCritic
 from precompute.finetune.captions.training import CaptionTraining, Transform
 
 if TYPE_CHECKING:
-    import torch
-
     from precompute.finetune.captions.start import Prepared
     from precompute.sources.pairs import Pairs
 
@@ -43,25 +40,6 @@ class Split:
         return Split(self.features[:count], self.captions[:count])
 
 
-class TrainingTask:
-    """What a captioner learns from, beside images and their captions: nothing, by default."""
-
-    identity: Mapping[str, Any] = {}
-    """What makes a run another one; JSON values."""
-
-    def images(self, pairs: Pairs) -> int:
-        """Return how many images the training split has."""
-        return len(pairs)
-
-    def split(self, job: Job, pairs: Pairs) -> Split:
-        """Return the training split."""
-        return job.split(pairs)
-
-    def transform(self, job: Job, split: Split) -> Transform | None:
-        """Return what changes the batches of the training split."""
-        return job.critic(split)
-
-
 class Job:
     """Trains, writes the best checkpoint and ``metrics.json``; or only measures, with no epochs.
 
@@ -69,7 +47,8 @@ class Job:
         prepared: What is trained, and where it is written. A checkpoint is measured first.
         pairs: Images with captions to train on.
         measured: Where to measure; None keeps the last epoch.
-        task: Another way to learn.
+        images: Number of what is learnt from, if not that of ``pairs``.
+        identity: What else makes a run another one; JSON values.
         say: Receives a line for the operator now and then.
 
     Raises:
@@ -82,7 +61,8 @@ class Job:
         pairs: Pairs,
         measured: Pairs | None,
         *,
-        task: TrainingTask | None = None,
+        images: int | None = None,
+        identity: Mapping[str, Any] | None = None,
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Take up what an earlier run left."""
@@ -94,18 +74,18 @@ class Job:
         self._prepared = prepared
         self._pairs = pairs
         self._measured = measured
-        self._task = task or TrainingTask()
+        self._identity = identity or {}
         self._say = say if prepared.accelerator.is_main_process else lambda _: None
         self._training = CaptionTraining(
             prepared.objective,
-            self._task.images(pairs),
+            images or len(pairs),
             prepared.accelerator,
             self.folder / CHECKPOINT,
             {
                 "recipe": asdict(self.recipe),
                 "data": pairs.fingerprint,
                 "model": prepared.files.origin,
-                **self._task.identity,
+                **self._identity,
             },
             self.folder / "log",
         )
@@ -115,27 +95,18 @@ class Job:
         """Whether this process writes files; of several one does."""
         return bool(self._prepared.accelerator.is_main_process)
 
-    def once(self, stage: Callable[[], object]) -> None:
-        """Let one process do what all need the outcome of; the others wait until it is done."""
-        if self.writes:
-            stage()
-        self._prepared.accelerator.wait_for_everyone()
-
-    def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Put into the tensors of every process what is in those of the one that writes."""
-        from accelerate.utils import broadcast
-
-        for tensor in tensors:
-            broadcast(tensor.detach())
-
-    def run(self) -> dict[str, Any]:
+    def run(self, split: Split | None = None, transform: Transform | None = None) -> dict[str, Any]:
         """Train, measure and write.
+
+        Args:
+            split: What to learn from; None is the images and captions of ``pairs``.
+            transform: Changes the batches of that.
 
         Returns:
             BLEU-4 and CIDEr with the number of images and references, how many captions are
             distinct, and the mean length for each prompt; empty where nothing is measured.
         """
-        files, history = self._prepared.files, self._training.loop.history
+        files, history = self._prepared.files, self._training.history
         measured = self.split(self._measured) if self._measured else None
         if measured and files.origin and not history:
             untuned = self._figures(measured)
@@ -143,14 +114,18 @@ class Job:
             history.append({"epoch": 0, "untuned": untuned})
         report: dict[str, Any] = {}
         if self.recipe.epochs:
-            self._learn(measured)
-            self.once(files.finish)  # nobody reads half a file
+            self._learn(split or self.split(self._pairs), transform, measured)
+            if self.writes:
+                files.finish()
+            self._prepared.accelerator.wait_for_everyone()  # nobody reads half a file
             if measured:
                 files.read_back(self.objective)
                 report = self._figures(measured)
         if self.writes:
             self._write_report(report)
-        return report or (history[0].get("untuned", {}) if history else {})
+        report = report or (history[0].get("untuned", {}) if history else {})
+        self._say(json.dumps(report))
+        return report
 
     def split(self, pairs: Pairs) -> Split:
         """Return a split with the image tower's features, which are computed once."""
@@ -161,38 +136,27 @@ class Job:
             )
         return Split(features, pairs.captions)
 
-    def critic(self, split: Split) -> SelfCritic | None:
-        """Return what judges the captions that the model writes of a split, with a reward."""
-        reward = self.recipe.reward
-        return SelfCritic(self.objective, reward, split.captions) if reward else None
-
-    def _learn(self, measured: Split | None) -> None:
-        split = self._task.split(self, self._pairs)
+    def _learn(self, split: Split, transform: Transform | None, measured: Split | None) -> None:
         tokenizer = self.objective.processor.tokenizer
         tokens = tokenise_captions(tokenizer, split.captions, self.recipe.max_tokens)
         probe = measured.first(self.recipe.probe) if measured else None
-        judge = self.critic(probe) if probe else None
 
         def measure() -> tuple[dict[str, Any], Sequence[float]]:
             assert probe is not None
-            instruction = self.recipe.instructions[0]
             with self._training.outcome():
-                texts = self._captions(probe, instruction, num_beams=1)
-            found: dict[str, Any] = _scores(texts, probe.captions)
-            if judge is not None:
-                rewards = judge.rewards(texts, np.arange(len(texts)), instruction)
-                found["reward"] = round(float(rewards.mean()), 4)
-            return found, [found["reward" if judge is not None else "cider"]]
+                texts = self._captions(probe, self.recipe.instructions[0], num_beams=1)
+            found = _scores(texts, probe.captions)
+            return found, [found["cider"]]
 
         def keep() -> None:
             if self.writes:
                 with self._training.outcome():
                     self._prepared.files.write(self.objective)
 
-        self._training.fit(
+        self._training.learn(
             split.features,
             tokens,
-            transform=self._task.transform(self, split),
+            transform,
             measure=measure if probe else None,
             keep=keep,
             say=lambda line: self._say(json.dumps(line)),
@@ -235,11 +199,11 @@ class Job:
         measured = self._measured
         content = {
             "recipe": asdict(self.recipe),
-            **self._task.identity,
+            **self._identity,
             "started_from": self._prepared.files.origin,
             "data": {"name": self._pairs.name, "images": len(self._pairs)},
             "validation": {"name": measured.name, **report} if measured else None,
-            "history": self._training.loop.history,
+            "history": self._training.history,
         }
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.folder / METRICS, text.encode())

@@ -94,28 +94,22 @@ class CaptionObjective(torch.nn.Module):
         return self.read(self.image_tokens(features, instruction), instruction)
 
     def forward(self, batch: CaptionBatch) -> torch.Tensor:
-        """Return the cross entropy of every caption of the batch, times its worth if it has one."""
+        """Return the mean cross entropy of the words of all captions of the batch."""
         instruction = self.recipe.instructions[batch.instruction]
         if batch.image_tokens is None:
             encoded = self.encode(batch.features, instruction)
         else:
             encoded = self.read(batch.image_tokens, instruction)
         total = torch.zeros((), device=self.device)
-        groups = batch.labels.chunk(_PARTS)
-        worths = [None] * len(groups) if batch.worth is None else batch.worth.chunk(_PARTS)
-        parts = zip(batch.image_of_caption.chunk(_PARTS), groups, worths, strict=True)
-        for owners, padded, worth in parts:
+        parts = zip(batch.image_of_caption.chunk(_PARTS), batch.labels.chunk(_PARTS), strict=True)
+        for owners, padded in parts:
             longest = int((padded != -100).nonzero()[:, 1].max()) + 1
             labels = padded[:, :longest].to(self.device)
             logits = self._logits(encoded[owners.to(self.device)], labels).flatten(0, 1).float()
-            if worth is None:
-                smoothing = self.recipe.label_smoothing
-                total = total + cross_entropy(
-                    logits, labels.flatten(), label_smoothing=smoothing, reduction="sum"
-                )
-            else:
-                losses = cross_entropy(logits, labels.flatten(), reduction="none")
-                total = total + worth.to(self.device) @ losses.view_as(labels).sum(dim=1)
+            smoothing = self.recipe.label_smoothing
+            total = total + cross_entropy(
+                logits, labels.flatten(), label_smoothing=smoothing, reduction="sum"
+            )
         return total / (batch.labels != -100).sum().to(self.device)
 
     def _logits(self, encoded: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -150,61 +144,29 @@ class CaptionObjective(torch.nn.Module):
             num_beams: Instead of the search's own.
         """
         texts: list[str] = []
+        self.model.eval()
         for start in range(0, len(features), _DECODED_AT_ONCE):
             rows = torch.from_numpy(np.float32(features[start : start + _DECODED_AT_ONCE]))
-            tokens = self._write(
-                rows,
-                instruction,
-                do_sample=False,
-                num_beams=num_beams or decoding.num_beams,
-                min_new_tokens=decoding.min_new_tokens,
-                max_new_tokens=decoding.max_new_tokens,
-                no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-                repetition_penalty=decoding.repetition_penalty,
-                length_penalty=decoding.length_penalty,
-            )
-            texts += self.processor.batch_decode(tokens, skip_special_tokens=True)
+            with torch.inference_mode():
+                encoded = self.encode(rows, instruction)
+                given: dict[str, Any] = {
+                    "encoder_outputs": BaseModelOutput(last_hidden_state=encoded)
+                }
+                if not self.has_decoder:
+                    read = self._read_ids(instruction, len(encoded))
+                    given = {"inputs_embeds": encoded, "input_ids": read}
+                tokens = self.model.language_model.generate(
+                    **given,
+                    attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
+                    suppress_tokens=self.model.generation_config.suppress_tokens,
+                    do_sample=False,
+                    num_beams=num_beams or decoding.num_beams,
+                    min_new_tokens=decoding.min_new_tokens,
+                    max_new_tokens=decoding.max_new_tokens,
+                    no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+                    repetition_penalty=decoding.repetition_penalty,
+                    length_penalty=decoding.length_penalty,
+                )
+            written = tokens[:, 1 if self.has_decoder else encoded.shape[1] :]
+            texts += self.processor.batch_decode(written, skip_special_tokens=True)
         return texts
-
-    def samples(
-        self, features: torch.Tensor, instruction: Instruction, count: int
-    ) -> tuple[torch.Tensor, list[str]]:
-        """Draw captions from the model's own distribution, those of an image one after the other.
-
-        Returns:
-            Tokens, int64 (images x count, longest), -100 behind the end token, and the texts.
-        """
-        tokens = self._write(
-            features,
-            instruction,
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=count,
-            max_new_tokens=self.recipe.max_tokens,
-        )
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        ended = tokens == self.processor.tokenizer.eos_token_id
-        behind = ended.cumsum(dim=1) - ended.long() > 0
-        return tokens.masked_fill(behind, -100), texts
-
-    def _write(
-        self,
-        features: torch.Tensor,
-        instruction: Instruction,
-        **search: Any,  # noqa: ANN401 - of transformers' generate
-    ) -> torch.Tensor:
-        """Generate tokens (captions, longest), without what stands before the first of them."""
-        self.model.eval()
-        with torch.inference_mode():
-            encoded = self.encode(features, instruction)
-            given: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded)}
-            if not self.has_decoder:
-                read = self._read_ids(instruction, len(encoded))
-                given = {"inputs_embeds": encoded, "input_ids": read}
-            tokens = self.model.language_model.generate(
-                **given,
-                **search,
-                attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
-                suppress_tokens=self.model.generation_config.suppress_tokens,
-            )
-        return tokens[:, 1 if self.has_decoder else encoded.shape[1] :]

@@ -79,23 +79,6 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class RewardRecipe:
-    """Self-critical training: captions of the model's own, made likelier the more they are worth.
-
-    Attributes:
-        cider: Weight of CIDEr-D against the image's captions.
-        retrieval: Weight of minus the logarithm of the image's rank among all, for the caption.
-        samples: Captions drawn for each image; the mean of the others is a caption's baseline.
-    """
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    cider: Amount = 1.0
-    retrieval: Amount = 0.0
-    samples: Annotated[int, Ge(2)] = 5
-
-
-@dataclass(frozen=True, slots=True)
 class CaptionRecipe:
     """What decides the outcome of a training, beside the data and the model.
 
@@ -121,7 +104,6 @@ class CaptionRecipe:
         probe: Validation images captioned greedily after each epoch; the end is measured on all.
         trains: Parts behind the image tower whose own weights are trained; None is all of them, or
             none beside an adapter.
-        reward: What sampled captions are worth; None learns the captions of people word by word.
         lora: Adapter of the language model, whose own weights then stay; None trains no adapter.
         precision: Of the weights in memory that are not trained; None is int8 under an adapter of
             a large model on a GPU, else float32.
@@ -149,7 +131,6 @@ class CaptionRecipe:
     patience: Count | None = None
     probe: Count = 300
     trains: tuple[Part, ...] | None = None
-    reward: RewardRecipe | None = None
     lora: LoraRecipe | None = None
     precision: Precision | None = None
     gradient_checkpointing: bool = False
@@ -191,7 +172,6 @@ RECIPES: dict[str, CaptionRecipe] = {
     "small-gpu": CaptionRecipe(
         batch_size=4, accumulation=4, lora=LARGE_LORA, gradient_checkpointing=True
     ),
-    "rewards": CaptionRecipe(epochs=1, learning_rate=1e-4, reward=RewardRecipe(1.0, 0.1)),
 }
 """By name, for ``--recipe``: all weights, or an adapter of a large model, which is the default;
-a small adapter of a small model; a large model on little memory; learning from rewards."""
+a small adapter of a small model; a large model on little memory."""

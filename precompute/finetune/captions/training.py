@@ -13,7 +13,7 @@ import numpy as np
 
 from precompute.finetune.captions.batches import CaptionBatch, Tokens, batches_of, epoch_batches
 from precompute.finetune.captions.objective import CaptionObjective
-from precompute.finetune.shared.loop import Loop, Measure, Schedule, decayed, replaced
+from precompute.finetune.shared.loop import Loop, Schedule, decayed, replaced
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ Transform = Callable[[CaptionBatch], CaptionBatch]
 """Changes a batch before it is learnt from."""
 
 
-class CaptionTraining:
+class CaptionTraining(Loop[list[CaptionBatch]]):
     """Trains one captioner by its recipe.
 
     Args:
@@ -66,7 +66,7 @@ class CaptionTraining:
             patience=recipe.patience,
             seed=recipe.seed,
         )
-        self.loop: Loop[list[CaptionBatch]] = Loop(
+        super().__init__(
             trained,
             decayed(trained.values(), recipe.learning_rate, recipe.weight_decay),
             schedule,
@@ -76,25 +76,20 @@ class CaptionTraining:
             log=log,
         )
 
-    def fit(
+    def learn(
         self,
         features: np.ndarray,
         tokens: Tokens,
-        *,
         transform: Transform | None = None,
-        measure: Measure | None = None,
-        keep: Callable[[], None] = lambda: None,
-        say: Callable[[dict[str, Any]], object] = lambda _: None,
+        **how: Any,  # noqa: ANN401
     ) -> list[dict[str, Any]]:
-        """Train on what is left of the run, see :meth:`Loop.fit`, and return its history.
+        """Train on what is left of the run and return its history.
 
         Args:
             features: Of the images.
             tokens: Of their captions.
             transform: See :data:`Transform`.
-            measure: Figures after an epoch, and its score.
-            keep: Writes the model.
-            say: Receives every epoch's line.
+            how: What is measured, kept and said: see :meth:`Loop.fit`.
         """
         accelerator, recipe = self.accelerator, self.objective.recipe
 
@@ -123,7 +118,7 @@ class CaptionTraining:
                 losses.append(loss.item())
             return {"loss": float(np.mean(losses))}
 
-        return self.loop.fit(steps, backward, measure, keep, say)
+        return self.fit(steps, backward, **how)
 
     def outcome(self) -> AbstractContextManager[None]:
         """Have in the model meanwhile what is kept of the training.
@@ -134,6 +129,6 @@ class CaptionTraining:
         share = self.objective.recipe.start_share
         kept: dict[str, torch.Tensor] = {
             name: average.lerp(self._start[name], share) if name in self._start else average
-            for name, average in self.loop.average.items()
+            for name, average in self.average.items()
         }
-        return replaced(self.loop.trained, kept)
+        return replaced(self.trained, kept)

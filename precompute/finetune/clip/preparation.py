@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,9 @@ from precompute.evaluate.metrics.retrieval_metrics import owners_of
 from precompute.finetune.clip.asset import reset_head, start_of_logits
 from precompute.finetune.clip.recipe import ContrastiveRecipe
 from precompute.finetune.clip.towers import Tower, TunedClip
-from precompute.finetune.clip.training import Batch, Material
+from precompute.finetune.clip.training import Material, Rows
 from precompute.finetune.shared.features import cached_features, digest
 from precompute.sources.pairs import Pairs
-
-_FRESH_VIEWS = 1 << 20
-"""So many views of an image that hardly any is drawn twice."""
 
 SMALLEST_CROP = 0.5
 """Smallest share of the area that a cropped view keeps."""
@@ -85,9 +82,13 @@ class Preparation:
             unlocked=recipe.unlock_image,
             lock_head=recipe.lock_image_head,
             dropout=recipe.dropout,
+            checkpointing=recipe.gradient_checkpointing,
         )
         text = Tower(
-            self._text.module, unlocked=recipe.unlock_text, lock_head=recipe.lock_text_head
+            self._text.module,
+            unlocked=recipe.unlock_text,
+            lock_head=recipe.lock_text_head,
+            checkpointing=recipe.gradient_checkpointing,
         )
         if inputs.new_text_head:
             reset_head(text.head, recipe.seed)
@@ -99,23 +100,21 @@ class Preparation:
             raise SourceError("Towers and heads are all locked: nothing is left to train.")
         self.model.to(device)
 
-    def material(self, pairs: Pairs, *, measured: bool = False) -> Material:
-        """Return images with captions as the model takes them; uncropped to measure on."""
+    def material(self, pairs: Pairs) -> Material:
+        """Return images with captions as the model takes them."""
         return Material(
             name=pairs.name,
             images=self._image_reader(pairs),
             texts=self._text_reader(pairs),
             owners=owners_of(pairs),
-            views=1 if measured or self.model.image.body_is_locked else _FRESH_VIEWS,
         )
 
-    def _image_reader(self, pairs: Pairs) -> Callable[[Iterable[Batch]], Iterator[torch.Tensor]]:
-        tower, seed, preprocess = self.model.image, self._recipe.seed, self._image.preprocess
+    def _image_reader(
+        self, pairs: Pairs
+    ) -> Callable[[Iterable[Rows], int | None], Iterator[torch.Tensor]]:
+        tower, preprocess = self.model.image, self._image.preprocess
         if not tower.body_is_locked:
-            workers = os.cpu_count() or 1
-            return lambda batches: read_pixels(
-                pairs, preprocess, batches, seed=seed, workers=workers
-            )
+            return partial(read_pixels, pairs, preprocess)
 
         def encode(rows: Sequence[int]) -> torch.Tensor:
             pixels = torch.stack([preprocess(pairs.image(row)) for row in rows])
@@ -125,7 +124,7 @@ class Preparation:
         path, label = self._cache / f"image-{key}.npy", f"features of {pairs.name[:40]}"
         found = cached_features(encode, range(len(pairs)), path, label=label)
         features = torch.from_numpy(np.array(found))
-        return lambda batches: (features[list(rows)] for rows, _ in batches)
+        return lambda batches, _: (features[list(rows)] for rows in batches)
 
     def _text_reader(self, pairs: Pairs) -> Callable[[Sequence[int]], torch.Tensor]:
         tower, tokenize = self.model.text, self._text.tokenize
@@ -145,10 +144,8 @@ class Preparation:
         return lambda numbers: features[list(numbers)]
 
 
-def view_of(image: Image, view: int, seed: Sequence[int]) -> Image:
-    """Return the image itself for view 0, else a random crop of it, mirrored half of the time."""
-    if view == 0:
-        return image
+def cropped(image: Image, seed: Sequence[int]) -> Image:
+    """Return a random crop of an image, mirrored half of the time."""
     random = np.random.default_rng(seed)
     # Both sides shrink on their own, so the area and the aspect vary together.
     shares = np.sqrt(random.uniform(SMALLEST_CROP, 1, 2))
@@ -164,40 +161,40 @@ def view_of(image: Image, view: int, seed: Sequence[int]) -> Image:
 def read_pixels(
     pairs: Pairs,
     preprocess: Callable[[Image], torch.Tensor],
-    batches: Iterable[tuple[Sequence[int], Sequence[int]]],
-    *,
-    seed: int,
-    workers: int = 1,
+    batches: Iterable[Rows],
+    seed: int | None,
+    workers: int | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Yield float32 (n, 3, height, width) for each batch of rows and views, a batch ahead.
+    """Yield float32 (n, 3, height, width) for each batch of rows, one batch read ahead.
 
     Args:
         pairs: The images.
         preprocess: Maps an RGB image to float pixels (3, height, width).
-        batches: Rows of images, and the view of each.
-        seed: Fixes the crops.
-        workers: Threads.
+        batches: Rows of images.
+        seed: Fixes the crops; None leaves the images whole.
+        workers: Threads; by default one a core.
 
     Raises:
         ImageError: An image cannot be decoded.
     """
 
-    def read(row: int, view: int) -> torch.Tensor:
-        return preprocess(view_of(pairs.image(row), view, [seed, view, row]))
+    def read(row: int) -> torch.Tensor:
+        image = pairs.image(row)
+        return preprocess(image if seed is None else cropped(image, [seed, row]))
 
     def stack(batch: Iterable[Future[torch.Tensor]]) -> torch.Tensor:
         pixels = torch.stack([item.result() for item in batch])
         # Convolutions run up to twice as fast with the channels innermost.
         return pixels.contiguous(memory_format=torch.channels_last)
 
-    waiting: deque[list[Future[torch.Tensor]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    ahead: list[Future[torch.Tensor]] = []
     try:
-        for rows, views in batches:
-            waiting.append([pool.submit(read, *each) for each in zip(rows, views, strict=True)])
-            if len(waiting) > 1:
-                yield stack(waiting.popleft())
-        while waiting:
-            yield stack(waiting.popleft())
+        for rows in batches:
+            ready, ahead = ahead, [pool.submit(read, row) for row in rows]
+            if ready:
+                yield stack(ready)
+        if ahead:
+            yield stack(ahead)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -26,14 +26,12 @@ class ContrastiveRecipe:
         weight_decay: Of weights of two or more dimensions.
         dropout: Share of a locked image tower's features that is dropped in training.
         loss: open_clip's contrastive loss: symmetric InfoNCE, or SigLIP's sigmoid loss.
-        captions_per_image: Captions of each image in a step, drawn anew every epoch.
         unlock_image: Last groups of the image tower that are trained; 0 locks it, -1 is all of it.
         unlock_text: Likewise, of the text tower.
         lock_image_head: Whether the image head keeps its weights too.
         lock_text_head: Likewise, the text head.
-        accumulation: Parts in which a batch runs through the towers; its negatives stay all.
-        precision: In which the towers compute; losses and weights are always fp32. auto is bf16 on
-            a GPU that has it.
+        gradient_checkpointing: Whether unlocked towers compute activations again: less memory, more
+            time.
         patience: Epochs without a better R@5 after which the run stops; None never stops early.
         seed: Fixes views, order, captions, dropout and new heads.
     """
@@ -48,13 +46,11 @@ class ContrastiveRecipe:
     weight_decay: Annotated[float, Ge(0)] = 0.01
     dropout: Annotated[float, Ge(0), Le(1)] = 0.6
     loss: Literal["infonce", "siglip"] = "infonce"
-    captions_per_image: Annotated[int, Ge(1)] = 1
     unlock_image: Annotated[int, Ge(ALL)] = 0
     unlock_text: Annotated[int, Ge(ALL)] = 0
     lock_image_head: bool = False
     lock_text_head: bool = False
-    accumulation: Annotated[int, Ge(1)] = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
     patience: Annotated[int, Ge(1)] | None = None
     seed: Annotated[int, Ge(0)] = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +49,11 @@ def train(
         ModelError: There is no such device.
     """
     where = resolve_device(device)
-    if recipe.precision == "auto":
-        half_is_fast = where.startswith("cuda") and torch.cuda.is_bf16_supported()
-        recipe = replace(recipe, precision="bf16" if half_is_fast else "fp32")
     _check(inputs, recipe)
     preparation = Preparation(inputs, recipe, where, out / "features")
     model, pairs = preparation.model, inputs.pairs
     material = preparation.material(pairs)
-    probe = preparation.material(inputs.measured[0], measured=True) if inputs.measured else None
+    probe = preparation.material(inputs.measured[0]) if inputs.measured else None
     training = ContrastiveTraining(
         model,
         recipe,
@@ -103,10 +100,6 @@ def _check(inputs: Inputs, recipe: ContrastiveRecipe) -> None:
     if images < recipe.batch_size:
         raise SourceError(
             f"{inputs.pairs.name} has {images} images, fewer than a batch of {recipe.batch_size}."
-        )
-    if recipe.accumulation > recipe.batch_size:
-        raise SourceError(
-            f"A batch of {recipe.batch_size} cannot be cut into {recipe.accumulation} parts."
         )
     if recipe.patience is not None and not inputs.measured:
         raise SourceError("Patience needs a --validation to tell when a run gets no better.")

@@ -61,13 +61,20 @@ class Tower(nn.Module):
         unlocked: Last blocks of the body that are trained, ``ALL`` for every weight.
         lock_head: Whether the head keeps its weights.
         dropout: Share of the features that is dropped in training, where the body is locked.
+        checkpointing: Whether an unlocked body computes its activations again.
 
     Raises:
         SourceError: This kind of tower can be unlocked as a whole only.
     """
 
     def __init__(
-        self, module: nn.Module, *, unlocked: int = 0, lock_head: bool = False, dropout: float = 0.0
+        self,
+        module: nn.Module,
+        *,
+        unlocked: int = 0,
+        lock_head: bool = False,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         """Lock what is to be locked."""
         super().__init__()
@@ -76,6 +83,8 @@ class Tower(nn.Module):
         self.head, self._matrix = _find_head(module)
         self.dropout = 0.0 if lock_head else dropout
         _lock_body(module, unlocked)
+        if checkpointing and unlocked:
+            _checkpoint(module)
         for parameter in self.head.parameters():
             parameter.requires_grad_(not lock_head)
         if isinstance(self.head, MatrixHead) and not self.body_is_locked:
@@ -238,3 +247,12 @@ def _lock_body(module: nn.Module, unlocked: int) -> None:
     first = next(n for n, part in enumerate(parts) if part is blocks[-unlocked])
     for part in parts[first:]:
         part.requires_grad_(True)
+
+
+def _checkpoint(module: Any) -> None:  # noqa: ANN401 - a tower of open_clip
+    """Keep no activations inside a body, but compute them again for the gradients."""
+    if hasattr(module, "pooler"):
+        # Not by open_clip, whose checkpoints give no gradients where what is before is locked.
+        module.transformer.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        module.set_grad_checkpointing()

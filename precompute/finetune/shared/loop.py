@@ -231,7 +231,8 @@ class Loop(Generic[T]):
         device = next(iter(self.trained.values())).device
         with torch.random.fork_rng(devices=None if device.type == "cuda" else []):
             for item in batches(progress.epoch, progress.step):
-                torch.manual_seed(self.seed() * self._world + self._rank)
+                seed = self.schedule.seed * 1_000_003 + self.taken
+                torch.manual_seed(seed * self._world + self._rank)
                 losses = backward(item)
                 self._take_step()
                 for name, value in losses.items():
@@ -250,10 +251,6 @@ class Loop(Generic[T]):
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         progress.history.append({"epoch": progress.epoch, **means})
         self.save()
-
-    def seed(self) -> int:
-        """Return the seed of the step that is next."""
-        return self.schedule.seed * 1_000_003 + self.taken
 
     def _take_step(self) -> None:
         factor = self.schedule.factor(self.taken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -147,7 +146,7 @@ def test_few_images_are_enough_and_one_is_not(pairs, tmp_path):
         teach_qformer(objective, split.first(1), RECIPE)
 
 
-def test_of_two_processes_one_teaches_and_both_go_on_with_the_same(tmp_path):
+def test_two_processes_go_on_with_the_same_model(tmp_path):
     (tmp_path / "photos").mkdir()
     coloured_pairs(tmp_path / "photos")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
@@ -164,7 +163,6 @@ def test_of_two_processes_one_teaches_and_both_go_on_with_the_same(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"rank-{i}.json").read_text()) for i in range(2))
-    assert (first["taught"], second["taught"]) == (True, False)
-    assert first["model"] == second["model"]
+    first, second = ((tmp_path / f"rank-{i}.txt").read_text() for i in range(2))
+    assert first == second
     assert (tmp_path / "out" / "checkpoint" / "targets.safetensors").is_file()

@@ -51,7 +51,7 @@ def test_large_models_get_an_adapter_unless_all_weights_are_asked_for():
         ('{"recipe": "fast"}', "changes the recipe fast; known are default, adapter"),
         ("[1]", "holds no JSON object"),
         ("{", "not a file of JSON"),
-        (None, "neither a file nor one of the recipes default, adapter, small-gpu, rewards"),
+        (None, "neither a file nor one of the recipes default, adapter, small-gpu"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_named(tmp_path, content, sentence):
@@ -69,4 +69,4 @@ def test_options_change_a_recipe_and_a_recipe_changes_a_named_one(tmp_path):
     assert (found.epochs, found.lora, found.learning_rate) == (5, LoraRecipe(8), 2e-3)
     assert found.instructions == (Instruction("Say it."),)
     assert found.seed == 0
-    assert read_recipe("rewards", RECIPES, "default", {}) is RECIPES["rewards"]
+    assert read_recipe("small-gpu", RECIPES, "default", {}) is RECIPES["small-gpu"]

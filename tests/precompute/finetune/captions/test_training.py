@@ -141,7 +141,7 @@ def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, monkeypatch, 
     options = {"batch_size": 3, "accumulation": accumulation}
     straight, features = training_of(pairs, tmp_path / "straight", **options)
     tokens = tokens_of(straight.objective, pairs)
-    whole = straight.fit(features, tokens)
+    whole = straight.learn(features, tokens)
     assert [line["epoch"] for line in whole] == [1, 2, 3]
 
     class StoppedError(Exception):
@@ -149,23 +149,23 @@ def test_a_resumed_training_takes_the_same_course(pairs, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
     stopped, _ = training_of(pairs, tmp_path / "stopped", **options)
-    save = stopped.loop.save
+    save = stopped.save
 
     def save_and_stop() -> None:
         save()
-        if (stopped.loop.progress.epoch, stopped.loop.progress.step) == (1, 2):
+        if (stopped.progress.epoch, stopped.progress.step) == (1, 2):
             raise StoppedError
 
-    stopped.loop.save = save_and_stop
+    stopped.save = save_and_stop
     with pytest.raises(StoppedError):
-        stopped.fit(features, tokens)
+        stopped.learn(features, tokens)
     resumed, _ = training_of(pairs, tmp_path / "stopped", **options)
-    assert (resumed.loop.progress.epoch, resumed.loop.progress.step) == (1, 2)
-    again = resumed.fit(features, tokens)
+    assert (resumed.progress.epoch, resumed.progress.step) == (1, 2)
+    again = resumed.learn(features, tokens)
     assert [line["loss"] for line in again] == pytest.approx([line["loss"] for line in whole])
-    for name, weights in straight.loop.trained.items():
-        torch.testing.assert_close(resumed.loop.trained[name], weights, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(resumed.loop.average[name], straight.loop.average[name])
+    for name, weights in straight.trained.items():
+        torch.testing.assert_close(resumed.trained[name], weights, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(resumed.average[name], straight.average[name])
 
 
 def test_an_epoch_that_was_saved_but_not_measured_is_measured_after_a_kill(pairs, tmp_path):
@@ -176,10 +176,10 @@ def test_an_epoch_that_was_saved_but_not_measured_is_measured_after_a_kill(pairs
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.fit(features, tokens, measure=killed)
+        training.learn(features, tokens, measure=killed)
     resumed, _ = training_of(pairs, tmp_path, epochs=1)
     kept = []
-    (line,) = resumed.fit(
+    (line,) = resumed.learn(
         features, tokens, measure=lambda: ({"cider": 2.0}, [2.0]), keep=lambda: kept.append(1)
     )
     assert (line["cider"], line["best"], kept) == (2.0, True, [1])
@@ -187,22 +187,22 @@ def test_an_epoch_that_was_saved_but_not_measured_is_measured_after_a_kill(pairs
 
 def test_the_outcome_is_the_average_and_a_share_of_the_start(pairs, tmp_path):
     training, features = training_of(pairs, tmp_path / "share", start_share=0.25, epochs=1)
-    started = {name: weights.detach().clone() for name, weights in training.loop.trained.items()}
-    training.fit(features, tokens_of(training.objective, pairs))
-    trained = {name: weights.detach().clone() for name, weights in training.loop.trained.items()}
+    started = {name: weights.detach().clone() for name, weights in training.trained.items()}
+    training.learn(features, tokens_of(training.objective, pairs))
+    trained = {name: weights.detach().clone() for name, weights in training.trained.items()}
     with training.outcome():
-        for name, weights in training.loop.trained.items():
-            mean = 0.75 * training.loop.average[name] + 0.25 * started[name]
+        for name, weights in training.trained.items():
+            mean = 0.75 * training.average[name] + 0.25 * started[name]
             torch.testing.assert_close(weights.detach(), mean)
             assert weights.ndim < 2 or not torch.equal(mean, started[name])
-    for name, weights in training.loop.trained.items():
+    for name, weights in training.trained.items():
         assert torch.equal(weights, trained[name])
     whole, _ = training_of(pairs, tmp_path / "whole", epochs=1)
-    whole.fit(features, tokens_of(whole.objective, pairs))
+    whole.learn(features, tokens_of(whole.objective, pairs))
     with whole.outcome():
-        for name, weights in whole.loop.trained.items():
-            assert torch.equal(weights, whole.loop.average[name])
-            torch.testing.assert_close(weights.detach(), training.loop.average[name])
+        for name, weights in whole.trained.items():
+            assert torch.equal(weights, whole.average[name])
+            torch.testing.assert_close(weights.detach(), training.average[name])
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
@@ -214,9 +214,9 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
             pairs, tmp_path / str(size), batch_size=size, accumulation=accumulation, **plain
         )
         tokens = [[[9, 8, 7, 1], [9, 8, 6, 1]]] * 18
-        training.fit(features, tokens)
-        assert training.loop.taken == 1
-        weights.append(training.loop.optimizer.state_dict()["state"])
+        training.learn(features, tokens)
+        assert training.taken == 1
+        weights.append(training.optimizer.state_dict()["state"])
     for one, several in zip(weights[0].values(), weights[1].values(), strict=True):
         torch.testing.assert_close(one["exp_avg"], several["exp_avg"], atol=1e-6, rtol=1e-3)
 
@@ -226,8 +226,8 @@ def test_another_identity_is_no_continuation(pairs, tmp_path):
         objective = objective_of(pairs)
         return CaptionTraining(objective, len(pairs), folder=tmp_path, identity=identity)
 
-    of({"data": "some"}).loop.save()
-    assert of({"data": "some"}).loop.taken == 0
+    of({"data": "some"}).save()
+    assert of({"data": "some"}).taken == 0
     with pytest.raises(SourceError, match="another recipe"):
         of({"data": "other"})
 
@@ -244,7 +244,7 @@ def test_what_is_named_moves_and_the_rest_stays(pairs, tmp_path, trains, moving,
     training, features = training_of(pairs, tmp_path, trains=trains, epochs=1)
     model = training.objective.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training.fit(features, tokens_of(training.objective, pairs))
+    training.learn(features, tokens_of(training.objective, pairs))
     moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert not any(name.startswith(still) for name in moved)
     assert any(name.startswith(moving) for name in moved)

@@ -72,7 +72,7 @@ def save_base(photos: Path, folder: Path, epochs: int = 12) -> Path:
     training = CaptionTraining(CaptionObjective(model, processor, recipe), len(pairs))
     features = encoded_images(model, processor, pairs, folder.parent / "features")
     walls = [[f"the {colour} boat", f"a {colour} boat"] for colour in COLOURS * 2]
-    training.fit(features, tokenise_captions(processor.tokenizer, walls, 20))
+    training.learn(features, tokenise_captions(processor.tokenizer, walls, 20))
     folder.mkdir()
     with training.outcome():
         CaptionerFiles(folder, GREEDY).write(training.objective)

@@ -15,7 +15,7 @@ from core.models.captioner.naming import NAMER_FILE, Namer, Naming, build_networ
 from core.models.locate import ASSETS
 from core.models.spec import ModelSpec
 from precompute.__main__ import app
-from precompute.mini.naming_classes import IMAGENET_CLASSES, UNNAMED, label_in, read_table
+from precompute.calibrate.names.classes import IMAGENET_CLASSES, UNNAMED, label_in, read_table
 
 COLOURS = {"tomato": (210, 30, 20), "cucumber": (20, 160, 40), "brain": (120, 120, 130)}
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.models.captioner.naming import Namer
-    from precompute.mini.naming_classes import Table
+    from precompute.calibrate.names.classes import Table
+    from precompute.sources.pairs import Pairs
 
 _BATCH = 16
 _MEASURED = 5
@@ -53,8 +54,9 @@ def run(
     from core.models.choose import captioner_spec
     from core.models.devices import resolve_device
     from core.quiet import quiet_libraries
+    from precompute.calibrate.names.classes import measure, read_table, taught
     from precompute.calibrate.threshold import writable_folder
-    from precompute.mini.naming_classes import measure, read_table, taught
+    from precompute.sources.pairs import load_pairs
 
     quiet_libraries(downloads=False)
     spec = captioner_spec(model)
@@ -65,8 +67,14 @@ def run(
     limits = replace(namer.naming, least=least)
     namer = Namer(limits, namer.network, namer.weight, namer.bias)
     table = read_table()
-    photos = [*_labelled(labelled, table), *_named(named or (), table)]
-    photos += _captioned(captioned, captioned_limit, table) if captioned else ()
+    photos: list[tuple[Callable[[], Image], int]] = []
+    for source in labelled:
+        pairs = load_pairs(source, caption_column="label").readable()
+        photos += _known(pairs, lambda labels: table.place_of(labels[0]))
+    photos += _named(named or (), table)
+    if captioned:
+        pairs = load_pairs(captioned).spread(captioned_limit).readable()
+        photos += _known(pairs, table.place_of_captions)
     if len(photos) < _MEASURED:
         raise typer.BadParameter("Too few photos have a label that is known.")
     features = _features(namer, tqdm([image for image, _ in photos], desc="looking", unit="photo"))
@@ -79,23 +87,21 @@ def run(
     typer.echo(f"Written into {folder.name}: {len(table.names)} things. Run threshold again.")
 
 
-def _labelled(sources: Sequence[str], table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
-    """Yield the photos whose label is known, each with the place of its name."""
-    from precompute.sources.pairs import load_pairs
-
-    for source in sources:
-        pairs = load_pairs(source, caption_column="label").readable()
-        for row, (label, *_) in enumerate(pairs.captions):
-            place = table.place_of(label)
-            if place is not None:
-                yield partial(pairs.image, row), place
+def _known(
+    pairs: Pairs, place_of: Callable[[Sequence[str]], int | None]
+) -> Iterator[tuple[Callable[[], Image], int]]:
+    """Yield the photos whose texts mean a name, each with the name's place."""
+    for row, texts in enumerate(pairs.captions):
+        place = place_of(texts)
+        if place is not None:
+            yield partial(pairs.image, row), place
 
 
 def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
     """Yield those whose label is in the file's name."""
     from core.config import get_settings
     from core.images.decode import DecodeLimits, decode
-    from precompute.mini.naming_classes import label_in
+    from precompute.calibrate.names.classes import label_in
 
     limits = DecodeLimits.of(get_settings())
 
@@ -107,17 +113,6 @@ def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[],
             place = table.place_of(label_in(path.name))
             if place is not None:
                 yield partial(image, path), place
-
-
-def _captioned(source: str, limit: int, table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
-    """Yield those whose captions agree on people or a dog."""
-    from precompute.sources.pairs import load_pairs
-
-    pairs = load_pairs(source).spread(limit).readable()
-    for row, captions in enumerate(pairs.captions):
-        place = table.place_of_captions(captions)
-        if place is not None:
-            yield partial(pairs.image, row), place
 
 
 def _features(namer: Namer, images: Sequence[Callable[[], Image]]) -> np.ndarray:

@@ -1,0 +1,3 @@
+"""What a captioner's namer knows: the things that labelled photos show."""
+
+__all__ = ["command"]
