@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,6 +25,9 @@ from core.records import Caption, CaptionPooling, ImageRecord
 from core.ui.galleries.shelf import Shelf
 from core.uploads.registry import Uploads
 from tests.core import planted
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 DIM = 64
 READER = ModelRef(name="drawn", source="package:rapidocr", revision="1")
@@ -204,12 +210,22 @@ def planted_models(profile: Profile) -> Models:
 
 
 @contextmanager
-def serving(shelf: Shelf, uploads: Uploads | None = None) -> Iterator[str]:
-    """Serve a shelf, and uploads if there are any, on a free port; give the address."""
+def launched(shelf: Shelf, uploads: Uploads | None = None, **options: Any) -> Iterator[gr.Blocks]:
+    """Run the app on a free port; what it changes in the environment is put back after it."""
     from core.ui.launch import launch
 
-    page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads)
-    try:
+    with patch.dict(os.environ):
+        page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads, **options)
+        try:
+            yield page
+        finally:
+            page.close(verbose=False)
+            if uploads is not None:
+                uploads.close()
+
+
+@contextmanager
+def serving(shelf: Shelf, uploads: Uploads | None = None) -> Iterator[str]:
+    """Serve a shelf, and uploads if there are any; give the address."""
+    with launched(shelf, uploads) as page:
         yield page.local_url.rstrip("/")
-    finally:
-        page.close(verbose=False)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import pytest
 from core.ui.galleries.shelf import Shelf
 from tests.e2e import raw_requests
 from tests.e2e.visiting import DESKTOP, Visit
-from tests.planted_app import planted_shelf, serving
+from tests.planted_app import launched, planted_shelf, serving
 from tests.tiny_uploads import colour_uploads
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -67,18 +66,9 @@ def guarded(tmp_path_factory) -> Iterator[SimpleNamespace]:
         max_connections=raw_requests.CONNECTIONS,
         request_timeout_s=raw_requests.SECONDS,
     )
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    from core.ui.launch import launch
-
-    page = launch(planted_shelf(folder), host="127.0.0.1", port=0, block=False, uploads=uploads)
-    address = page.local_url.rstrip("/")
-    yield SimpleNamespace(address=address, page=page, uploads=uploads, inbox=uploads.inbox)
-    page.close(verbose=False)
-    uploads.close()
-    if before is None:
-        del os.environ["GRADIO_TEMP_DIR"]
-    else:
-        os.environ["GRADIO_TEMP_DIR"] = before
+    with launched(planted_shelf(folder), uploads) as page:
+        address = page.local_url.rstrip("/")
+        yield SimpleNamespace(address=address, page=page, uploads=uploads, inbox=uploads.inbox)
 
 
 @pytest.fixture

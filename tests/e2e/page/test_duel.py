@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 
 import core
 from core.duel.votes import CONTENDERS, Votes
-from core.ui.launch import launch
 from tests.e2e.visiting import Visit
+from tests.planted_app import launched
 
 ROOT = Path(core.__file__).resolve().parents[1]
 
@@ -25,9 +25,8 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(shelf, file):
-    page = launch(shelf, host="127.0.0.1", port=0, block=False, votes=Votes(file))
-    yield page.local_url.rstrip("/")
-    page.close(verbose=False)
+    with launched(shelf, votes=Votes(file)) as page:
+        yield page.local_url.rstrip("/")
 
 
 def test_a_visitor_votes_blindly_and_then_sees(visit: Visit, file: Path):

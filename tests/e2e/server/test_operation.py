@@ -17,29 +17,18 @@ from core.config import Settings
 from core.ui.operation.front_door import REQUEST_LOG
 from core.ui.operation.health import Health
 from tests.e2e.raw_requests import until
-from tests.planted_app import planted_shelf
+from tests.planted_app import launched, planted_shelf
 
 RUN = "/gradio_api/run/compare"
 
 
 @contextmanager
-def app(shelf, *, health=None, uploads=None, **settings) -> Iterator[httpx.Client]:
-    from core.ui.launch import launch
-
-    page = launch(
-        shelf,
-        host="127.0.0.1",
-        port=0,
-        block=False,
-        uploads=uploads,
-        settings=Settings(**settings),
-        health=health,
-    )
-    try:
-        with httpx.Client(base_url=page.local_url, timeout=30) as client:
-            yield client
-    finally:
-        page.close(verbose=False)
+def app(shelf, *, health=None, **settings) -> Iterator[httpx.Client]:
+    with (
+        launched(shelf, settings=Settings(**settings), health=health) as page,
+        httpx.Client(base_url=page.local_url, timeout=30) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module")

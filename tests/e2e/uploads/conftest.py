@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from core.ui.launch import launch
 from tests.e2e.visiting import Visit
-from tests.planted_app import planted_shelf
+from tests.planted_app import launched, planted_shelf
 from tests.tiny_uploads import colour_uploads, picture_bytes
 
 DESKTOP = {"width": 1280, "height": 900}
@@ -24,21 +22,13 @@ HOSTILE_NAME = '<img src=x onerror="window.pwned=1">.png'
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uploads")
     uploads = colour_uploads(folder, upload_closed_s=4, upload_queue_size=2)
-    changed = {"GRADIO_HEARTBEAT_INTERVAL": "0.5"}  # notices a closed tab sooner than in 15 s
-    before = {name: os.environ.get(name) for name in (*changed, "GRADIO_TEMP_DIR")}
-    os.environ.update(changed)
     shelf = planted_shelf(folder)
     clip = shelf.entry().service.models.clip
     clip.encode_image = lambda images: clip.encode_text(["cat sofa"] * len(images))
-    page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads)
-    yield page.local_url.rstrip("/"), uploads, page
-    page.close(verbose=False)
-    uploads.close()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as environment, launched(shelf, uploads) as page:
+        # Gradio notices a closed tab sooner than in 15 s.
+        environment.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.5")
+        yield page.local_url.rstrip("/"), uploads, page
 
 
 @pytest.fixture

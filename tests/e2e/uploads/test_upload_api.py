@@ -34,14 +34,8 @@ def served(tmp_path_factory):
         upload_batch_size=16,
         upload_closed_s=1,
     )
-    before = os.environ.get("GRADIO_TEMP_DIR")
     with serving(planted_shelf(folder), uploads) as address:
         yield address, uploads
-    uploads.close()
-    if before is None:
-        del os.environ["GRADIO_TEMP_DIR"]
-    else:
-        os.environ["GRADIO_TEMP_DIR"] = before
 
 
 @pytest.fixture

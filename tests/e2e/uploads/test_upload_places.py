@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
-
 import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
 from tests.e2e.upload_visitor import Refused, Visitor
-from tests.planted_app import planted_shelf
+from tests.planted_app import launched, planted_shelf
 from tests.tiny_uploads import colour_uploads, files_below, photos, picture_bytes
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The app with two places for uploads: its address, the uploads, and gradio's page."""
-    from core.ui.launch import launch
-
     folder = tmp_path_factory.mktemp("places")
     uploads = colour_uploads(folder, max_uploads=2, max_image_bytes=5_000)
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    page = launch(planted_shelf(folder), host="127.0.0.1", port=0, block=False, uploads=uploads)
-    yield page.local_url.rstrip("/"), uploads, page
-    page.close(verbose=False)
-    uploads.close()
-    if before is None:
-        del os.environ["GRADIO_TEMP_DIR"]
-    else:
-        os.environ["GRADIO_TEMP_DIR"] = before
+    with launched(planted_shelf(folder), uploads) as page:
+        yield page.local_url.rstrip("/"), uploads, page
 
 
 def test_whoever_sends_no_photo_takes_no_place(served):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import threading
 
 import pytest
@@ -23,14 +22,8 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("load")
     uploads = colour_uploads(folder, max_upload_files=30)
     shelf = planted_shelf(folder)
-    before = os.environ.get("GRADIO_TEMP_DIR")
     with serving(shelf, uploads) as address:
         yield address, shelf.entry().service, uploads
-    uploads.close()
-    if before is None:
-        os.environ.pop("GRADIO_TEMP_DIR", None)
-    else:
-        os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def right(service, query: str) -> dict:
