@@ -27,8 +27,6 @@ CONTENDERS: tuple[Contender, ...] = get_args(Contender)
 Choice = Literal["first", "second", "both", "neither"]
 """Which of the two rows was better; ``both`` and ``neither`` are draws."""
 
-CHOICES: tuple[Choice, ...] = get_args(Choice)
-
 OTHER = "other"
 """Queries of no known kind."""
 

@@ -49,7 +49,7 @@ def dataset_card(
         _source(manifest),
         "## Models",
         "\n".join(_models(manifest)),
-        *_figures(metrics, manifest),
+        *_figures(metrics),
         "## Licences and credits",
         "\n".join(_credits(records)),
         "## Files",
@@ -143,7 +143,7 @@ def _note(ref: ModelRef) -> list[str]:
     return [f"{ref.name}: {ref.note}"] if ref.note else []
 
 
-def _figures(metrics: Metrics | None, manifest: Manifest) -> Iterator[str]:
+def _figures(metrics: Metrics | None) -> Iterator[str]:
     yield "## Figures"
     if metrics is None:
         yield "Not measured: the pictures brought no captions, or `evaluate` was not run."
