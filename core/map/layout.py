@@ -84,14 +84,20 @@ def components(rows: np.ndarray, at_most: int) -> np.ndarray:
         rows: float (n, dim).
         at_most: Components wanted.
     """
-    centred = rows - rows.mean(axis=0, dtype=np.float64)
-    _, directions = np.linalg.eigh(centred.T @ centred)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    spread = np.zeros((rows.shape[1], rows.shape[1]))
+    parts = [slice(at, at + _ROWS_AT_ONCE) for at in range(0, len(rows), _ROWS_AT_ONCE)]
+    for part in parts:
+        centred = rows[part] - mean
+        spread += centred.T @ centred
+    _, directions = np.linalg.eigh(spread)
     directions = directions[:, ::-1][:, :at_most]
     # The sign of a component is free: its largest weight is made positive.
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
     found = np.zeros((len(rows), at_most))
-    found[:, : directions.shape[1]] = centred @ directions
+    for part in parts:
+        found[part, : directions.shape[1]] = (rows[part] - mean) @ directions
     return found
 
 

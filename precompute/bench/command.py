@@ -67,13 +67,17 @@ def build_command(
 
 @app.command("build-memory")
 def build_memory_command(
-    images: Annotated[int, typer.Option(min=100, help="Pictures of the smaller source.")] = 1000,
+    sizes: Annotated[
+        list[int] | None,
+        typer.Argument(min=100, help="Numbers of pictures.", show_default="1000 10000"),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the memory of a build of a source, and of one ten times as large."""
+    """Measure the memory of builds as their source grows, with small models of random weights."""
     from precompute.bench.build_memory import build_memory
 
-    _tell(build_memory(images, say), json_file)
+    quiet_libraries(downloads=False)
+    _tell(build_memory(sorted({*(sizes or (1000, 10_000))}), say), json_file)
 
 
 @app.command("executors")

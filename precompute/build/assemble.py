@@ -1,7 +1,7 @@
 """Finished shards become one gallery: duplicates across shards are settled, all else is copied.
 
-Shards are read again and again, one at a time: memory holds an id for each picture and what was
-left out, not the pictures.
+Shards are read again and again, one at a time: memory holds 8 bytes for each picture, its id, and
+what was left out, not the pictures.
 """
 
 from __future__ import annotations
@@ -168,33 +168,52 @@ def assemble(workspace: Workspace, count: int, source: Source) -> Assembly:
         count: As said.
         source: What they were made of.
     """
-    first: dict[str, str] = {}
-    kept: list[np.ndarray] = []
+    kept, repeated = _firsts(workspace, count)
+    names: dict[str, str] = {}
     more: dict[str, list[Duplicate]] = defaultdict(list)
     whole = Assembly(ShardRecords(workspace, kept, more))
     for number in range(count):
         shard = workspace.shard(number)
         whole.rows += shard.rows
         whole.skipped += shard.skipped
-        mask = np.array([record.id not in first for record in shard.records], bool)
-        kept.append(mask)
         dropped = set()
-        for record, is_first in zip(shard.records, mask, strict=True):
+        for record, is_first in zip(shard.records, kept[number], strict=True):
             if is_first:
-                first[record.id] = record.file_name
+                if record.id in repeated:
+                    names[record.id] = record.file_name
                 continue
             dropped.add(record.file_name)
-            found = _duplicate(record, first[record.id], source)
+            found = _duplicate(record, names[record.id], source)
             more[record.id].append(found)
             whole.duplicates.append(found)
         for item in shard.duplicates:
-            name = first[item.id]
+            name = names[item.id]
             found = replace(item, same_as=name, is_row=item.is_row or item.file_name == name)
             more[item.id].append(found)
             whole.duplicates.append(found)
         whole.notes += [note for note in shard.notes if note.file_name not in dropped]
-    whole.records = ShardRecords(workspace, kept, more)
     return whole
+
+
+def _firsts(workspace: Workspace, count: int) -> tuple[list[np.ndarray], set[str]]:
+    """Return for each record of each shard whether it is its picture's first; ids that come again.
+
+    Args:
+        workspace: Holds ``count`` finished shards.
+        count: As said.
+    """
+    numbers: list[np.ndarray] = []
+    repeated: set[str] = set()
+    for number in range(count):
+        shard = workspace.shard(number)
+        numbers.append(np.array([int(record.id, 16) for record in shard.records], np.uint64))
+        repeated.update(item.id for item in shard.duplicates)
+    joined = np.concatenate([np.zeros(0, np.uint64), *numbers])
+    is_first = np.zeros(len(joined), bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
+    repeated.update(f"{again:016x}" for again in joined[~is_first])
+    ends = np.cumsum([len(of_shard) for of_shard in numbers])
+    return np.split(is_first, ends)[:-1], repeated
 
 
 def _duplicate(record: ImageRecord, first: str, source: Source) -> Duplicate:

@@ -12,6 +12,7 @@ from typing import Any
 from core.config import Settings, get_settings
 from core.errors import GalleryError, SourceError
 from core.gallery.copies import CopiesFolder
+from core.models.devices import give_back_memory
 from core.models.profiles import Models
 from core.models.text_reader import TextReader
 from precompute.build.assemble import Assembly, assemble
@@ -301,6 +302,7 @@ class _Build:
         maps = write_map(
             self._workspace.gallery, records, embeddings["captions"], embeddings["clip"]
         )
+        give_back_memory()  # t-SNE's, of which nothing below has any use
         columns = self._source.columns
         column = columns.given or columns.references
         write_gallery(

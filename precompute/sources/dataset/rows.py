@@ -129,7 +129,8 @@ class DatasetSource:
             if row is None:
                 return
             for place, cell in enumerate(self._cells(row.get(self._image))):
-                self._places.append((number, place))
+                if self._several:
+                    self._places.append((number, place))
                 file_name, content, problem = self._image_of(cell, number, place)
                 yield self.columns.describe((row,), file_name, content, problem)
 

@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,6 @@ class FolderSource:
         self.name = printable_name(folder.resolve().name) or "folder"
         listing = FolderListing(self._root)
         self._problems = dict(listing.problems)
-        self._status = listing.status
         files = [name for name in listing.files if posixpath.basename(name) not in METADATA_FILES]
         self.remarks: list[str] = []
         self._rows: dict[str, list[Row]] = defaultdict(list)
@@ -97,7 +96,7 @@ class FolderSource:
             raise SourceError(f"{options.source} holds no image: it has no file at all.")
         self._names = names[: options.limit]
         self.total: int | None = len(self._names)
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = self._fingerprint(listing.stamps)
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the files from number ``start`` on."""
@@ -169,11 +168,10 @@ class FolderSource:
             self.remarks.append(no_captions(names))
         return columns
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self, stamps: Mapping[str, tuple[int, int]]) -> str:
         digest = hashlib.sha256()
         for name in self._names:
-            status = self._status.get(name)
-            size, changed = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
+            size, changed = stamps.get(name, (-1, -1))
             row = json.dumps(self._rows.get(name), sort_keys=True, default=str)
             digest.update(f"{printable_name(name)}\0{size}\0{changed}\0{row}\n".encode())
         return digest.hexdigest()

@@ -24,7 +24,7 @@ class FolderListing:
 
     Attributes:
         files: Relative names with slashes, sorted.
-        status: Of each file when it was listed; None where it could not be looked at.
+        stamps: Bytes of each file and when it was changed (nanoseconds), at the listing.
         problems: By relative name what is no file to read, worded as an ImageError's reason.
 
     Raises:
@@ -34,7 +34,7 @@ class FolderListing:
     def __init__(self, root: Path) -> None:
         """List the files; open none."""
         self._root = root
-        self.status: dict[str, os.stat_result] = {}
+        self.stamps: dict[str, tuple[int, int]] = {}
         self.problems: dict[str, str] = {}
         self._read: set[tuple[int, int]] = set()
         above = {_identity(parent) for parent in root.resolve().parents}
@@ -52,7 +52,7 @@ class FolderListing:
                 self.problems[link.as_posix()] = "is a link to a folder that holds this source"
             else:
                 links.extend(sorted(self._below(link)))
-        self.files = sorted(self.status)
+        self.files = sorted(self.stamps)
 
     def _below(self, top: PurePosixPath) -> Iterator[PurePosixPath]:
         """Take in all files below a folder; yield the links to other folders."""
@@ -82,7 +82,7 @@ class FolderListing:
         elif not os.access(self._root / name, os.R_OK):
             self.problems[name.as_posix()] = "cannot be read (Permission denied)"
         else:
-            self.status[name.as_posix()] = status
+            self.stamps[name.as_posix()] = (status.st_size, status.st_mtime_ns)
 
     def _refuse(self, error: OSError) -> None:
         inside = os.path.relpath(error.filename, self._root)

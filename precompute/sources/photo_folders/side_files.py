@@ -51,14 +51,10 @@ def find_side_files(root: Path, files: Iterable[str]) -> SideFiles:
         root: Where the files lie.
         files: Their names below it, with slashes.
     """
-    beside: dict[str, set[str]] = defaultdict(set)
-    photos: dict[str, list[str]] = defaultdict(list)
     files = sorted(files)
-    for name in files:
-        stem, suffix = posixpath.splitext(name)
-        beside[posixpath.dirname(name)].add(posixpath.basename(name))
-        if suffix.lower() in PHOTO_SUFFIXES:
-            photos[stem].append(name)
+    if not any(name.lower().endswith((".txt", ".json")) for name in files):
+        return SideFiles()
+    beside, photos = _names_and_photos(files)
     found, first = SideFiles(), ""
     for name in files:
         stem, suffix = posixpath.splitext(name)
@@ -81,6 +77,20 @@ def find_side_files(root: Path, files: Iterable[str]) -> SideFiles:
             first = first or name
             found.rows[owner].append(told)
     return SideFiles(found.rows, found.names, first)
+
+
+def _names_and_photos(
+    files: Iterable[str],
+) -> tuple[dict[str, set[str]], dict[str, list[str]]]:
+    """Return the names in each folder, and the photos of each name without its suffix."""
+    beside: dict[str, set[str]] = defaultdict(set)
+    photos: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        stem, suffix = posixpath.splitext(name)
+        beside[posixpath.dirname(name)].add(posixpath.basename(name))
+        if suffix.lower() in PHOTO_SUFFIXES:
+            photos[stem].append(name)
+    return beside, photos
 
 
 def _text(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from core.map import layout
-from core.map.layout import agreement, aligned, lay_out, trustworthiness
+from core.map.layout import agreement, aligned, components, lay_out, trustworthiness
 from core.map.places import NEAREST, place_among
 from tests.core.planted import unit_rows
 
@@ -62,6 +64,18 @@ def test_a_map_is_made_by_one_thread_a_lens_whatever_the_machine_has(monkeypatch
     with threadpool_limits(2):
         lay_out({"captions": unit_rows(20, 8), "clip": unit_rows(20, 8)})
     assert seen and set(seen) == {1}
+
+
+def test_components_are_found_without_a_copy_of_all_rows():
+    rows = clusters(20_000, 64)
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    tracemalloc.start()
+    found = components(rows, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.allclose(np.abs(found), np.abs(centred @ directions[:3].T), atol=1e-6)
+    assert peak < centred.nbytes / 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

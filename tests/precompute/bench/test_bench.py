@@ -9,11 +9,14 @@ from dataclasses import asdict
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from core.config import get_settings
 from core.errors import SourceError
 from core.gallery.reader import Gallery
 from core.models import profiles
+from core.models.profiles import Models
+from precompute.bench.build_memory import Peaks, memory_figures
 from precompute.bench.index import index
 from precompute.bench.models.image_tower import image_tower
 from precompute.bench.shared.figures import Figure, table, write_json
@@ -25,6 +28,7 @@ from precompute.bench.shared.material import (
     searched_gallery,
 )
 from precompute.bench.shared.running_app import AppError, memory_of, running_app
+from precompute.bench.shared.small_models import small_profile, small_profile_in
 from precompute.build.index_command import IndexChoice
 from precompute.evaluate.qrels import from_references
 
@@ -93,6 +97,26 @@ def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
     whole = figures["image tower, fp32, batch 16, an image, p50"]["value"]
     share = figures["image tower, int8 of fp32, p50"]["value"]
     assert share == pytest.approx(figures[asked[0]]["value"] / whole, rel=0.5)
+
+
+def test_small_models_of_random_weights_describe_a_picture(tmp_path):
+    small_profile(tmp_path / "models")
+    models = Models(small_profile_in(tmp_path / "models"), device="cpu")
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    assert [caption.text != "" for caption in models.captioner.caption(images)] == [True, True]
+    rows = models.clip.encode_image(images)
+    assert rows.shape == (2, 512) and np.isfinite(rows).all()
+
+
+def test_memory_is_told_by_phase_and_as_growth():
+    few = Peaks({"shards": 600.0, "indexes": 700.0}, 14.0)
+    many = Peaks({"shards": 660.0, "assembly": 661.0, "indexes": 990.0}, 15.0)
+    figures = {figure.name: figure for figure in memory_figures({1000: few, 9000: many})}
+    assert figures["build, shards: growth from 1,000 to 9,000"].met is False
+    assert figures["build, indexes: growth from 1,000 to 9,000"].value == 290
+    assert figures["build, indexes: growth from 1,000 to 9,000"].target is None
+    assert figures["build, assembly: peak memory, 9,000 pictures"].value == 661
+    assert figures["build, a decoder: peak memory, 9,000 pictures"].value == 15
 
 
 def test_no_picture_to_time_is_one_sentence(tmp_path):

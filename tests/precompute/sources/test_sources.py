@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -37,6 +38,17 @@ def photos(tmp_path) -> Path:
 
 
 class TestFolder:
+    def test_a_file_takes_little_more_memory_than_its_name(self, tmp_path):
+        for number in range(2000):
+            (tmp_path / f"{number:06d}.jpg").touch()
+        opened(tmp_path)  # what a first one imports
+        tracemalloc.start()
+        source = opened(tmp_path)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert source.total == 2000
+        assert held / 2000 < 150
+
     def test_files_in_order_from_any_start_up_to_the_limit(self, photos):
         source = opened(photos)
         assert (source.kind, source.name, source.total) == ("folder", "photos", 3)
