@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -315,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "No such revision"}, X_Error_Code="RevisionNotFound")
             return
         if kind == "tree":
-            self._answer(200, [_described(*one) for one in sorted(files.items())])
+            self._answer(200, self._tree(files, "/".join(rest[1:])))
         elif kind == "resolve":
             self._file("/".join(rest[1:]), commit, files)
         else:
@@ -323,6 +324,25 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": one} for one in sorted(files)]
             about = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
             self._answer(200, {**about, "tags": [], "siblings": siblings, "host": repository.host})
+
+    def _tree(self, files: dict[str, bytes], folder: str) -> list[dict]:
+        """List a folder, or with ``recursive`` all below it."""
+        below = f"{folder}/" if folder else ""
+        asked = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0]
+        listed, folders = [], set()
+        for name, content in sorted(files.items()):
+            inside = name.removeprefix(below)
+            if inside == name and below:
+                continue
+            if asked.lower() in ("true", "1") or "/" not in inside:
+                listed.append(_described(name, content))
+            else:
+                folders.add(below + inside.split("/")[0])
+        made = [
+            {"type": "directory", "path": path, "size": 0, "oid": _blob_id(path.encode())}
+            for path in sorted(folders)
+        ]
+        return made + listed
 
     def _runtime(self, key: str) -> None:
         repository = self.server.repositories[key]
@@ -343,4 +363,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         described = _described(name, files[name])
         oid = described["lfs"]["oid"] if "lfs" in described else described["oid"]
-        self._answer(200, files[name], ETag=f'"{oid}"', X_Repo_Commit=commit)
+        headers = {"ETag": f'"{oid}"', "X_Repo_Commit": commit}
+        content = files[name]
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            headers["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
+            self._answer(206, content[first : last + 1], **headers)
+        else:
+            self._answer(200, content, **headers)

@@ -1,7 +1,8 @@
-"""A published Space: it starts from its files alone, and answers in a browser."""
+"""From a preset to a Space that starts from its files alone, and answers in a browser."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,12 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from precompute.sources.presets import PRESETS
 from tests.e2e.visiting import Visit
-from tests.hub_client import publish_shapes
-from tests.local_hub import ROOT, LocalHub, local_hub
+from tests.local_hub import ROOT, LocalHub, Repository, local_hub
+from tests.precompute.conftest import noise_photo
 from tests.zero_gpu import ZeroGpu, zero_gpu
 
-GALLERY = "hf:mine/shapes"
+GALLERY = "hf:mine/twolens-rsicd"
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ class RunningSpace:
             cwd=self.folder,
             env=inherited
             | self.hub.environment(self.folder.parent / "home-of-the-space")
-            | {"SPACE_ID": "mine/demo", "SYSTEM": "spaces", **self.machine.environment}
+            | {"SPACE_ID": "mine/twolens", "SYSTEM": "spaces", **self.machine.environment}
             | {"TWOLENS_PORT": str(port), "XDG_CACHE_HOME": str(self.folder.parent / "cache")}
             | repository.variables,
         )
@@ -73,26 +75,64 @@ def running(hub, tmp_path):
         space.stop()
 
 
-def test_a_published_space_starts_from_its_files_alone_and_answers(
+def small_aerial_photos(hub: LocalHub, folder: Path) -> None:
+    """Put what stands for the preset's dataset onto a hub, as its viewer's parquet files are."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    photos = [noise_photo(seed, 240, 200, "JPEG") for seed in range(6)]
+    rows = {
+        "image": [{"bytes": photo, "path": None} for photo in photos],
+        "captions": [[f"aerial photo {seed}", f"roofs {seed}"] for seed in range(6)],
+    }
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    Dataset.from_dict(rows, features).to_parquet(folder / "rows.parquet")
+    dataset = hub.repositories[f"datasets/{PRESETS['rsicd'].dataset}"] = Repository(False)
+    dataset.commit({"data/test-00000-of-00001.parquet": (folder / "rows.parquet").read_bytes()})
+
+
+def test_a_preset_becomes_a_space_that_answers_and_what_broke_goes_on(
     hub, running, chromium, tmp_path
 ):
-    shapes = publish_shapes(hub, tmp_path)
-    asked = ["publish", "space", "mine/demo", "--gallery", GALLERY]
-    done = subprocess.run(
-        [sys.executable, "-m", "precompute", *asked],
-        cwd=ROOT,
-        env={**os.environ, **hub.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=1200,
+    small_aerial_photos(hub, tmp_path)
+    galleries = tmp_path / "galleries"
+    asked = ["demo-gallery", "rsicd", "mine", "--profile", "mini", "--measured", "2"]
+
+    def command() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "precompute", *asked, "--folder", galleries],
+            cwd=ROOT,
+            env={**os.environ, **hub.environment(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+
+    hub.puts_left = 1
+    broken = command()
+    assert broken.returncode == 2
+    assert "Licence: not stated on the Hub; published for research." in broken.stdout
+    assert broken.stderr.strip().endswith(
+        "publish gallery ended with status 2; the same command goes on from there."
     )
+    speed = json.loads((galleries / "rsicd-first-2/build_report.json").read_text())
+    hours = 1_093 / speed["images_per_second"] / 3600
+    assert f"1,093 pictures at {speed['images_per_second']:.1f} a second" in broken.stdout
+    assert f"at most {hours:.2f} hours on this machine" in broken.stdout
+    built = (galleries / "rsicd/manifest.json").stat().st_mtime_ns
+    assert json.loads((galleries / "rsicd/metrics.json").read_text())["queries"] == 12
+
+    hub.puts_left = None
+    done = command()
     assert done.returncode == 0, done.stderr
-    assert f"{GALLERY} is commit {shapes} now." in done.stderr
-    space = hub.repositories["spaces/mine/demo"]
-    assert not space.private and space.hardware == "zero-a10g"
+    assert (galleries / "rsicd/manifest.json").stat().st_mtime_ns == built
+    gallery = hub.repositories["datasets/mine/twolens-rsicd"]
+    space = hub.repositories["spaces/mine/twolens"]
+    assert not gallery.private and not space.private and space.hardware == "zero-a10g"
+    commit = gallery.files("main")[0]
+    assert f"{GALLERY} is commit {commit} now." in done.stderr
     assert space.variables == {
         "TWOLENS_PROFILE": "mini",
-        "TWOLENS_GALLERIES": f"{GALLERY}@{shapes}",
+        "TWOLENS_GALLERIES": f"{GALLERY}@{commit}",
     }
     files = space.files("main")[1]
     assert {name.split("/")[0] for name in files} == {
@@ -100,7 +140,7 @@ def test_a_published_space_starts_from_its_files_alone_and_answers(
     }
     about = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
     assert (about["sdk"], about["python_version"]) == ("gradio", "3.12")
-    assert len(about["short_description"]) <= 60 and about["datasets"] == ["mine/shapes"]
+    assert len(about["short_description"]) <= 60 and about["datasets"] == ["mine/twolens-rsicd"]
     address = re.search(r"It answers at (\S+): ", done.stdout)
     assert address, done.stdout
     visit = Visit(chromium.new_page(), address[1])
