@@ -1,4 +1,5 @@
 # `make demo` and `make test` do all the set-up; see the README.
+# Python compiles what it imports by itself; compiling all of the packages takes half a minute.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
@@ -21,11 +22,11 @@ lint: .venv/.requirements-dev
 	$(PYTHON) -m venv .venv
 
 .venv/.requirements: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
 	@touch $@
 
 .venv/.requirements-dev: requirements-dev.txt .venv/.requirements
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements-dev.txt
 	@touch $@
 
 clean:

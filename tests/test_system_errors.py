@@ -18,7 +18,7 @@ import pytest
 from core.errors import QueryError, sentence_of
 from core.models.profiles import PROFILES
 from tests.core.planted import gallery_on_disk, unit_rows
-from tests.precompute.conftest import noise_photo
+from tests.precompute.conftest import asked, noise_photo
 from tests.precompute.tiny_profile import make_tiny_profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +141,10 @@ def test_what_the_app_cannot_read_or_write_is_one_sentence(gallery, loop):
     ],
 )
 def test_what_a_command_cannot_read_is_one_sentence(loop, command):
-    refused(run("-m", "precompute", *(word.format(loop) for word in command)), "loop")
+    words = [word.format(loop) for word in command]
+    if command[0] == "build":
+        refused(run("-m", "precompute", *words), "loop")
+    refused(asked(*words), "loop")
 
 
 PROGRAM = """

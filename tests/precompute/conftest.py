@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from core.models.profiles import Profile
+from precompute.__main__ import app
 from tests.precompute.tiny_profile import make_tiny_profile
 
 
@@ -21,6 +24,13 @@ def models_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(models_folder) -> Profile:
     return make_tiny_profile(models_folder)
+
+
+def asked(*arguments: object) -> subprocess.CompletedProcess:
+    """Run a command in this process, without the seconds that starting one takes."""
+    words = [str(argument) for argument in arguments]
+    done = CliRunner().invoke(app, words)
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 def noise_photo(seed: int, width: int = 48, height: int = 40, kind: str = "PNG") -> bytes:
