@@ -84,7 +84,7 @@ def test_a_stopped_build_says_so_by_sentence_and_status(stop, tiny, models_folde
     """Interrupts a build by the tiny profile just after its first shard; once it is resumed."""
     source = tmp_path / "photos"
     source.mkdir()
-    for i in range(60):
+    for i in range(30):
         (source / f"{i:02d}.png").write_bytes(noise_photo(i))
     program = """
 import sys
@@ -126,4 +126,4 @@ app()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "Going on after" in again.stderr
-    assert "60 images, 0 duplicates, 0 skipped" in again.stdout
+    assert "30 images, 0 duplicates, 0 skipped" in again.stdout
