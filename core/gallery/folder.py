@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import CorruptGalleryError, GalleryError, GalleryNotFoundError
+from core.mapped import MappedFile
 
 if TYPE_CHECKING:
     from core.gallery.manifest import FileRef
@@ -166,7 +167,7 @@ class HeldFile:
         """Take over a descriptor."""
         self.folder, self.name, self.size = folder, name, size
         self._handle = handle
-        self._mapped: mmap.mmap | None = None
+        self._mapped: MappedFile | None = None
         weakref.finalize(self, os.close, handle)
 
     @property
@@ -192,25 +193,35 @@ class HeldFile:
         self._fill(memoryview(content), start)
         return bytes(content)
 
-    def map(self) -> np.ndarray:
+    def map(self, *, scattered: bool = False) -> np.ndarray:
         """Return all its bytes, read from disk when they are used: uint8 (size,), read-only.
 
         They are shared with other processes and can be dropped by the system at any time. A file
         that is shortened in place ends a process that uses what is gone of it.
+
+        Args:
+            scattered: Whether only the pages that are used shall be read, and none around them.
         """
         if not self.size:
             return np.empty(0, np.uint8)
         if self._mapped is None:
-            self._mapped = mmap.mmap(self._handle, self.size, access=mmap.ACCESS_READ)
+            self._mapped = MappedFile(self._handle, self.size)
+            if scattered and hasattr(mmap, "MADV_RANDOM"):
+                self._mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(self._mapped, np.uint8)
+
+    def fetch(self, start: int, length: int) -> None:
+        """Begin to read some bytes of the mapped file; see :class:`core.mapped.MappedFile`."""
+        if self._mapped is not None:
+            self._mapped.fetch(start, length)
 
     def release(self) -> None:
         """Take what was looked at of the mapped file out of this process's resident memory.
 
         It stays in the system's cache, and comes back when it is used.
         """
-        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        if self._mapped is not None:
+            self._mapped.release()
 
     def _fill(self, content: memoryview, start: int) -> None:
         filled = 0

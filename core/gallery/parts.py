@@ -21,6 +21,7 @@ from core.gallery.layout import (
     index_files,
 )
 from core.gallery.manifest import Manifest
+from core.mapped import read_rows
 from core.records import LENSES, Lens
 from core.search.index import check_embeddings
 
@@ -230,7 +231,7 @@ def _embeddings_in(
     try:
         array = content[start:].view(np.float32).reshape(count, dim or 0)
         some = np.linspace(0, count - 1, min(count, _SAMPLED_ROWS), dtype=np.int64)
-        check_embeddings(array[some] if sampled else array)
+        check_embeddings(read_rows(array, some) if sampled else array)
     except EmbeddingError as error:
         raise damaged(folder, f"{name} cannot be searched: {error}") from error
     array.setflags(write=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import UnknownImageError
 from core.gallery.dataset.image_ids import ImageIds
+from core.mapped import let_go, read_rows
 from core.records import INDEX_PAIR, ImageRecord, IndexKind, Lens
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread
@@ -118,7 +119,7 @@ class PictureSet(ABC):
             query: float32 (dim,), unit norm, by the lens's encoder.
         """
         rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
-        found: np.ndarray = self.embeddings(lens)[rows] @ query
+        found: np.ndarray = read_rows(self.embeddings(lens), rows) @ query
         return found
 
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
@@ -128,7 +129,9 @@ class PictureSet(ABC):
             lens: Whose.
             query: float32 (dim,), unit norm, by the lens's encoder.
         """
-        found: np.ndarray = self.embeddings(lens) @ query
+        embeddings = self.embeddings(lens)
+        found: np.ndarray = embeddings @ query
+        let_go(embeddings)
         return found
 
     def spread(self, lens: Lens, query: np.ndarray) -> Spread:
@@ -212,7 +215,7 @@ def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, dim = sampled_rows(len(embeddings)), embeddings.shape[1]
     total, products = np.zeros(dim), np.zeros((dim, dim))
     for start in range(0, len(rows), _ROWS_AT_ONCE):  # a copy of some, never of all
-        part = embeddings[rows[start : start + _ROWS_AT_ONCE]]
+        part = read_rows(embeddings, rows[start : start + _ROWS_AT_ONCE])
         total += part.sum(axis=0, dtype=np.float64)
         products += part.T @ part
     mean = total / max(1, len(rows))

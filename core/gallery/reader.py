@@ -23,6 +23,7 @@ from core.gallery.parts import (
     read_pictures,
 )
 from core.gallery.picture_set import PictureSet, sampled_rows
+from core.mapped import let_go, read_rows
 from core.records import IndexKind, Lens
 from core.search.bm25.picture_text import TextHit, TextIndex
 from core.search.engines.protocol import VectorIndex
@@ -242,11 +243,12 @@ class Gallery(PictureSet):
         """Return the best caption's score of some pictures, or all: float32."""
         if images is None:
             scores, first = self.caption_embeddings @ query, self.caption_rows.first[:-1]
+            let_go(self.caption_embeddings)
         elif not len(images):
             return np.zeros(0, np.float32)
         else:
             rows, first = self.caption_rows.rows_of(images)
-            scores = self.caption_embeddings[rows] @ query
+            scores = read_rows(self.caption_embeddings, rows) @ query
         best: np.ndarray = np.maximum.reduceat(scores, first)
         return best
 

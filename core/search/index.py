@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import EmbeddingError, QueryError
+from core.mapped import let_go, read_rows
 from core.records import FAISS_KINDS, Hit, IndexKind
 from core.search.engines.approximate import Approximate, library, save
 from core.search.engines.files import Clusters
@@ -354,10 +355,11 @@ class Index:
             *map(faiss.swig_ptr, (scores, rows)),
             scope.selector(),
         )
+        let_go(self._vectors)
         return scores, rows
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, k: int) -> list[Hit]:
-        products = self._vectors[rows].astype(np.float64) * query.astype(np.float64)
+        products = read_rows(self._vectors, rows).astype(np.float64) * query.astype(np.float64)
         scores = products.sum(axis=1).astype(np.float32)
         if self._owners is not None:
             rows = self._owners[rows]

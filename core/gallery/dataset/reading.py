@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from core.gallery.manifest import FileRef
+
+_ID_BYTES = 16
 
 
 class Dataset:
@@ -86,11 +89,12 @@ def open_dataset(
     tables, shards = [], []
     for name in names:
         file = held.held(name, files[name].bytes)
-        content = file.map() if mapped else file.read()
+        # Pictures, which are not read, lie between the columns.
+        content = file.map(scattered=True) if mapped else file.read()
         if not mapped and hashlib.sha256(content.data).hexdigest() != files[name].sha256:
             raise damaged(held.path, f"{name} is not the file that was built")
         try:
-            columns, positions, lengths = _parsed(content)
+            columns, positions, lengths = _parsed(content, file)
             tables.append(columns if mapped else _copied(columns))
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise damaged(held.path, f"{name} is not a table of pictures ({error})") from error
@@ -102,7 +106,7 @@ def open_dataset(
     return Dataset(table, shards)
 
 
-def _parsed(content: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+def _parsed(content: np.ndarray, file: HeldFile) -> tuple[pa.Table, np.ndarray, np.ndarray]:
     """Return a shard's columns, and where in the file each picture begins and how long it is."""
     import pyarrow as pa
 
@@ -112,7 +116,10 @@ def _parsed(content: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:
         raise ValueError(f"the column {IMAGE_COLUMN} holds no pictures")
     names = [name for name in reader.schema.names if name != IMAGE_COLUMN]
     batches, positions, lengths = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for batch in reader:
+    read = list(reader)
+    for batch in read:
+        _fetch_columns(batch, file, buffer.address)
+    for batch in read:
         batch.validate()
         pictures = batch.column(IMAGE_COLUMN).field("bytes")
         if pictures.null_count:
@@ -128,6 +135,13 @@ def _parsed(content: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:
     if (found[1] < 0).any() or (found[0] < 0).any() or (found[0] + found[1] > len(content)).any():
         raise ValueError("a picture lies outside the file")
     return pa.Table.from_batches(batches, schema=schema), *found
+
+
+def _fetch_columns(batch: pa.RecordBatch, file: HeldFile, address: int) -> None:
+    """Begin to read what opening a mapped gallery looks at: its ids, and where texts begin."""
+    for part in chain.from_iterable(column.buffers() for column in batch.columns):
+        if part is not None and 0 < part.size <= _ID_BYTES * len(batch):
+            file.fetch(part.address - address, part.size)
 
 
 def _copied(table: pa.Table) -> pa.Table:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from core.files import fsync
+from core.mapped import let_go_of
 from core.records import IndexKind
 
 HNSW_LINKS = 32
 _HNSW_EFFORT = 64
 _HNSW_MOST_EFFORT = 4096
 _BITS_A_CODE = 8
+_SEARCHES_KEPT = 16
+"""After so many, what they looked into of a mapped file leaves resident memory."""
 _COMPRESSED_SPARES = {"ivfsq8": 1, "ivfpq": 10}
 """Candidates a hit that are scored again by the embeddings, where codes stand for vectors."""
 
@@ -58,6 +61,8 @@ class Approximate:
         self.most_effort = int(index.nlist) if self.nlist else _HNSW_MOST_EFFORT
         usual = round(math.sqrt(self.nlist)) if self.nlist else _HNSW_EFFORT
         self.effort = min(effort or usual, self.most_effort)
+        self._file: tuple[int, int] | None = None
+        self._searched = 0
 
     @classmethod
     def untrained(cls, kind: IndexKind, dim: int, size: int) -> Approximate:
@@ -96,8 +101,12 @@ class Approximate:
             return cls(kind, faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC), effort)
         index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
         # Threads that read ahead, started for each search, cost more than what they save.
-        faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
-        return cls(kind, index, effort)
+        lists = faiss.downcast_InvertedLists(index.invlists)
+        lists.prefetch_nthread = 0
+        found = cls(kind, index, effort)
+        if isinstance(lists, faiss.OnDiskInvertedLists) and lists.read_only:
+            found._file = int(lists.ptr), int(lists.totsize)
+        return found
 
     @property
     def nlist(self) -> int | None:
@@ -135,6 +144,9 @@ class Approximate:
         else:
             parameters = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
         found: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count, params=parameters)
+        self._searched += 1
+        if self._file is not None and self._searched % _SEARCHES_KEPT == 0:
+            let_go_of(*self._file)
         return found
 
     def save(self, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import datasets
 import numpy as np
@@ -16,11 +16,15 @@ from core.errors import CorruptGalleryError
 from core.gallery import parts
 from core.gallery.dataset import writing
 from core.gallery.dataset.image_ids import ImageIds
-from core.gallery.dataset.records import gallery_schema
+from core.gallery.dataset.reading import open_dataset
+from core.gallery.dataset.records import Records, check_records, gallery_schema
+from core.gallery.folder import GalleryFolder
 from core.gallery.layout import shards_of
+from core.gallery.manifest import FileRef
 from core.gallery.reader import Gallery
 from core.records import INDEX_PAIR, LENSES, ImageRecord, values_of
 from tests.core.gallery.test_gallery import write
+from tests.core.page_cache import cached_pages, forget
 from tests.core.planted import image_ids, records
 
 
@@ -56,6 +60,24 @@ def sharded(planted, monkeypatch):
     assert manifest.shards == shards_of(f"data-{n:05d}-of-00009.arrow" for n in range(9))
     assert len(datasets.load_from_disk(str(planted.folder))) == 60
     return planted
+
+
+def test_opening_a_dataset_reads_no_pictures(tmp_path):
+    pictures = records(2000)
+    thumbnail = b"RIFF" + bytes(4) + b"WEBP" + bytes(9_988)
+    rows = (
+        {**asdict(each), "image": {"bytes": thumbnail, "path": f"{each.id}.webp"}}
+        for each in pictures
+    )
+    schema = gallery_schema(several=False, text=False)
+    name, *_ = writing.write_dataset(tmp_path, schema, rows)
+    files = {name: FileRef.of(tmp_path / name)}
+    forget(tmp_path / name)
+    opened = open_dataset(GalleryFolder(tmp_path), files, (name,), mapped=True)
+    ids = check_records(Records(opened.table), sampled=True)
+    assert list(ids) == [each.id for each in pictures]
+    assert cached_pages(tmp_path / name).mean() < 0.05
+    assert opened.image(1999) == thumbnail
 
 
 def test_a_large_gallery_is_mapped_and_gives_the_same_answers(sharded):
