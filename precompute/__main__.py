@@ -12,15 +12,9 @@ from pathlib import Path
 
 import typer
 
-from precompute.terminal import Commands
+from precompute.terminal import Commands, commands
 
-app = typer.Typer(
-    cls=Commands,
-    help="Jobs of TwoLens: build a gallery, measure it, train its models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = commands("Jobs of TwoLens: build a gallery, measure it, train its models.", Commands)
 
 
 def _add(name: str, module: str, attribute: str = "run") -> None:

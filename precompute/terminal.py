@@ -8,6 +8,7 @@ traceback and status 1.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 _LISTED = 20
 _BAD_INPUT = 2
@@ -64,13 +66,65 @@ PatienceOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(min=0)]
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
+    """Some commands; their help is plain text that ends where the terminal does."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own
+        """List each command with its whole first paragraph: typer's own list cuts it off."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            told = command.help if command is not None else None
+            rows.append((name, " ".join((told or "").split("\n\n")[0].split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Commands(CommandGroup):
     """All commands; an error that was foreseen becomes a sentence and an exit status."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:  # noqa: ANN401 - as typer's own
+        """Run a command line; one that is not understood ends in a sentence, as all else does."""
+        try:
+            done = super().main(*args, **{**extra, "standalone_mode": False})
+        except TyperException as error:
+            say(_usage(error))
+            sys.exit(error.exit_code)
+        if extra.get("standalone_mode", True):
+            sys.exit(done)
+        return done
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context and result
         """Run the command that was asked for."""
         with _signals_interrupt(), one_sentence("Stopped."):
             return super().invoke(ctx)
+
+
+def commands(help_text: str, group: type[TyperGroup] = CommandGroup) -> typer.Typer:
+    """Return an empty group of commands.
+
+    Args:
+        help_text: What they are for.
+        group: How they are found.
+    """
+    return typer.Typer(
+        cls=group,
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def _usage(error: TyperException) -> str:
+    """Return what is wrong with a command line, and where its options are listed."""
+    told = error.format_message().strip().replace("Value error, ", "")
+    context = getattr(error, "ctx", None)
+    if context is None or "\n" in told:  # the help itself, where a group is named and no command
+        return told
+    end = "" if told.endswith(("?", ".", ")")) else "."
+    return f"{told}{end} See: {context.command_path} --help"
 
 
 def say(sentence: str) -> None:

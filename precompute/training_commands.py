@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
+
+from precompute.terminal import CommandGroup, commands
 
 
-class _Lazy(TyperGroup):
+class _Lazy(CommandGroup):
     """Imports the module of a command when it is asked for."""
 
     modules: ClassVar[Mapping[str, str]]
@@ -24,7 +25,7 @@ class _Lazy(TyperGroup):
         if cmd_name not in self.modules:
             return None
         module = importlib.import_module(self.modules[cmd_name])
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name=cmd_name)(module.run)
         return typer.main.get_command(single)
 
@@ -44,16 +45,11 @@ class _Mini(_Lazy):
     }
 
 
-finetune = typer.Typer(
-    cls=_Finetune,
-    help="Fine-tune a captioner (captions) or a CLIP model (contrastive).",
-    no_args_is_help=True,
-)
-mini = typer.Typer(
-    cls=_Mini,
-    help="Train the shipped captioner again (captioner), teach it words from texts without photos "
+finetune = commands("Fine-tune a captioner (captions) or a CLIP model (contrastive).", _Finetune)
+mini = commands(
+    "Train the shipped captioner again (captioner), teach it words from texts without photos "
     "(words), and what names things for it (names).",
-    no_args_is_help=True,
+    _Mini,
 )
 
 

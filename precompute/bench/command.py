@@ -9,15 +9,12 @@ import typer
 
 from core.quiet import quiet_libraries
 from precompute.build.index_command import IndexChoice, IndexOption
-from precompute.terminal import JsonOption, ProfileChoice, ProfileOption, say
+from precompute.terminal import JsonOption, ProfileChoice, ProfileOption, commands, say
 
 if TYPE_CHECKING:
     from core.config import ProfileName, Settings
 
-app = typer.Typer(
-    help="Measure speed and memory, each figure beside its target and its lower bound.",
-    no_args_is_help=True,
-)
+app = commands("Measure speed and memory, each figure beside its target and its lower bound.")
 
 _Photos = Annotated[
     str | None,
@@ -151,7 +148,7 @@ def evaluation_command(
     profile: ProfileOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the command ``evaluate`` on a made-up gallery: time and memory."""
+    """Measure the command "evaluate" on a made-up gallery: time and memory."""
     from precompute.bench.evaluate import evaluation
 
     _, name = _chosen(profile)

@@ -241,10 +241,19 @@ def _milvus_entry(others: Iterable[IndexEntry]) -> IndexEntry:
 
 def describe(entry: IndexEntry) -> str:
     """Return a sentence about an index."""
+    from core.search.engines.training import LEAST_MEASURED
+
     if entry.kind == "flat":
-        return "flat, exact."
+        return "flat: exact, compares a query with every vector."
+    if entry.kind == "milvus":
+        return "milvus: all vectors are in its collection, whose recall is not measured."
     if entry.recall is None:
-        return f"{entry.kind}, not measured."
+        count = entry.nlist or 0
+        clusters = f" of {count:,} cluster{'' if count == 1 else 's'}" if count else ""
+        return (
+            f"{entry.kind}{clusters}: built; its recall is not measured, as that takes at least "
+            f"{LEAST_MEASURED:,} vectors."
+        )
     point = next(point for point in entry.curve if point.effort == entry.effort)
     name = "efSearch" if entry.kind == "hnsw" else "nprobe"
     of = f" of {entry.nlist:,}" if entry.nlist else ""

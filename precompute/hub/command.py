@@ -11,9 +11,9 @@ import typer
 
 from core.config import ProfileName
 from core.quiet import quiet_libraries
-from precompute.terminal import ProfileOption, say
+from precompute.terminal import ProfileOption, commands, say
 
-app = typer.Typer(no_args_is_help=True, help="Put models, galleries and the app onto the Hub.")
+app = commands("Put models, galleries and the app onto the Hub.")
 
 Repository = Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")]
 Private = Annotated[

@@ -13,8 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from core.models.profiles import PROFILES
+from core.search.engines.entry import IndexEntry
 from precompute.__main__ import app
 from precompute.build.command import serve_command
+from precompute.build.index_command import describe
 from precompute.terminal import ProfileChoice
 from tests.precompute.conftest import asked, noise_photo
 
@@ -72,11 +74,44 @@ def test_a_finished_build_says_what_to_run_next(tiny, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("group", [[], ["build"], ["bench"], ["finetune"]])
-def test_help(group):
-    done = run(*group, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+def test_what_is_not_understood_is_one_sentence_and_status_2():
+    cases = {
+        "build --nonsense": "No such option: --nonsense. See: precompute build --help",
+        "biuld x": "No such command 'biuld'. Did you mean 'build'? See: precompute --help",
+        "index": "Missing argument 'gallery'. See: precompute index --help",
+        "--nonsense": "No such option: --nonsense. See: precompute --help",
+        "finetune captions --epochs x": "Invalid value for '--epochs'",
+        "bench app --queries 1": "Invalid value for '--queries'",
+    }
+    for line, sentence in cases.items():
+        done = CliRunner().invoke(app, line.split(), prog_name="precompute")
+        assert (done.exit_code, done.stdout) == (2, ""), line
+        assert sentence in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_help_is_plain_text_that_cuts_no_sentence_off():
+    for line, sentence in {
+        "": "Build a gallery: captions, embeddings and indexes of a source's pictures. map Give",
+        "build": "Where the gallery is complete, that command updates it: pictures that are still",
+        "bench": "Measure searches while photos of other visitors are captioned.",
+        "mini": "Teach a captioner's namer what labelled photos show, and write it beside",
+        "finetune captions": "Hub id, OWNER/NAME[@REVISION].",
+    }.items():
+        done = CliRunner().invoke(app, [*line.split(), "--help"], prog_name="precompute")
+        assert done.exit_code == 0, done.stderr
+        assert sentence in " ".join(done.stdout.split())
+        assert max(map(len, done.stdout.splitlines())) <= 80
+    assert run("--help").stdout.startswith("Usage: python -m precompute")
+    assert run("bench").returncode == 2  # and lists its commands
+
+
+def test_an_index_that_was_not_measured_says_why():
+    few = IndexEntry(kind="ivf", nlist=4, trained_on=60)
+    assert describe(few) == (
+        "ivf of 4 clusters: built; its recall is not measured, as that takes at least 1,000 "
+        "vectors."
+    )
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -19,10 +19,12 @@ FLAT_UP_TO = 25_000
 INDEX_BYTES = 1 << 30
 """What an index may weigh unless another number is given; all of it is soon in memory."""
 
+LEAST_MEASURED = 1_000
+"""Vectors below which recall is not measured: too few clusters for it to say anything."""
+
 _DEPTH = 10
 _TRAINING_SEED = 1234
 _HELD_OUT = 1_000
-_LEAST_MEASURED = 1_000
 _VECTORS_A_CLUSTER = 64
 _LEAST_CODEBOOK_SAMPLE = 65_536
 _CHUNK = 65_536
@@ -92,7 +94,7 @@ def build_for_gallery(
     if kind == "flat":
         return None, IndexEntry(kind=kind, recall=1.0)
     shuffled = np.random.default_rng(_TRAINING_SEED).permutation(len(vectors))
-    measured = len(vectors) >= _LEAST_MEASURED
+    measured = len(vectors) >= LEAST_MEASURED
     held_out = min(_HELD_OUT, len(vectors) // 10) if measured and texts is None else 0
     approximate = Approximate.untrained(kind, vectors.shape[1], len(vectors))
     wanted = _VECTORS_A_CLUSTER * (approximate.nlist or 1)
