@@ -55,6 +55,8 @@ def kind_of(content: bytes) -> str:
             return "AVIF"
         if brands & _HEIF_BRANDS:
             return "HEIF"
+    if content.startswith(b"PK\x03\x04"):
+        raise RefusedError("is an archive (ZIP): unpack it and take the photos inside")
     if b"<svg" in content[:4096].lower():
         raise RefusedError(f"is an SVG drawing; a picture must be {READABLE}")
     raise RefusedError(f"is not an image in a format that is read here ({READABLE})")

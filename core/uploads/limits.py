@@ -75,10 +75,15 @@ class Notice:
 
 
 class Notices:
-    """What a visitor is told of their files: the newest notices, and how many there were."""
+    """What a visitor is told of their files: the newest notices, and how many there were.
+
+    Attributes:
+        side_files: JSON files that were left out: Google Takeout writes one beside each photo.
+    """
 
     def __init__(self) -> None:
         """Start with none."""
+        self.side_files = 0
         self._newest: deque[Notice] = deque(maxlen=NOTICES_KEPT)
         self._counts: Counter[NoticeKind] = Counter()
 

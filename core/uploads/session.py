@@ -19,7 +19,7 @@ from core.describing import Described, record_of
 from core.errors import UnknownImageError, UploadError
 from core.gallery.copies import Copies, delete_copies
 from core.gallery.layout import large_file, thumbnail_path
-from core.images.decode import DecodedImage
+from core.images.decode import DecodedImage, looks_like_picture
 from core.images.file_names import shown_name
 from core.records import CORRECTED, ImageRecord
 from core.uploads.limits import Notice, Notices, UploadLimits, disk_trouble
@@ -161,6 +161,10 @@ class UploadSession:
         size = path.stat().st_size
         with self._lock:
             self._check_not_ended()
+            if file_name.lower().endswith(".json") and not looks_like_picture(path):
+                path.unlink(missing_ok=True)
+                self.notices.side_files += 1
+                return False
             reason = self.limits.refusal(size, self._held_files, self._held_bytes)
             target = self.folder / _WAITING_FOLDER / secrets.token_hex(8)
             if not reason:

@@ -176,5 +176,6 @@ def _facts(session: UploadSession) -> dict[str, Any]:
             for notice in session.notices.newest(_NOTICES_AN_ANSWER)
         ],
         "notices_in_all": session.notices.total,
+        "side_files": session.notices.side_files,
         "downloads": {name: download_address(session, name) for name in (CSV, JSONL, GALLERY)},
     }

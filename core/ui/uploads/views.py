@@ -9,7 +9,7 @@ from core.ui.parts.markup import escape
 from core.ui.parts.results.sureness import sureness
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.uploads.intake import Progress
-from core.uploads.limits import MAX_CAPTION_CHARS, NoticeKind, Notices
+from core.uploads.limits import MAX_CAPTION_CHARS, Notice, NoticeKind, Notices
 from core.uploads.registry import Uploads
 from core.uploads.session import UploadSession
 from core.uploads.zero_gpu import RentedCaptioner
@@ -172,10 +172,7 @@ def notices_view(notices: Notices, *, listed: bool = True) -> str:
             parts.append(f'<p class="tl-notices {kind}">{files} {title}</p>')
             continue
         found = [notice for notice in notices if notice.kind == kind]
-        lines = "".join(
-            f"<li><bdi>{escape(notice.file_name)}</bdi> {escape(notice.reason)}</li>"
-            for notice in found
-        )
+        lines = _by_reason(found)
         if count > len(found):
             lines = f"<li>{count - len(found):,} earlier ones are not listed</li>{lines}"
         opened = " open" if kind == "refused" and count <= 5 else ""
@@ -183,7 +180,24 @@ def notices_view(notices: Notices, *, listed: bool = True) -> str:
             f'<details class="tl-notices {kind}"{opened}><summary>{files} {title}</summary>'
             f"<ul>{lines}</ul></details>"
         )
+    if notices.side_files:
+        left_out = f"{notices.side_files:,} JSON file{'' if notices.side_files == 1 else 's'}"
+        parts.append(
+            f'<p class="tl-notices">{left_out}, as Google Takeout writes them beside photos, '
+            f"{'was' if notices.side_files == 1 else 'were'} left out.</p>"
+        )
     return "".join(parts)
+
+
+def _by_reason(notices: Sequence[Notice]) -> str:
+    """Return a line for each reason, with the names of all files that it holds for."""
+    names: dict[str, list[str]] = {}
+    for notice in notices:
+        names.setdefault(notice.reason, []).append(f"<bdi>{escape(notice.file_name)}</bdi>")
+    return "".join(
+        f"<li>{first} {escape(reason)}{'; likewise ' if others else ''}{', '.join(others)}</li>"
+        for reason, (first, *others) in names.items()
+    )
 
 
 def captions_table(session: UploadSession | None) -> str:

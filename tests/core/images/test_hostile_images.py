@@ -33,6 +33,7 @@ def test_reasons_are_told_apart(tmp_path):
     assert "SVG" in refusal(svg).reason
     assert "not an image" in refusal(b"Dear diary, today I renamed this to .jpg").reason
     assert "not an image" in refusal(b"%PDF-1.7 ...").reason
+    assert "unpack it" in refusal(b"PK\x03\x04 takeout.zip").reason
     assert "5.0 MB" in refusal(b"\xff" * 5_000_001).reason
     assert "cannot be read" in str(_refused_path(tmp_path / "absent.jpg"))
     assert "not a regular file" in str(_refused_path(tmp_path))

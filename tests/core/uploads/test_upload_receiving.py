@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import struct
 import zlib
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from core.errors import UploadError
 from core.images.file_names import shown_name
+from core.ui.uploads.views import notices_view
 from core.uploads.exports import captions_csv, captions_jsonl, write_gallery_zip
 from tests.tiny_uploads import (
     colour_uploads,
@@ -41,6 +43,20 @@ class TestLimits:
         send(uploads, session, {"a.txt": b"hello", **photos(2)})
         describe(uploads, session)
         assert send(uploads, session, {"x.png": picture_bytes((255, 0, 0))}) == [True]
+
+    def test_json_beside_photos_takes_no_room_and_is_one_line(self, make_uploads):
+        uploads = make_uploads(max_upload_files=3)
+        session = uploads.start()
+        beside = {f"{name}.supplemental-metadata.json": b"{}" for name in photos(200)}
+        send(uploads, session, {**beside, "a.txt": b"hello", "b.mp4": b"1234", **photos(1)})
+        assert [file.file_name for file in session.waiting] == ["a.txt", "b.mp4", "photo 0.png"]
+        describe(uploads, session)
+        told = notices_view(session.notices)
+        assert "200 JSON files, as Google Takeout writes them beside photos, were left out." in told
+        assert "supplemental" not in told
+        (line,) = re.findall("<li>(.*?)</li>", told)  # one reason, said once
+        assert line.startswith("<bdi>a.txt</bdi> is not an image")
+        assert line.endswith("; likewise <bdi>b.mp4</bdi>")
 
     def test_bytes_of_one_file_and_of_all(self, make_uploads):
         uploads = make_uploads(max_image_bytes=5_000, max_upload_bytes=9_000)
