@@ -8,9 +8,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components.api_component import Api
 from starlette.middleware import Middleware
 
 from core.config import Settings, get_settings
@@ -140,10 +142,21 @@ def _functions(page: gr.Blocks) -> Mapping[int, Function]:
         number: Function(
             function.api_name if isinstance(function.api_name, str) else None,
             any(isinstance(block, (gr.File, gr.Image)) for block in function.inputs),
+            _counts(function),
         )
         for number, function in page.fns.items()
         if function.fn is not None  # else it is a script of the page
     }
+
+
+def _counts(function: Any) -> range | None:  # noqa: ANN401 - gradio's own
+    """Return how many values a function of the API takes; None for events of the page."""
+    if function.api_visibility != "public" or not all(
+        isinstance(block, Api) for block in function.inputs
+    ):
+        return None
+    parameters = signature(function.fn).parameters.values()
+    return range(sum(each.default is each.empty for each in parameters), len(parameters) + 1)
 
 
 def _unread(page: gr.Blocks, tab: str) -> int:

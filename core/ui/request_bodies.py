@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,18 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What the guard knows of a function behind the page: its API name, and if it takes files."""
+    """What the guard knows of a function behind the page.
+
+    Attributes:
+        name: Of the API.
+        takes_files: Whether it does.
+        counts: How many values it takes; None leaves that to gradio, which ignores what is too much
+            and tells what is missing in its stream.
+    """
 
     name: str | None
     takes_files: bool
+    counts: range | None = None
 
 
 def check_size(size: int, most: int) -> None:
@@ -81,12 +89,21 @@ def check_call(
     function = _function(path, value, functions)
     if not path.startswith(BY_NAME) and not isinstance(value.get("data"), list):
         raise Refusal(400, "data must be the list of the function's arguments.")
+    _check_count(function, value.get("data", ()), path)
     tab = value.get("session_hash")
     if tab is not None and (not isinstance(tab, str) or len(tab) > _SESSION_CHARS):
         raise Refusal(400, f"session_hash is a text of at most {_SESSION_CHARS} characters.")
     if tab and unread(tab) >= _UNREAD:
         raise Refusal(429, f"{_UNREAD} answers of this session wait to be read; please read them.")
     return function.takes_files
+
+
+def _check_count(function: Function, values: Sequence[object], path: str) -> None:
+    counts = function.counts
+    if counts is None or path.startswith(BY_NAME) or len(values) in counts:
+        return
+    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    raise Refusal(400, f"{function.name} takes {span} values; got {len(values)}.")
 
 
 def _function(path: str, value: dict[str, Any], functions: Mapping[int, Function]) -> Function:

@@ -319,5 +319,14 @@ def test_a_stream_tells_what_a_caller_sent_amiss(address):
 def test_plain_http_may_leave_out_the_last_parameters(address):
     reply = httpx.post(f"{address}/gradio_api/run/compare", json={"data": ["dog"]}).json()
     assert len(reply["data"][0]["captions"]) == 5
-    reply = httpx.post(f"{address}/gradio_api/run/compare", json={"data": []}).json()
-    assert reply["error"] == "The query must be a text."
+
+
+@pytest.mark.parametrize("way", ["run", "call"])
+def test_too_few_or_too_many_values_are_refused_before_the_queue(address, way):
+    for name, values, sentence in (
+        ("compare", [], "compare takes 1 to 7 values; got 0."),
+        ("similar", ["f" * 16, "clip", 5, "", 1], "similar takes 1 to 4 values; got 5."),
+        ("galleries", [1], "galleries takes 0 values; got 1."),
+    ):
+        reply = httpx.post(f"{address}/gradio_api/{way}/{name}", json={"data": values})
+        assert (reply.status_code, reply.json()["error"]) == (400, sentence)
