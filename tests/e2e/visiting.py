@@ -10,7 +10,9 @@ DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
 SMALL_TARGETS = """
-inside => [...document.querySelectorAll(inside + ':is(button, [role=tab], .tl-query input)')]
+inside => [...document.querySelectorAll(
+    inside + ':is(button, summary, a, [role=tab], .tl-query input)'
+  )]
   .filter(e => e.offsetParent)
   .filter(e => e.closest('.tl-results, .tl-search, .tl-header, .tl-dialog, [role=tab]'))
   .map(e => [e.textContent || e.id, e.getBoundingClientRect()])
@@ -92,7 +94,7 @@ class Visit:
         )
 
     def small_targets(self, inside: str = "") -> list[str]:
-        """Our own buttons, tabs, chips and fields that are under 44 px high or wide."""
+        """Our own buttons, links, folds, tabs and fields that are under 44 px high or wide."""
         return self.page.evaluate(SMALL_TARGETS, inside)
 
     def low_contrast(self, inside: str = "main") -> list[str]:

@@ -9,6 +9,7 @@
 
   const RECENT = "twolens-recent"; // localStorage: this browser only
   const MOST_RECENT = 12;
+  const NARROW = matchMedia("(max-width: 640px)");
   const NAMES = { captions: "Caption lens", clip: "CLIP lens", both: "Best of both" };
 
   const visible = (node) => node.offsetParent !== null;
@@ -91,7 +92,10 @@
 
   document.addEventListener("focusin", (event) => {
     const field = event.target.closest(".tl-query input");
-    if (field) return offer(field);
+    if (field) {
+      field.enterKeyHint = "search";
+      return offer(field);
+    }
     if (offered && !offered.contains(event.target)) withdraw();
   });
   document.addEventListener("pointerdown", (event) => {
@@ -109,6 +113,9 @@
     const stage = event.detail.querySelector(".tl-stage");
     if (!stage || !stage.dataset.asked || !visible(stage)) return;
     page.asked = stage.dataset.asked;
+    // On a phone the keyboard and the number of pictures give way to the results.
+    const field = document.activeElement;
+    if (NARROW.matches && field.closest(".tl-search")) field.blur();
     if (!event.detail.closest("#upload-results")) remember(page.asked);
   });
 

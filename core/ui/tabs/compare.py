@@ -38,8 +38,8 @@ from core.ui.parts.results.states import (
     match_note,
     opening_state,
     start_state,
-    take_along,
     timing,
+    toolbar,
     top_pictures,
     two_lens_skeleton,
 )
@@ -224,9 +224,10 @@ def _comparison(
     shown = max((len(found.hits) for found in _answers(comparison)), default=0)
     left = _left(comparison)
     total = len(entry.gallery) if left is None else left
-    further = ""
+    rows, offers = "", ""
     if more is not None and not start:
-        further = further_rows(entry, parsed, standing, asked, more)
+        rows, offers = further_rows(entry, parsed, standing, asked, more)
+    pages = pager(start, shown, total, asked, comparison.query, DEEPEST)
     return (
         f"{examples_line(entry, comparison.query)}{above_results(entry, parsed)}"
         f"{'' if start else _agreement(entry, comparison)}"
@@ -235,8 +236,7 @@ def _comparison(
         f"compared with each other.</p>"
         f"{'' if start else fewer_note(shown, asked, left)}"
         f"{mixed_row(entry, comparison, standing, both, start, asked)}"
-        f"{pager(start, shown, total, asked, comparison.query, DEEPEST)}{further}"
-        f"{take_along()}{_details(comparison)}"
+        f"{rows}{toolbar(pages, offers)}{_details(comparison)}"
     )
 
 

@@ -43,8 +43,8 @@ def joins_text(entry: ShelvedGallery, more: str | None) -> bool:
 
 def further_rows(
     entry: ShelvedGallery, query: ParsedQuery, standing: Standing, k: int, more: str
-) -> str:
-    """Return the rows that a visitor has added, and buttons for what they have not; HTML.
+) -> tuple[str, str]:
+    """Return the rows that a visitor has added, and buttons for what they have not; HTML each.
 
     Args:
         entry: The gallery.
@@ -75,7 +75,7 @@ def further_rows(
             f'<button type="button" class="tl-chip" data-rerank="{escape(query.text)}">'
             f"Rerank CLIP’s first {count} by {escape(matcher.spec.name)}</button>"
         )
-    return f'{rows}<p class="tl-further">{buttons}</p>' if buttons else rows
+    return rows, f'<p class="tl-further">{buttons}</p>' if buttons else ""
 
 
 def _text_row(

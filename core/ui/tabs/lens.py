@@ -30,8 +30,8 @@ from core.ui.parts.results.states import (
     match_note,
     one_lens_skeleton,
     start_state,
-    take_along,
     timing,
+    toolbar,
     top_pictures,
 )
 from core.ui.parts.share import View, addressed, as_text
@@ -287,9 +287,9 @@ def answer(
         f"{examples_line(entry, query.strip())}{above_results(entry, parsed)}{line}"
         f'<section class="tl-lens {lens} wide" aria-label="{LENS_WORDS[lens].title}">'
         f"{lens_heading(lens, note=note)}"
-        f"{hit_row(entry, hits, standing, lens=lens)}</section>{pages}"
+        f"{hit_row(entry, hits, standing, lens=lens)}</section>"
         f"{'' if start else fewer_note(len(hits), asked, exact.left)}"
-        f"{take_along()}{details([timing(ranking)])}"
+        f"{toolbar(pages)}{details([timing(ranking)])}"
     )
     summary = top_pictures(entry, [hit.id for hit in hits], LENS_WORDS[lens].title)
     return stage(body, one_lens_skeleton(), summary=summary, query=entry.service.normalise(query))

@@ -24,7 +24,7 @@ from core.ui.parts.results.states import (
     answered,
     examples_line,
     no_gallery_state,
-    take_along,
+    toolbar,
     top_pictures,
 )
 from core.ui.parts.share import View, addressed, as_text
@@ -198,6 +198,6 @@ def selection(entry: ShelvedGallery, event: gr.EventData) -> str:
         f'<section class="tl-lens plain"><header class="tl-lens-head"><h2>Selected <small>{listed} '
         f"on the map of the {LENS_WORDS[lens].title}</small></h2>"
         '<button type="button" class="tl-chip" data-map-clear>Clear the selection</button></header>'
-        f"{plain_row(entry, ids)}</section>{take_along()}"
+        f"{plain_row(entry, ids)}</section>{toolbar()}"
     )
     return stage(content, "", summary=f"{pictures} selected.")

@@ -235,9 +235,10 @@ def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight
         "e => [...e.children].filter(c => c.checkVisibility()).map(c => c.innerText.trim())"
     )
     assert "·" not in shown
-    visit.cards(".tl-lens.captions").first.tap()
+    visit.search("dog frisbee snow")
+    visit.cards(f".tl-lens.clip :has([src*='{image_id(2)}'])").first.tap()
     dialog = visit.page.get_by_role("dialog")
-    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("link", name="example.org")).to_be_visible()
     assert dialog.bounding_box()["width"] <= PHONE["width"]
     assert visit.small_targets(".tl-dialog ") == []
     visit.page.get_by_role("button", name="Close").tap()
@@ -247,6 +248,40 @@ def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight
     visit.open_tab("Compare")
     visit.page.get_by_role("button", name=re.compile("models")).tap()
     expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()
+
+
+@on_phone
+def test_on_a_phone_the_words_have_the_row_and_the_number_comes_while_one_types(visit):
+    page = visit.page
+    number, words = page.get_by_label("Pictures per lens"), page.locator("#compare-query input")
+    expect(number).to_be_hidden()
+    assert words.bounding_box()["width"] >= 300
+    words.tap()
+    expect(number).to_be_visible()
+    number.fill("3")
+    visit.search("dog")
+    expect(visit.cards(".tl-lens.clip")).to_have_count(3)
+    expect(number).to_be_hidden()  # and the keyboard with it
+    expect(words).not_to_be_focused()
+    words.tap()
+    page.get_by_role("button", name="Clear").locator("visible=true").tap()
+    recent = page.locator(".tl-recent").bounding_box()
+    below = page.locator("#compare-k").bounding_box()
+    assert below["y"] + below["height"] <= recent["y"]
+
+
+def test_what_stands_below_results_is_one_row(visit):
+    visit.search("dog")
+    parts = visit.page.locator(".tl-toolbar:visible > *")
+    expect(parts).to_have_count(3)
+    boxes = [part.bounding_box() for part in parts.all()]
+    assert len({round(box["y"] + box["height"] / 2) for box in boxes}) == 1
+    assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+    visit.page.set_viewport_size(PHONE)
+    assert visit.overflow() <= 0
+    for part in parts.all():
+        box = part.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["width"]
 
 
 @pytest.mark.parametrize(

@@ -149,11 +149,16 @@ def lens_failure(lens: Lens, sentence: str) -> str:
     )
 
 
-def take_along() -> str:
-    """Return buttons that save the results shown as a table, or copy their addresses."""
+def toolbar(*parts: str) -> str:
+    """Return the row below results: what is given, and what saves them or copies their addresses.
+
+    Args:
+        parts: Pages, and rows that may be added; HTML, each may be "".
+    """
     return (
-        '<p class="tl-take"><button type="button" class="tl-chip" data-export="csv">Save as CSV'
-        '</button><button type="button" class="tl-chip" data-export="links">Copy links</button></p>'
+        f'<div class="tl-toolbar">{"".join(parts)}<p class="tl-take">'
+        '<button type="button" class="tl-chip" data-export="csv">Save as CSV</button>'
+        '<button type="button" class="tl-chip" data-export="links">Copy links</button></p></div>'
     )
 
 
