@@ -11,6 +11,9 @@ from core.text import has_content, one_line
 MAX_K = 50
 """Most hits that one search returns."""
 
+MAX_START = 10_000
+"""Most hits that are passed over in the API: each page ranks anew what is before it."""
+
 MAX_QUERY_CHARS = 1000
 """Longest query that is answered where no other limit is set."""
 
@@ -47,6 +50,15 @@ def picture_count(k: object) -> int:
         QueryError: Not a whole number from 1 to :data:`MAX_K`.
     """
     return _whole("The number of pictures (k)", k, 1, MAX_K)
+
+
+def hits_before(start: object) -> int:
+    """Return how many hits are passed over for a later page; 0 for None.
+
+    Raises:
+        QueryError: Not a whole number from 0 to :data:`MAX_START`.
+    """
+    return 0 if start is None else _whole("start", start, 0, MAX_START)
 
 
 def probe_count(nprobe: object) -> int | None:

@@ -344,6 +344,13 @@ class SearchService:
         """
         return parse_query(self.normalise(query))
 
+    def passing(self, query: ParsedQuery) -> np.ndarray:
+        """Return the rows of the pictures that meet a query's filters, rising: int64 (n,)."""
+        allowed = allowed_rows(self.gallery, query.filters)
+        every = np.ones(len(self.gallery.records), np.bool_)
+        rows: np.ndarray = np.flatnonzero(every if allowed is None else allowed)
+        return rows
+
     def _check(
         self, k: int, lens: str, index: IndexKind | None, nprobe: int | None
     ) -> tuple[int, IndexKind, int | None]:

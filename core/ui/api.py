@@ -9,11 +9,12 @@ import gradio as gr
 
 from core.errors import QueryError
 from core.gallery.manifest import Manifest
-from core.records import UNSURE, FusedHit, Hit, Lens
+from core.records import LENSES, UNSURE, FusedHit, Hit, Lens
 from core.search.agreement import shared_by_chance
 from core.search.bm25.word_lens import words_in_captions
-from core.search.query import fusion_of, picture_count
+from core.search.query import fusion_of, hits_before, picture_count
 from core.search.query_language.filters import with_filters
+from core.search.query_language.parse import ParsedQuery
 from core.search.results import SearchResult
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
@@ -40,6 +41,7 @@ def add_endpoints(shelf: Shelf) -> None:
         caption_weight: float | None = None,
         filters: str = "",
         text: bool = False,
+        start: int = 0,
     ) -> dict[str, Any]:
         """Find pictures by words through both lenses, and say how far they agree.
 
@@ -53,21 +55,25 @@ def add_endpoints(shelf: Shelf) -> None:
             caption_weight: Weight of the caption lens with zscore, 0 to 1; CLIP has the rest.
             filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
                 (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
-                all of several count, and a minus sign before one leaves out what it names.
+                all of several count, and a minus sign before one leaves out what it names. With an
+                empty query they are listed, as fused, in the gallery's order, without scores.
             text: Whether the text in the pictures is joined too, in a gallery where it was read.
+            start: Pictures to pass over in each list, for a later page.
 
         Returns:
             query, captions and clip (lists of rank, id, file_name, score, caption, its
             confidence and whether it is unsure, more_captions: where a picture has several,
             caption is the one nearest to the words; image, the address of a small picture
             relative to this server's, license and source), fused (the same for both lenses
-            joined, with the ranks in each lens, and by text if asked for), fusion (how they were
-            joined), agreement (overlap, jaccard, rbo, shared and by_chance, the number that two
-            blind choices would share; null if only one lens answered), matches_well (for each lens
-            whether its best hit is a match; null where no threshold was chosen), timings_ms, and
+            joined, with the ranks in each lens, and by text if asked for), total (pictures ranked),
+            fusion (how they were joined), agreement (overlap, jaccard, rbo, shared and by_chance,
+            the number that two blind choices would share; null if only one lens answered),
+            matches_well (for each lens whether its best hit is a match; null where no threshold
+            was chosen, and of later pages), timings_ms, and
             failures (a sentence for each lens that could not answer; usually empty).
         """
-        return compare_json(shelf.entry(gallery), query, k, fusion, caption_weight, filters, text)
+        entry = shelf.entry(gallery)
+        return compare_json(entry, query, k, fusion, caption_weight, filters, text, start)
 
     @for_endpoint
     def search_captions(
@@ -76,6 +82,8 @@ def add_endpoints(shelf: Shelf) -> None:
         index: IndexChoice = "default",
         gallery: str = "",
         filters: str = "",
+        start: int = 0,
+        nprobe: int | None = None,
     ) -> dict[str, Any]:
         """Find pictures whose generated captions are close to the words.
 
@@ -88,15 +96,20 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
             filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
                 (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
-                all of several count, and a minus sign before one leaves out what it names.
+                all of several count, and a minus sign before one leaves out what it names. With an
+                empty query they are listed in the gallery's order, without scores.
+            start: Pictures to pass over, for a later page.
+            nprobe: Clusters that an index over clusters looks into; by default as many as the
+                build found to be enough.
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
             its confidence and whether it is unsure, more_captions, image, license, source),
-            matches_well (whether the best hit is a match; null where no threshold was chosen),
-            timings_ms.
+            total (pictures ranked), matches_well (whether the best hit is a match; null where no
+            threshold was chosen, and of later pages), timings_ms.
         """
-        return _by_text(shelf.entry(gallery), query, k, "captions", index, filters)
+        entry = shelf.entry(gallery)
+        return _by_text(entry, query, k, "captions", index, filters, start, nprobe)
 
     @for_endpoint
     def search_clip(
@@ -105,6 +118,8 @@ def add_endpoints(shelf: Shelf) -> None:
         index: IndexChoice = "default",
         gallery: str = "",
         filters: str = "",
+        start: int = 0,
+        nprobe: int | None = None,
     ) -> dict[str, Any]:
         """Find pictures that CLIP places close to the words, without reading a caption.
 
@@ -117,15 +132,20 @@ def add_endpoints(shelf: Shelf) -> None:
             gallery: Name of a gallery from /galleries; the first one if empty.
             filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
                 (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
-                all of several count, and a minus sign before one leaves out what it names.
+                all of several count, and a minus sign before one leaves out what it names. With an
+                empty query they are listed in the gallery's order, without scores.
+            start: Pictures to pass over, for a later page.
+            nprobe: Clusters that an index over clusters looks into; by default as many as the
+                build found to be enough.
 
         Returns:
             query, lens, index, hits (lists of rank, id, file_name, score, caption,
             its confidence and whether it is unsure, more_captions, image, license, source),
-            matches_well (whether the best hit is a match; null where no threshold was chosen),
-            timings_ms.
+            total (pictures ranked), matches_well (whether the best hit is a match; null where no
+            threshold was chosen, and of later pages), timings_ms.
         """
-        return _by_text(shelf.entry(gallery), query, k, "clip", index, filters)
+        entry = shelf.entry(gallery)
+        return _by_text(entry, query, k, "clip", index, filters, start, nprobe)
 
     @for_endpoint
     def search_words(
@@ -145,6 +165,8 @@ def add_endpoints(shelf: Shelf) -> None:
         """
         entry = shelf.entry(gallery)
         asked = entry.service.parse(with_filters(query, filters))
+        if not asked.parts:
+            return {"query": query, **_passing(entry, asked, k, 0), "timings_ms": {}}
         found = words_in_captions(entry.gallery, asked, picture_count(k))
         return {
             "query": query,
@@ -198,14 +220,24 @@ def compare_json(
     caption_weight: object = None,
     filters: str = "",
     text: bool = False,
+    start: object = 0,
 ) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
     asked = fusion_of(fusion, caption_weight, entry.service.models.profile.fusion)
     words = with_filters(query, filters)
+    parsed = entry.service.parse(words)
+    if not parsed.parts:
+        listed = _passing(entry, parsed, k, start)
+        return {
+            **{"query": parsed.text, "captions": [], "clip": [], "fused": listed["hits"]},
+            **{"total": listed["total"], "fusion": "none", "agreement": None},
+            **{"matches_well": dict.fromkeys(LENSES), "timings_ms": {}, "failures": {}},
+        }
     if text and not entry.has_text:
         raise QueryError("The text in the pictures of this gallery was not read.")
     read = entry.gallery.text_hits if text else None
-    result = entry.service.compare(words, k=picture_count(k), fusion=asked, text=read)
+    first = hits_before(start)
+    result = entry.service.compare(words, picture_count(k), fusion=asked, start=first, text=read)
     lenses = {"captions": result.captions, "clip": result.clip}
     agreement = result.agreement
     return {
@@ -213,6 +245,7 @@ def compare_json(
         "captions": _hits(entry, result.captions),
         "clip": _hits(entry, result.clip),
         "fused": [_fused(entry, hit) for hit in result.fused],
+        "total": _ranked(entry, lenses),
         "fusion": str(result.fusion),
         "agreement": agreement
         and {
@@ -222,7 +255,9 @@ def compare_json(
             "shared": agreement.shared,
             "by_chance": shared_by_chance(agreement.depth, agreement.depth, _ranked(entry, lenses)),
         },
-        "matches_well": {lens: entry.matches_well(found) for lens, found in lenses.items()},
+        "matches_well": {
+            lens: None if first else entry.matches_well(found) for lens, found in lenses.items()
+        },
         "timings_ms": {
             lens: _timings(found) for lens, found in lenses.items() if found is not None
         },
@@ -248,19 +283,44 @@ def similar_json(entry: ShelvedGallery, image_id: str, lens: Lens, k: object) ->
 
 
 def _by_text(
-    entry: ShelvedGallery, query: str, k: int, lens: Lens, index: IndexChoice, filters: str
+    entry: ShelvedGallery,
+    query: str,
+    k: int,
+    lens: Lens,
+    index: IndexChoice,
+    filters: str,
+    start: int,
+    nprobe: int | None,
 ) -> dict[str, Any]:
     kind = None if index == "default" else index
     words = with_filters(query, filters)
-    result = entry.service.by_text(words, k=k, lens=lens, index=kind)
+    parsed = entry.service.parse(words)
+    if not parsed.parts:
+        listed = _passing(entry, parsed, k, start)
+        return {
+            **{"query": query, "lens": lens, "index": index, **listed},
+            **{"matches_well": None, "timings_ms": {}},
+        }
+    first = hits_before(start)
+    result = entry.service.by_text(words, picture_count(k), lens, kind, nprobe, first)
     return {
         "query": query,
         "lens": result.lens,
         "index": result.index,
         "hits": _hits(entry, result),
-        "matches_well": entry.matches_well(result),
+        "total": _ranked(entry, {lens: result}),
+        "matches_well": None if first else entry.matches_well(result),
         "timings_ms": _timings(result),
     }
+
+
+def _passing(entry: ShelvedGallery, query: ParsedQuery, k: object, start: object) -> dict[str, Any]:
+    """Return a page of what a query of filters alone leaves, which nothing ranked."""
+    rows, first = entry.service.passing(query), hits_before(start)
+    page = rows[first : first + picture_count(k)].tolist()
+    places = enumerate((entry.gallery.ids[row] for row in page), first + 1)
+    hits = [{**_hit(entry, Hit(id, 0.0, place)), "score": None} for place, id in places]
+    return {"hits": hits, "total": len(rows)}
 
 
 def _hits(entry: ShelvedGallery, result: SearchResult | None) -> list[dict[str, Any]]:

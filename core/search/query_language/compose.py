@@ -102,8 +102,11 @@ def begin_query(
         query: What is asked.
 
     Raises:
-        UnknownImageError: The query names a picture that the gallery does not have.
+        QueryError: Filters are all that the query is.
+        UnknownImageError: It names a picture that the gallery does not have.
     """
+    if not query.parts:
+        raise QueryError("Say also what you are looking for: these words only filter.")
     if query.is_plain:
         return models.begin_query(lens, query.parts[0].text)
     coming: list[Future[EncodedQuery] | np.ndarray] = []

@@ -23,6 +23,7 @@ MOST_PARTS = 8
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.1, 10.0
 
 _SYNTAX = re.compile(r"[-−^:]")
+_LIKE = re.compile(r"(?<!\S)[-−]?like:(\S+)")
 _TOKEN = re.compile(
     r"""
     (?<!\S)(?P<minus>[-−])?
@@ -71,8 +72,8 @@ class ParsedQuery:
 
     Attributes:
         text: Normalised, as it was typed.
-        parts: One or more, at least one of them not subtracted; the words that belong to no other
-            part come first.
+        parts: At least one of them not subtracted; the words that belong to no other part come
+            first. None where filters are all there is: then nothing is ranked.
         filters: What a picture must meet to be ranked.
     """
 
@@ -124,13 +125,14 @@ def parse_query(text: str) -> ParsedQuery:
         text: From :func:`core.search.query.normalise_query`.
 
     Raises:
-        QueryError: A weight or a filter's value is not possible, there are too many parts, or none
-            is looked for.
+        QueryError: A weight or a filter's value is not possible, something that is no id is taken
+            for a picture's, there are too many parts, or none is looked for.
     """
     if not _SYNTAX.search(text):
         return _plain(text)
     filters = find_filters(text)
     words_only = _blanked(text, filters)
+    _check_pictures(words_only)
     parts: list[Part] = []
     rest, at = [], 0
     for token in _TOKEN.finditer(words_only):
@@ -140,9 +142,9 @@ def parse_query(text: str) -> ParsedQuery:
         at = token.end()
         weight = _weight(token["weight"]) * (-SUBTRACTED if token["minus"] else 1.0)
         parts.append(_part(token, weight))
+    rest.append((at, len(text)))
     if not parts and not filters:
         return _plain(text)
-    rest.append((at, len(text)))
     places = tuple(_trimmed(words_only, *span) for span in rest)
     places = tuple(span for span in places if span[0] < span[1])
     words = " ".join(" ".join(words_only[start:end] for start, end in places).split())
@@ -193,7 +195,16 @@ def _weight(given: str | None) -> float:
 def _check(parts: list[Part]) -> None:
     if len(parts) > MOST_PARTS:
         raise QueryError(f"A query has at most {MOST_PARTS} parts; this one has {len(parts)}.")
-    if not parts:
-        raise QueryError("Say also what you are looking for: these words only filter.")
-    if all(part.weight < 0 for part in parts):
+    if parts and all(part.weight < 0 for part in parts):
         raise QueryError("Say also what you are looking for: a query cannot only leave out.")
+
+
+def _check_pictures(words: str) -> None:
+    """Raise QueryError if a picture is named by what is no id."""
+    for named in _LIKE.finditer(words):
+        token = _TOKEN.match(words, named.start())
+        if token is None or not token["picture"]:
+            raise QueryError(
+                "like: takes a picture's id, which “More like this” writes; "
+                f"{named[1][:40]!r} is none."
+            )

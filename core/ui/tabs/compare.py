@@ -26,7 +26,7 @@ from core.ui.parts.results.cards import (
     hit_row,
     standing_of,
 )
-from core.ui.parts.results.paging import browse_view, page_start, pager
+from core.ui.parts.results.paging import browse_view, filtered_state, page_start, pager
 from core.ui.parts.results.similar import asked_similar, similar_view
 from core.ui.parts.results.states import (
     answered,
@@ -175,6 +175,9 @@ def answer(
         return start_state(shelf, gallery_name)
     entry = shelf.entry(gallery_name)
     asked = picture_count(k)
+    parsed = entry.service.parse(query)
+    if not parsed.parts:
+        return filtered_state(entry, parsed, start)
     start = min(start, DEEPEST - 1, max(0, len(entry.gallery) - 1))
     text = entry.gallery.text_hits if joins_text(entry, more) else None
     comparison = entry.service.compare(query, k=asked, start=start, text=text)

@@ -19,7 +19,7 @@ from core.ui.parts.query.picture_query import connect_picture_query, picture_que
 from core.ui.parts.query.query_chips import above_results
 from core.ui.parts.query.search_box import RESULTS_BRIDGE, SearchBox, search_box
 from core.ui.parts.results.cards import fill_row, hit_row, standing_of
-from core.ui.parts.results.paging import browse_view, page_start, pager
+from core.ui.parts.results.paging import browse_view, filtered_state, page_start, pager
 from core.ui.parts.results.similar import asked_similar, similar_view
 from core.ui.parts.results.states import (
     answered,
@@ -259,6 +259,9 @@ def answer(
         return start_state(shelf, gallery_name)
     entry, asked = shelf.entry(gallery_name), picture_count(k)
     offered = index_offer(shelf, gallery_name, lens)
+    parsed = entry.service.parse(query)
+    if not parsed.parts:
+        return filtered_state(entry, parsed, start)
     start = min(start, max(0, len(entry.gallery) - 1))
     # More than are shown: their ranks, and others in the place of those that are nearly the same.
     deep = max(FUSION_DEPTH - start, min(2 * asked, MAX_K))
@@ -280,7 +283,6 @@ def answer(
         rankings[other] = entry.service.by_text(query, FUSION_DEPTH, other).hits
     standing = standing_of(query.strip(), rankings, exact.left)
     hits = fill_row(entry, ranking.hits, asked)
-    parsed = entry.service.parse(query)
     pages = pager(start, len(hits), total, asked, query.strip())
     note = match_note(entry, exact, query) if start == 0 else ""
     body = (

@@ -77,6 +77,7 @@ def test_compare_is_what_the_readme_says(client, ranked):
         "captions",
         "clip",
         "fused",
+        "total",
         "fusion",
         "agreement",
         "matches_well",
@@ -120,6 +121,35 @@ def test_compare_is_what_the_readme_says(client, ranked):
         assert hit["score"] == pytest.approx(expected)
     assert answer["failures"] == {}
     assert answer["fusion"] == "reciprocal rank fusion, k = 60"
+
+
+def test_a_later_page_goes_on_where_the_first_one_ends(client, ranked):
+    for name, lens in (("/search_captions", "captions"), ("/search_clip", "clip")):
+        answer = client.predict("dog beach", 5, start=5, api_name=name)
+        expected = ranked(lens, "dog beach", 10)[5:]
+        assert [hit["id"] for hit in answer["hits"]] == [found for found, _ in expected]
+        assert [hit["rank"] for hit in answer["hits"]] == [6, 7, 8, 9, 10]
+        assert answer["total"] == 12
+    whole = client.predict("dog beach", 12, api_name="/compare")["fused"]
+    page = client.predict("dog beach", 5, start=10, api_name="/compare")
+    assert page["fused"] == whole[10:]
+    assert page["matches_well"] == {"captions": None, "clip": None}
+
+
+def test_filters_alone_list_what_passes_them_page_by_page(client):
+    wide = [image_id(row) for row in (0, *range(2, 5), *range(6, 12))]
+    listed = []
+    for start in range(0, 12, 4):
+        answer = client.predict("shape:landscape", 4, start=start, api_name="/search_clip")
+        assert answer["total"] == len(wide)
+        assert {hit["score"] for hit in answer["hits"]} <= {None}
+        listed += [(hit["rank"], hit["id"]) for hit in answer["hits"]]
+    assert listed == list(enumerate(wide, 1))
+    both = client.predict("", 3, filters="-shape:portrait", api_name="/compare")
+    assert [hit["id"] for hit in both["fused"]] == wide[:3]
+    assert (both["captions"], both["clip"], both["agreement"]) == ([], [], None)
+    words = client.predict("shape:portrait", 5, api_name="/search_words")
+    assert [hit["id"] for hit in words["hits"]] == [image_id(1), image_id(5)]
 
 
 def test_the_lenses_are_joined_as_asked(client):
@@ -189,6 +219,9 @@ def test_one_lens_failing_is_told_beside_the_other_s_answer(client):
         (("dog", 0), "/compare", r"\(k\) must be between 1 and 50; got 0"),
         (("dog", 51), "/compare", r"\(k\) must be between 1 and 50; got 51"),
         (("dog", 2.5), "/compare", r"\(k\) must be a whole number"),
+        (("dog", 5, "flat", "", "", -1), "/search_clip", "start must be between 0 and 10000"),
+        (("like:nothing", 5), "/compare", "like: takes a picture's id"),
+        ((f"dog like:{'f' * 16}", 5), "/search_clip", f"No picture has the id '{'f' * 16}'"),
         (("dog", 5, "nowhere"), "/compare", "There is no gallery called 'nowhere'"),
         (("f" * 16, "clip", 5), "/similar", "No picture has the id"),
         (("../../etc/passwd", "clip", 5), "/similar", "No picture has the id"),

@@ -321,10 +321,17 @@ def fused_cards(
     return items
 
 
-def plain_row(entry: ShelvedGallery, image_ids: Sequence[str]) -> str:
-    """Return pictures that no query ranked, with their captions."""
+def plain_row(entry: ShelvedGallery, image_ids: Sequence[str], within: str = "") -> str:
+    """Return pictures that no query ranked, with their captions.
+
+    Args:
+        entry: The gallery they are in.
+        image_ids: Theirs.
+        within: The filters that chose them, for a query that goes on from one of them; or "".
+    """
     items = [card(entry, image_id, Standing(), caption=True) for image_id in image_ids]
-    return f'<ol class="tl-row">{"".join(items)}</ol>'
+    among = f' data-within="{escape(within)}"' if within else ""
+    return f'<ol class="tl-row"{among}>{"".join(items)}</ol>'
 
 
 def skeleton_row(pictures: int = 5) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import gradio as gr
 
 from core.errors import QueryError
+from core.search.query_language.parse import ParsedQuery
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import event_value
 from core.ui.parts.markup import escape, stage
+from core.ui.parts.query.query_chips import above_results
 from core.ui.parts.results.cards import plain_row
-from core.ui.parts.results.states import answered, examples_line, one_lens_skeleton
+from core.ui.parts.results.states import (
+    answered,
+    examples_line,
+    fewer_note,
+    one_lens_skeleton,
+)
 from core.ui.parts.share import View, addressed
 
 PICTURES_A_PAGE = 40
@@ -73,7 +80,7 @@ def pager(
 def browse_state(entry: ShelvedGallery, start: int) -> str:
     """Return a page of a gallery, in its own order."""
     total = len(entry.gallery)
-    start = min(start, max(0, total - 1) // PICTURES_A_PAGE * PICTURES_A_PAGE)
+    start = _last_page(start, total)
     ids = entry.gallery.ids[start : start + PICTURES_A_PAGE]
     pages = pager(start, len(ids), total, PICTURES_A_PAGE)
     answer = (
@@ -82,6 +89,29 @@ def browse_state(entry: ShelvedGallery, start: int) -> str:
         f"{plain_row(entry, ids)}</section>{pages}"
     )
     return stage(answer, one_lens_skeleton(), summary=f"{len(ids)} of {total:,} pictures.")
+
+
+def filtered_state(entry: ShelvedGallery, query: ParsedQuery, start: int) -> str:
+    """Return a page of the pictures that meet a query of filters alone, in the gallery's order."""
+    rows = entry.service.passing(query)
+    total = len(rows)
+    start = _last_page(start, total)
+    ids = [entry.gallery.ids[row] for row in rows[start : start + PICTURES_A_PAGE].tolist()]
+    pages = pager(start, len(ids), total, PICTURES_A_PAGE, query.text)
+    found = f"{total:,} of {len(entry.gallery):,} pictures"
+    answer = (
+        f'{examples_line(entry)}{above_results(entry, query)}<section class="tl-lens plain">'
+        f'<header class="tl-lens-head"><h2>{escape(entry.name)} <small>{found}</small></h2>{pages}'
+        f"</header>{plain_row(entry, ids, query.text)}</section>{pages}"
+        f"{'' if total else fewer_note(0, 1, 0)}"
+    )
+    summary = "1 picture passes" if total == 1 else f"{total:,} pictures pass"
+    return stage(answer, one_lens_skeleton(), summary=f"{summary} the filters.", query=query.text)
+
+
+def _last_page(start: int, total: int) -> int:
+    """Return where a page begins, that of the last page if it is behind the end."""
+    return min(start, max(0, total - 1) // PICTURES_A_PAGE * PICTURES_A_PAGE)
 
 
 def browse_view(shelf: Shelf, view: View) -> str:

@@ -61,12 +61,17 @@ def test_a_filter_allows_the_pictures_that_meet_it(filters, rows):
         ("dog shape:round", "landscape, portrait, square; got 'round'"),
         ("dog megapixels:many", "above 0"),
         ("dog sure:maybe", "yes or no"),
-        ("shape:square", "only filter"),
     ],
 )
 def test_a_filter_that_makes_no_sense_is_told(query, sentence):
     with pytest.raises(QueryError, match=sentence):
         parse_query(query)
+
+
+def test_filters_alone_are_no_part_to_rank_by():
+    query = parse_query('shape:square -caption:"red bus"')
+    assert query.parts == () and not query.is_plain
+    assert [each.label for each in query.filters] == ["square", "not “red bus” in the caption"]
 
 
 def test_what_is_no_filter_stays_words_and_is_refused_as_one():

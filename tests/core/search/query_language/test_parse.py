@@ -17,7 +17,17 @@ def parts(query: str) -> list[tuple[str, float]]:
 @pytest.mark.parametrize(
     "query",
     ["a t-shirt, black-and-white", 'a sign saying "stop"', "a - b", "--verbose", "-5 degrees"]
-    + ["dog ^2", 'dog -"unclosed grass', "-and- x", "like:xyz", '""^2', "10:30", "^_^", "犬-猫"],
+    + [
+        "dog ^2",
+        'dog -"unclosed grass',
+        "-and- x",
+        "like: this",
+        '"like:xyz"',
+        '""^2',
+        "10:30",
+        "^_^",
+        "犬-猫",
+    ],
 )
 def test_words_without_syntax_stay_one_part_as_typed(query):
     parsed = parse_query(query)
@@ -56,6 +66,8 @@ def test_a_part_knows_its_words_and_how_to_be_taken_out():
     [
         ("-grass", "cannot only leave out"),
         (f"-like:{ID}", "cannot only leave out"),
+        ("like:nothing", "More like this” writes; 'nothing' is none"),
+        (f"dog -like:{ID}0", f"'{ID}0' is none"),
         ("dog^99", "between 0.1 and 10; got 99"),
         ("dog^0", "between 0.1 and 10; got 0"),
         (" ".join(f"-w{'x' * n}" for n in range(8)) + " dog", "at most 8 parts; this one has 9"),
