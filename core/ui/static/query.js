@@ -10,18 +10,31 @@
     [...query.split(" ").filter((word) => word && word !== token && !instead.includes(word)), token]
       .join(" ");
 
+  const pictureOf = (card) => JSON.parse(card.dataset.picture);
+
+  /** The query that a card answers: words that ranked it, or filters that it passes. */
+  page.askedFor = (card) => {
+    const among = card.closest("[data-within]");
+    return pictureOf(card).query || (among ? among.dataset.within : "");
+  };
+
+  /** That query with the card's picture as a part of it. */
+  const withLike = (card, less) => {
+    const query = page.askedFor(card);
+    const like = `like:${pictureOf(card).id}`;
+    return less ? withToken(query, `-${like}`, like) : withToken(query, like, `-${like}`);
+  };
+
+  const MORE = "More like this";
+  const LESS = "Less like this";
+
   /** Buttons and a field that search again with a picture as a part of the query. */
-  page.withPicture = (picture, search) => {
-    const more = `like:${picture.id}`;
-    const less = `-${more}`;
+  page.withPicture = (card, search) => {
+    const { id, query } = pictureOf(card);
     const box = make("div", "tl-with-picture");
-    box.append(
-      button("tl-chip", "More like this", () => search(withToken(picture.query, more, less))),
-    );
-    if (picture.query)
-      box.append(
-        button("tl-chip", "Less like this", () => search(withToken(picture.query, less, more))),
-      );
+    box.append(button("tl-chip", MORE, () => search(withLike(card))));
+    // A query cannot only leave out.
+    if (query) box.append(button("tl-chip", LESS, () => search(withLike(card, true))));
     const form = make("form", "tl-but");
     const label = make("label", "", "This, but");
     const field = make("input");
@@ -35,11 +48,56 @@
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const words = field.value.trim();
-      if (words) search(withToken(words, more));
+      if (words) search(withToken(words, `like:${id}`));
     });
     box.append(form);
     return box;
   };
+
+  /* ---- the same from a card: its buttons are made here, so that no card carries them -------- */
+
+  const NAMES = { dots: `${MORE}, or less`, more: MORE, less: LESS };
+  const likes = make("span", "tl-likes");
+  for (const [kind, label] of Object.entries({ dots: "", more: "+ more", less: "− less" })) {
+    const press = make("button", "", label);
+    press.type = "button";
+    press.dataset.like = kind;
+    press.title = NAMES[kind];
+    likes.append(press);
+  }
+
+  const equip = (host) => {
+    const panel = host.closest('[role="tabpanel"]');
+    if (!panel || !panel.querySelector(".tl-k")) return; // no search: a duel, or a pair of queries
+    const spare = host.querySelector(".tl-mix-spare");
+    for (const part of spare ? [host, spare.content] : [host])
+      for (const card of part.querySelectorAll(".tl-card:not(:has(+ .tl-likes))")) {
+        const picture = pictureOf(card);
+        const own = likes.cloneNode(true);
+        if (!picture.query) own.lastChild.remove();
+        for (const press of own.children)
+          press.setAttribute("aria-label", `${NAMES[press.dataset.like]}: ${picture.alt}`);
+        card.after(own);
+      }
+  };
+
+  window.addEventListener("twolens:ready", (event) => setTimeout(equip, 0, event.detail));
+  window.addEventListener("twolens:shown", (event) => equip(event.detail));
+
+  document.addEventListener("click", (event) => {
+    const press = event.target instanceof Element && event.target.closest("[data-like]");
+    for (const open of document.querySelectorAll(".tl-likes.is-open")) open.classList.remove("is-open");
+    if (!press) return;
+    const own = press.parentElement;
+    if (press.dataset.like === "dots") {
+      own.classList.add("is-open");
+      return own.children[1].focus();
+    }
+    const bridge = bridgeOf(own);
+    bridge.twolensFocus = true;
+    const query = withLike(own.previousElementSibling, press.dataset.like === "less");
+    bridge.twolensTrigger("pick", { query });
+  });
 
   /* ---- a third lens: switched on until it is switched off ---------------------------------- */
 

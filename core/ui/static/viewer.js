@@ -214,14 +214,14 @@
     for (const [lens, title] of Object.entries(LENSES)) {
       const word = lens === "clip" ? "similar by CLIP" : "similar by captions";
       const go = button(`tl-similar ${lens}`, word, () =>
-        ask("similar", { id: picture.id, lens, query: picture.query }),
+        ask("similar", { id: picture.id, lens, query: page.askedFor(cards[place]) }),
       );
       go.setAttribute("title", title);
       onward.append(go);
     }
     // Where there is no field of words, nobody asked in words.
     if (page.fieldOf(document))
-      onward.append(page.withPicture(picture, (query) => ask("pick", { query })));
+      onward.append(page.withPicture(cards[place], (query) => ask("pick", { query })));
     return onward;
   };
 

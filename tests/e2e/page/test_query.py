@@ -55,6 +55,128 @@ def test_a_picture_is_added_and_taken_away_from_the_large_view(visit):
     )
 
 
+def expect_query(visit, words: str) -> None:
+    expect(visit.page.locator(FIELD)).to_have_value(words)
+
+
+def card_of(visit, inside: str, row: int):
+    return visit.page.locator(
+        f"{inside} .tl-item:has(> .tl-card img[src*='{image_id(row)}']):visible"
+    )
+
+
+def expect_opacity(button, value: str) -> None:
+    expect(button).to_have_css("opacity", value)
+
+
+def test_a_card_offers_more_and_less_like_it_while_it_is_pointed_at(visit):
+    page = visit.page
+    visit.search("a red bus")
+    first(visit, 4)
+    item = card_of(visit, ".tl-lens.captions", 4)
+    less = item.get_by_role("button", name="Less like this: a red bus in the street")
+    page.mouse.move(2, 2)
+    expect_opacity(less, "0")
+    item.locator(".tl-card").hover()
+    expect_opacity(less, "1")
+    assert less.bounding_box()["height"] >= 24
+    less.click()
+    expect_query(visit, f"a red bus -like:{image_id(4)}")
+    chip = page.get_by_role("button", name="Remove less like a red bus in the street")
+    expect(chip).to_be_visible()
+    expect(card_of(visit, ".tl-lens.captions", 4)).to_have_count(0)
+    fused = card_of(visit, ".tl-lens.both", 5)
+    fused.locator(".tl-card").hover()
+    fused.get_by_role("button", name="More like this: a green train").click()
+    expect_query(visit, f"a red bus -like:{image_id(4)} like:{image_id(5)}")
+    added = page.get_by_role("button", name="Remove more like a green train")
+    expect(added).to_be_visible()
+    page.go_back()
+    expect(added).to_have_count(0)
+    chip.click()
+    expect_query(visit, "a red bus")
+    first(visit, 4)
+
+
+@pytest.mark.parametrize("tab", ["Captions", "CLIP"])
+def test_the_keyboard_reaches_what_a_card_offers(visit, tab):
+    page = visit.page
+    visit.open_tab(tab)
+    visit.search("a green train")
+    first(visit, 5)
+    visit.cards().first.focus()
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_accessible_name("More like this: a green train")
+    expect_opacity(page.locator(":focus"), "1")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_accessible_name("Less like this: a green train")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect_query(visit, f"a green train like:{image_id(5)}")
+    expect(page.get_by_role("button", name="Remove more like a green train")).to_be_visible()
+    expect(page.locator(".tl-answer:focus")).to_be_visible()  # the results, not the page's top
+
+
+@pytest.mark.parametrize(
+    "visit", [{"viewport": PHONE, "has_touch": True, "is_mobile": True}], indirect=True
+)
+def test_a_finger_finds_what_a_card_offers_behind_dots(visit):
+    page = visit.page
+    visit.search("a red bus")
+    first(visit, 4)
+    item, other = (card_of(visit, ".tl-lens.clip", row) for row in (4, 5))
+    dots = item.get_by_role("button", name="More like this, or less: a red bus in the street")
+    dots.tap()
+    expect(dots).to_be_hidden()
+    expect(item.locator(".tl-likes button:visible")).to_have_count(2)
+    assert visit.small_targets() == []
+    assert visit.overflow() <= 0
+    other.locator("[data-like=dots]").tap()
+    expect(dots).to_be_visible()
+    other.get_by_role("button", name="More like this: a green train", exact=True).tap()
+    expect_query(visit, f"a red bus like:{image_id(5)}")
+    expect(page.get_by_role("button", name="Remove more like a green train")).to_be_visible()
+    page.go_back()
+    expect_query(visit, "a red bus")
+
+
+def test_filters_alone_show_what_passes_them_and_lead_on_from_a_card(visit):
+    page = visit.page
+    visit.search("shape:portrait")
+    expect(page.locator(".tl-lens.plain h2:visible")).to_contain_text("2 of 12 pictures")
+    expect(visit.cards()).to_have_count(2)
+    page.wait_for_url(re.compile("portrait"))
+    item = card_of(visit, ".tl-lens.plain", 5)
+    item.locator(".tl-card").hover()
+    expect(item.locator("[data-like=less]")).to_have_count(0)  # there is nothing to be less like
+    item.locator("[data-like=more]").click()
+    expect_query(visit, f"shape:portrait like:{image_id(5)}")
+    expect(visit.cards(".tl-lens.clip")).to_have_count(1)
+    page.go_back()
+    expect(visit.cards()).to_have_count(2)
+    visit.open_tab("CLIP")
+    expect(visit.cards()).to_have_count(2)
+    visit.search("shape:portrait -shape:portrait")
+    expect(
+        page.get_by_text("No picture passes the filters.").locator("visible=true")
+    ).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("like:nothing", "like: takes a picture's id, which “More like this” writes"),
+        (
+            "a dog like:0123456789abcdef",
+            "No picture has the id '0123456789abcdef' in this gallery.",
+        ),
+    ],
+)
+def test_a_picture_that_is_not_there_is_told(visit, words, sentence):
+    visit.search(words)
+    expect(visit.page.get_by_role("alert").locator("visible=true")).to_contain_text(sentence)
+
+
 @pytest.mark.parametrize("visit", [{"viewport": PHONE}], indirect=True)
 def test_the_panel_writes_filters_into_the_query_on_a_phone(visit):
     page = visit.page
