@@ -162,33 +162,62 @@
     return box;
   };
 
-  const call = () => {
+  /** What an endpoint takes for a value that is left out; all of these come last. */
+  const LEFT_OUT = { fusion: "default", caption_weight: null, filters: "", text: false, start: 0, nprobe: null };
+
+  /** The calls of the API behind the view: names, and values by the names of their parameters. */
+  const calls = () => {
+    const { q: query, g: gallery, tab, index, w } = view;
     const k = Number(view.k);
+    const start = Number(view.start) || 0;
     if (view.s) {
-      const [lens, id] = view.s.split(":");
-      return ["similar", [id, lens, k, view.g]];
+      const [lens, image_id] = view.s.split(":");
+      return [["similar", { image_id, lens, k, gallery }]];
     }
-    if (["compare", "map"].includes(view.tab)) return ["compare", [view.q, k, view.g]];
-    return [`search_${view.tab}`, [view.q, k, view.index, view.g]];
+    if (!["compare", "map"].includes(tab)) {
+      const exact = index === USUAL.index;
+      const nprobe = exact ? null : Number(view.nprobe) || null;
+      const kind = exact ? "default" : index;
+      return [[`search_${tab}`, { query, k, index: kind, gallery, filters: "", start, nprobe }]];
+    }
+    const mixed = tab === "compare" && w !== "";
+    const fusion = !mixed ? "default" : w === "rank" ? "rrf" : "zscore";
+    const caption_weight = fusion === "zscore" ? Number(w) : null;
+    const rows = tab === "compare" ? view.more.split(",") : [];
+    const text = rows.includes("text") && Boolean(document.querySelector(".tl-text"));
+    const both = { query, k, gallery, fusion, caption_weight, filters: "", text, start };
+    const words = rows.includes("words") ? [["search_words", { query, k, gallery }]] : [];
+    return [["compare", both], ...words];
   };
+
+  const isLeftOut = ([name, value]) => name in LEFT_OUT && value === LEFT_OUT[name];
 
   const asPython = (server) => {
-    const [name, values] = call();
-    const words = values.map((value) => JSON.stringify(value)).join(", ");
+    const literal = (value) => (value === true ? "True" : JSON.stringify(value));
+    const lines = calls().map(([name, values]) => {
+      const given = Object.entries(values)
+        .filter((each) => !isLeftOut(each))
+        .map(([key, value]) => (key in LEFT_OUT ? `${key}=` : "") + literal(value));
+      return `print(client.predict(${given.join(", ")}, api_name="/${name}"))`;
+    });
     return (
       `from gradio_client import Client\n\nclient = Client(${JSON.stringify(server)})\n` +
-      `print(client.predict(${words}, api_name="/${name}"))`
+      lines.join("\n")
     );
   };
 
-  const asCurl = (server) => {
-    const [name, values] = call();
-    const body = JSON.stringify({ data: values }).replaceAll("'", "'\\''");
-    return (
-      `curl '${server}gradio_api/run/${name}' \\\n  -H 'Content-Type: application/json' \\\n` +
-      `  -d '${body}'`
-    );
-  };
+  const asCurl = (server) =>
+    calls()
+      .map(([name, values]) => {
+        const entries = Object.entries(values);
+        while (isLeftOut(entries.at(-1))) entries.pop();
+        const body = JSON.stringify({ data: entries.map(([, value]) => value) });
+        return (
+          `curl '${server}gradio_api/run/${name}' \\\n  -H 'Content-Type: application/json' \\\n` +
+          `  -d '${body.replaceAll("'", "'\\''")}'`
+        );
+      })
+      .join("\n");
 
   const card = () => {
     const query = new URLSearchParams({ q: view.q, g: view.g });

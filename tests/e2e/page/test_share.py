@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
-from urllib.parse import parse_qs, quote, urlsplit
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.core.ui.tabs.test_further import SIGNS
 from tests.e2e.visiting import Visit
-from tests.planted_app import image_id
+from tests.planted_app import (
+    PICTURES,
+    image_id,
+    planted_profile,
+    serving,
+    shelf_of,
+    write_planted_gallery,
+)
 
 
 @pytest.fixture
@@ -21,6 +34,25 @@ def browser(chromium):
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An app over pictures with text in them, so many that IVF has ten clusters."""
+    folder = tmp_path_factory.mktemp("many")
+    profile = planted_profile(folder)
+    pictures = [
+        replace(
+            PICTURES[row % 12],
+            caption="a bus stop" if row == 1 else f"picture {row} of a dog",
+            seen=f"dog {row}",
+            text=SIGNS.get(row, ""),
+        )
+        for row in range(400)
+    ]
+    gallery = write_planted_gallery(folder / "many", profile, pictures, "many")
+    with serving(shelf_of([gallery], profile)) as url:
+        yield url
 
 
 def query_of(page) -> dict[str, str]:
@@ -157,4 +189,80 @@ def test_similar_pictures_a_page_and_the_weight_have_addresses_too(address, brow
     expect_query(browser, {"q": "a red bus", "g": "planted", "tab": "captions"})
     browser.go_back()
     expect(browser.locator(".tl-pages:visible")).to_contain_text("6 to 10 of 12")
+    assert visit.problems == []
+
+
+def copied(page) -> tuple[str, str]:
+    """What is copied as Python and as curl."""
+    page.get_by_role("button", name="Share").click()
+    fields = page.locator("dialog.tl-share-dialog textarea")
+    expect(fields).to_have_count(3)
+    _, python, curl = (field.input_value() for field in fields.all())
+    page.keyboard.press("Escape")
+    return python, curl
+
+
+def answers_of(python: str, curl: str) -> tuple[list[dict], list[dict]]:
+    """What the copied lines print when they are run, apart from the time they took."""
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=True)
+    printed = run([sys.executable, "-c", python]).stdout.splitlines()
+    by_python = [ast.literal_eval(line) for line in printed if line.startswith("{")]
+    said = run(["bash", "-c", curl.replace("curl ", "curl -sS -w '\\n' ")]).stdout.splitlines()
+    by_curl = [json.loads(line)["data"][0] for line in said]
+    for answer in (*by_python, *by_curl):
+        del answer["timings_ms"]
+    return by_python, by_curl
+
+
+def ids_of(row) -> list[str]:
+    cards = row.locator(".tl-card").all()
+    return [json.loads(card.get_attribute("data-picture"))["id"] for card in cards]
+
+
+def test_the_copied_calls_answer_what_is_shown_with_its_rows_weight_and_page(many, browser):
+    wanted = {"q": "stop", "g": "many", "k": "4", "more": "words,text", "w": "0.25"}
+    visit = Visit(browser, f"{many}/?{urlencode(wanted)}")
+    row = browser.get_by_role("region", name="Text in the pictures")
+    expect(row.locator(".tl-card")).to_have_count(1, timeout=30_000)
+    by_python, by_curl = answers_of(*copied(browser))
+    assert by_python == by_curl
+    joined, by_words = by_python
+    assert joined["fusion"] == "z-score sum, caption weight 0.25"
+    assert joined["fused"][0]["text_rank"] == 1
+    fused = browser.get_by_role("region", name="Best of both")
+    expect(fused.locator(".tl-card")).to_have_count(4)
+    assert [hit["id"] for hit in joined["fused"]] == ids_of(fused)
+    by_bm25 = browser.get_by_role("region", name="Words in captions, BM25")
+    assert [hit["id"] for hit in by_words["hits"]] == ids_of(by_bm25) == [image_id(1)]
+    browser.goto(f"{many}/?{urlencode({'q': 'picture', 'g': 'many', 'start': 10})}")
+    expect(browser.locator(".tl-pages:visible")).to_contain_text("11 to 15", timeout=30_000)
+    (page,), _ = answers_of(*copied(browser))
+    clip = browser.locator(".tl-lens.clip:visible")
+    assert [hit["id"] for hit in page["clip"]] == ids_of(clip)
+    assert visit.problems == []
+
+
+def test_an_index_of_an_address_is_chosen_again_and_copied(many, browser):
+    wanted = {"q": "dog", "g": "many", "tab": "clip", "index": "ivf", "nprobe": "3"}
+    visit = Visit(browser, f"{many}/?{urlencode(wanted)}")
+    looked = browser.get_by_text("searched 3 of 10 clusters")
+    expect(looked).to_be_visible(timeout=30_000)
+    (answer,), (same,) = answers_of(*copied(browser))
+    assert answer == same and answer["index"] == "ivf"
+    assert [hit["id"] for hit in answer["hits"]] == ids_of(browser.locator(".tl-lens.clip:visible"))
+    browser.get_by_role("button", name="Details: how the pictures are searched").locator(
+        "visible=true"
+    ).click()
+    ivf = browser.locator("#clip-index input[value=ivf]")
+    expect(ivf).to_be_checked()
+    expect(browser.locator("#clip-nprobe input[type=number]")).to_have_value("3")
+    browser.locator("#clip-index input[value=flat]").check()
+    expect(looked).to_have_count(0)
+    expect_query(browser, {"q": "dog", "g": "many", "tab": "clip"})
+    browser.go_back()
+    expect(looked).to_be_visible()
+    expect(ivf).to_be_checked()
+    expect_query(browser, wanted)
+    browser.reload()
+    expect(looked).to_be_visible(timeout=30_000)
     assert visit.problems == []
