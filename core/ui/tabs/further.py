@@ -69,7 +69,7 @@ def further_rows(
     elif TEXT in kinds:
         buttons += switch(turned(TEXT), "Add text in the pictures", query.text)
     matcher = entry.service.models.matcher
-    if matcher is not None:
+    if matcher is not None and entry.public_slug:  # for what is served to everybody
         count = min(RERANKED, len(entry.gallery))
         buttons += (
             f'<button type="button" class="tl-chip" data-rerank="{escape(query.text)}">'

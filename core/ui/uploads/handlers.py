@@ -15,7 +15,7 @@ from core.ui.operation.visitors import visitor_of
 from core.ui.parts.events import event_value, sentence_for
 from core.ui.parts.markup import escape, stage
 from core.ui.parts.query.picture_query import picture_state
-from core.ui.parts.results.paging import browse_answer, start_of
+from core.ui.parts.results.paging import browse_answer, page_start, start_of
 from core.ui.parts.results.similar import similar_answer
 from core.ui.parts.results.states import answered, start_state
 from core.ui.tabs.compare import answer
@@ -92,15 +92,30 @@ class UploadHandlers:
             return gr.skip(), gr.skip()  # the run itself says what it did
         return given_up_view(session), secrets.token_hex(8)
 
-    def on_search(self, query: str, k: object, request: gr.Request) -> str:
+    def on_search(
+        self, query: str, k: object, more: str, request: gr.Request, start: str = "0"
+    ) -> str:
         """Compare both lenses on what is described so far: the results."""
         shelf = self._shelf(request)
-        return answered(shelf, None, lambda: answer(shelf, query, k, "")) if shelf else no_photos()
+        if shelf is None:
+            return no_photos()
 
-    def on_pick(self, k: object, event: gr.EventData, request: gr.Request) -> tuple[str, str]:
+        def found() -> str:
+            return answer(shelf, query, k, "", start=page_start(start), more=more or "")
+
+        return answered(shelf, None, found)
+
+    def on_pick(
+        self, k: object, more: str, event: gr.EventData, request: gr.Request
+    ) -> tuple[str, str]:
         """An example was chosen: the query and the results."""
         query = event_value(event, "query")
-        return query, self.on_search(query, k, request)
+        return query, self.on_search(query, k, more, request)
+
+    def on_more(self, k: object, event: gr.EventData, request: gr.Request) -> tuple[str, str]:
+        """Words in captions are switched on or off: what is shown now, and the results."""
+        more = event_value(event, "more", 20)
+        return more, self.on_search(event_value(event, "query"), k, more, request)
 
     def on_similar(self, k: object, event: gr.EventData, request: gr.Request) -> str:
         """Search onward from a picture: the results."""
@@ -109,8 +124,11 @@ class UploadHandlers:
             return no_photos()
         return answered(shelf, None, lambda: similar_answer(shelf, event, k, ""))
 
-    def on_page(self, event: gr.EventData, request: gr.Request) -> str:
-        """Look through all photos: the results."""
+    def on_page(self, k: object, more: str, event: gr.EventData, request: gr.Request) -> str:
+        """Look through a ranking, or through all photos: the results."""
+        query = event_value(event, "query")
+        if query:
+            return self.on_search(query, k, more, request, event_value(event, "start", 20))
         shelf = self._shelf(request)
         return (
             answered(shelf, None, lambda: browse_answer(shelf, None, start_of(event)))

@@ -78,6 +78,7 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
     left_queue = gr.Textbox(visible="hidden")
     box = search_box("upload", k_label="Pictures per lens")
     ask = picture_query("upload")
+    more = gr.Textbox(visible="hidden")
     results = gr.HTML(
         no_photos(),
         elem_classes=["tl-bare", "tl-results"],
@@ -125,13 +126,14 @@ def upload_tab(page: gr.Blocks, desk: UploadDesk) -> None:
     gr.on(
         box.asked,
         on.on_search,
-        [box.query, box.k],
+        [box.query, box.k, more],
         results,
         **SEARCH_EVENT,
     )
-    results.pick(on.on_pick, box.k, [box.query, results], **SEARCH_EVENT)
+    results.pick(on.on_pick, [box.k, more], [box.query, results], **SEARCH_EVENT)
+    results.more(on.on_more, box.k, [more, results], **SEARCH_EVENT)
     results.similar(on.on_similar, box.k, results, **SEARCH_EVENT)
-    results.turn(on.on_page, None, results, **SEARCH_EVENT)
+    results.turn(on.on_page, [box.k, more], results, **SEARCH_EVENT)
     ask.change(on.on_picture, [ask, box.k], [ask, results], preprocess=False, **SEARCH_EVENT)
     table.correct(on.on_correct, None, saved, **each_one)
     table.remove(on.on_remove, None, [saved, state, results, table, downloads], **each_one)

@@ -172,6 +172,38 @@ def test_a_picture_searches_the_visitors_photos_and_leaves_no_file(open_tab, upl
     assert len(files_of(uploads)) == before
 
 
+def test_words_in_captions_rank_the_visitors_photos_too_page_by_page(open_tab, uploads, tmp_path):
+    for row, colour in enumerate(colours(7)):
+        (tmp_path / f"photo {row}.png").write_bytes(picture_bytes(colour, size=(64, 48)))
+    visit = open_tab()
+    page = visit.page
+    drop_files(visit, *sorted(tmp_path.glob("*.png")))
+    expect(state(visit)).to_contain_text("7 photos are ready")
+    page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("7 photos described")
+    page.get_by_text("Captions and downloads").click()
+    field = page.get_by_label("Caption of photo 3.png")
+    field.fill("a dog in the rain")
+    field.press("Enter")
+    expect(page.locator("#upload-saved")).to_contain_text("Saved: a dog in the rain")
+    page.fill("#upload-query input", "dogs")
+    page.press("#upload-query input", "Enter")
+    page.get_by_role("button", name="Add words in captions (BM25)").click()
+    row = page.get_by_role("region", name="Words in captions, BM25")
+    expect(row.locator(".tl-card img")).to_have_attribute("alt", "a dog in the rain")
+    page.locator("#upload-results .tl-pages").get_by_role("button", name="Next →").click()
+    expect(page.locator("#upload-results .tl-pages")).to_contain_text("6 to 7 of 7")
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(2)
+    page.locator("#upload-results").get_by_role("button", name="← Previous").click()
+    expect(visit.cards("#upload-results .tl-lens.clip")).to_have_count(5)
+    item = page.locator("#upload-results .tl-lens.clip .tl-item").first
+    item.locator(".tl-card").hover()
+    alt = item.locator("img").get_attribute("alt")
+    item.get_by_role("button", name=f"More like this: {alt}").click()
+    expect(page.locator("#upload-query input")).to_have_value(re.compile("dogs like:[0-9a-f]{16}"))
+    expect(page.get_by_role("button", name=f"Remove more like {alt}")).to_be_visible()
+
+
 def test_a_picture_searches_the_shared_gallery_too(open_tab, uploads, tmp_path):
     asked = tmp_path / "asked.png"
     asked.write_bytes(picture_bytes((8, 8, 8), size=(64, 48)))
