@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from core.models.matcher import Matcher
     from core.models.profiles import Models, Profile
     from core.models.spec import Captioner
-    from core.ui.galleries.places import GalleryPlace
+    from core.ui.galleries.locations import GalleryPlace
     from core.ui.galleries.shelf import AwaitedGallery, Shelf
     from core.ui.operation.health import Health
     from core.uploads.registry import Uploads
@@ -132,7 +132,7 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
         HubError: It is one of the Hub and cannot be had, or is not what was published.
         ModelError: The profile's models are not there.
     """
-    from core.ui.galleries.places import place_of
+    from core.ui.galleries.locations import place_of
     from core.ui.galleries.shelf import Shelf
 
     models = models or open_models(settings)

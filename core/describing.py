@@ -11,7 +11,7 @@ import numpy as np
 
 from core.activity import captioned
 from core.gallery.caption_rows import distinct
-from core.models.captioner.fit import read_unsure_rule, with_doubts
+from core.models.captioner.unsure import read_unsure_rule, with_doubts
 from core.records import Caption, ImageRecord
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from core.errors import ModelError, ModelNotFoundError
-from core.models.captioner.adapters import ADAPTER_CONFIG, adapter_folder, base_of
+from core.models.captioner.lora import ADAPTER_CONFIG, adapter_folder, base_of
 from core.models.clip.towers import find_clip_files, image_precision, tower_owner
 from core.models.locate import HUB_ID, files_of, local_folder, located
 from core.models.profiles import PROFILES, Profile

@@ -7,7 +7,7 @@ __all__ = [
     "explain",
     "fusion",
     "index",
-    "places",
+    "picture_ranks",
     "query",
     "query_kinds",
     "query_language",

@@ -25,8 +25,8 @@ from core.ui.mcp_answers import answer_agents_in_json
 from core.ui.operation.front_door import FrontDoor
 from core.ui.operation.health import Health
 from core.ui.operation.link_preview import LinkPreview, robots_route
-from core.ui.operation.metrics import Metrics
 from core.ui.operation.preview_picture import preview_route
+from core.ui.operation.prometheus import Metrics
 from core.ui.page import build_page, head, theme
 from core.ui.parts.thumbnails import picture_routes
 from core.ui.request_bodies import Function

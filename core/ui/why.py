@@ -12,7 +12,7 @@ from core.records import ImageRecord
 from core.search.bm25.picture_text import share_of, shared_words
 from core.search.explain import CaptionShare, Explanation, Word, explain
 from core.search.fusion import TEXT_WEIGHT
-from core.search.places import Place, with_caption
+from core.search.picture_ranks import Place, with_caption
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
 from core.ui.parts.events import for_endpoint

@@ -1,7 +1,7 @@
 """Numbers fitted to a checkpoint: probe, thresholds of unsure captions and matches, namer."""
 
 __all__ = [
-    "contrastive",
+    "probe",
     "match_command",
     "names",
     "rerank_command",

@@ -52,7 +52,7 @@ def fit_probe(
     """
     import torch
 
-    from precompute.calibrate.contrastive import fit_contrastive
+    from precompute.calibrate.probe import fit_contrastive
 
     if len(tokens) < 2:
         raise SourceError("A probe needs two images with captions or more.")

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from core.errors import ImageError, ModelError, SourceError
 from core.files import write_atomically
 from core.images.decode import DecodeLimits, decode
-from core.models.captioner.fit import UnsureRule, fits
 from core.models.captioner.settings import DECODING_FILE
+from core.models.captioner.unsure import UnsureRule, fits
 from core.models.locate import local_folder, revision_of
 from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 

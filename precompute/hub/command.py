@@ -118,7 +118,7 @@ def space(
     """Put the app onto the Hugging Face Hub as a Space, wait until it answers, and say where."""
     from tempfile import TemporaryDirectory
 
-    from precompute.hub.space import MARKER, Space, hardware_named, stage_space
+    from precompute.hub.space_files import MARKER, Space, hardware_named, stage_space
     from precompute.hub.space_settings import configure, pinned_galleries, preloaded
     from precompute.hub.space_start import QUERY, wait_for
     from precompute.hub.upload import Destination, upload_tree

@@ -36,7 +36,7 @@ def publication(folder: Path) -> Publication:
         SourceError: It is no such folder.
         ModelError: Weights are missing or damaged, or an adapter's base is a folder.
     """
-    from core.models.captioner.adapters import ADAPTER_CONFIG
+    from core.models.captioner.lora import ADAPTER_CONFIG
     from core.models.clip.towers import CONFIG_NAME, HUB_WEIGHTS_NAME, LOCAL_WEIGHTS_NAME
 
     if not folder.is_dir():

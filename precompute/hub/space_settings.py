@@ -11,7 +11,7 @@ from core.errors import GalleryError, HubError
 from core.gallery.hub_copy import HubGallery, commit_of, is_on_hub
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.manifest import Manifest
-from precompute.hub.space import Space, hub_models, preload_lines
+from precompute.hub.space_files import Space, hub_models, preload_lines
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -23,7 +23,7 @@ from core.errors import SourceError
 from core.files import write_atomically
 from core.models.profiles import PROFILES
 from core.models.sentence.encoder import MiniLmEncoder
-from precompute.calibrate.contrastive import fit_contrastive
+from precompute.calibrate.probe import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.job import CHECKPOINT, Job, Split
 from precompute.finetune.shared.loop import Loop, Schedule

@@ -1,10 +1,10 @@
 """Captioners: InstructBLIP and BLIP, how they are loaded, asked, decoded and reranked."""
 
 __all__ = [
-    "adapters",
+    "lora",
     "blip",
     "caption_text",
-    "fit",
+    "unsure",
     "instructblip",
     "loading",
     "naming",

@@ -85,7 +85,7 @@ def read_instructblip(
     from transformers.utils import GENERATION_CONFIG_NAME
 
     if spec.base is not None:
-        from core.models.captioner.adapters import add_adapter
+        from core.models.captioner.lora import add_adapter
 
         model, processor = read_instructblip(spec.base, device, precision, dtype=dtype)
         return add_adapter(model, spec, merge=precision != "int8"), processor

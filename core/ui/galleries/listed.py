@@ -24,7 +24,7 @@ from core.errors import (
 from core.gallery.copies import cover_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.manifest import Manifest
-from core.ui.galleries.places import GalleryPlace
+from core.ui.galleries.locations import GalleryPlace
 
 if TYPE_CHECKING:
     from core.ui.galleries.shelf import ShelvedGallery

@@ -20,7 +20,7 @@ from core.search.query_language.filters import prepare_filters
 from core.search.results import SearchResult
 from core.search.service import SearchService
 from core.ui.galleries.listed import ListedGallery
-from core.ui.galleries.places import FolderPlace, GalleryPlace
+from core.ui.galleries.locations import FolderPlace, GalleryPlace
 
 logger = logging.getLogger("twolens")
 

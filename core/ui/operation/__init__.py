@@ -4,7 +4,7 @@ __all__ = [
     "front_door",
     "health",
     "link_preview",
-    "metrics",
+    "prometheus",
     "preview_picture",
     "route_names",
     "visitors",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from core.config import Settings
-    from core.ui.operation.metrics import Metrics
+    from core.ui.operation.prometheus import Metrics
 
 logger = logging.getLogger("twolens")
 REQUEST_LOG = "twolens.requests"

@@ -13,7 +13,7 @@ import gradio as gr
 from core.gallery.figures.metrics_charts import percent
 from core.gallery.figures.metrics_file import Metrics, QueryGroup, read_metrics
 from core.records import LENSES, Lens
-from core.search.places import place_of
+from core.search.picture_ranks import place_of
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, event_value, sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape

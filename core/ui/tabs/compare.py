@@ -44,8 +44,8 @@ from core.ui.parts.results.states import (
     two_lens_skeleton,
 )
 from core.ui.parts.share import View, addressed, as_text
-from core.ui.tabs.further import further_rows, joins_text, rerank_answer
-from core.ui.tabs.fused_row import mixed_row
+from core.ui.tabs.best_of_both import mixed_row
+from core.ui.tabs.text_and_rerank import further_rows, joins_text, rerank_answer
 
 CHANCE_HELP = (
     "Two lenses that chose their pictures blindly would have this many in common on average: the "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.map.places import NEAREST, place_among
+from core.map.query_point import NEAREST, place_among
 from core.map.stored import GalleryMap, read_map
 from core.records import LENSES, Hit, Lens
 from core.search.query import picture_count

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import write_atomically
-from core.models.captioner.adapters import ADAPTER_WEIGHTS
+from core.models.captioner.lora import ADAPTER_WEIGHTS
 from core.models.captioner.rerank import PROBE_FILE
 from core.models.captioner.settings import DECODING_FILE, Decoding
 from core.models.locate import revision_of

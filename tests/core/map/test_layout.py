@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from core.map import layout
 from core.map.layout import agreement, aligned, components, lay_out, trustworthiness
-from core.map.places import NEAREST, place_among
+from core.map.query_point import NEAREST, place_among
 from tests.core.planted import unit_rows
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.models.captioner.fit import read_unsure_rule
 from core.models.captioner.rerank import read_probe
+from core.models.captioner.unsure import read_unsure_rule
 from core.models.locate import revision_of
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec

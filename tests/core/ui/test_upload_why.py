@@ -8,7 +8,7 @@ import pytest
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.endpoints import _Endpoints
 from core.uploads.registry import Uploads
-from tests.core.ui.tabs.test_further import Explained
+from tests.core.ui.tabs.test_text_and_rerank import Explained
 from tests.tiny_uploads import colour_uploads, describe, photos, send
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.core.ui.tabs.test_further import SIGNS
+from tests.core.ui.tabs.test_text_and_rerank import SIGNS
 from tests.e2e.visiting import Visit
 from tests.planted_app import (
     PICTURES,

@@ -7,7 +7,13 @@ import re
 
 import pytest
 
-from precompute.hub.space import Space, hub_models, preload_lines, requirements_for, stage_space
+from precompute.hub.space_files import (
+    Space,
+    hub_models,
+    preload_lines,
+    requirements_for,
+    stage_space,
+)
 from tests.hub_client import Client, publish_shapes
 from tests.local_hub import READER, ROOT, Repository, local_hub
 

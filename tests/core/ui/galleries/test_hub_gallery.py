@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import GalleryError
 from core.models.profiles import Models
-from core.ui.galleries.places import HubPlace
+from core.ui.galleries.locations import HubPlace
 from core.ui.galleries.shelf import Shelf
 from tests.core import planted
 from tests.hub_client import Client

@@ -20,7 +20,7 @@ from core.ui.galleries.shelf import Shelf
 from core.ui.parts.markup import fusion_words
 from core.ui.parts.results.similar import similar_state
 from core.ui.parts.results.states import answered, start_state
-from core.ui.tabs import about, compare, fused_row
+from core.ui.tabs import about, best_of_both, compare
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
 from tests.core.search.test_search import CountingGallery
@@ -113,7 +113,7 @@ def test_the_page_has_the_row_for_each_weight(shelf, default):
     )
     mix = mixed(markup)
     weights = [stop["weight"] for stop in mix["weights"]]
-    assert weights == sorted({*fused_row.WEIGHTS, default.weight}, reverse=True)
+    assert weights == sorted({*best_of_both.WEIGHTS, default.weight}, reverse=True)
     for stop, fusion in [
         (mix["rank"], PLAIN_RRF),
         *((each, Fusion("zscore", each["weight"])) for each in mix["weights"]),

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from core.errors import ModelError, ModelNotFoundError, SourceError
-from core.models.captioner.adapters import ADAPTER_WEIGHTS
 from core.models.captioner.instructblip import InstructBlipCaptioner
+from core.models.captioner.lora import ADAPTER_WEIGHTS
 from core.models.captioner.settings import DECODING_FILE
 from core.models.choose import captioner_spec, with_captioner
 from core.models.locate import revision_of

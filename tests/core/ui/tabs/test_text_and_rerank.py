@@ -15,7 +15,7 @@ from core.models.sentence.encoder import TokenEmbeddings
 from core.ui.api import compare_json
 from core.ui.galleries.shelf import Shelf
 from core.ui.tabs.compare import answer
-from core.ui.tabs.further import rerank_answer
+from core.ui.tabs.text_and_rerank import rerank_answer
 from core.ui.why import why_json
 from tests.planted_app import (
     PICTURES,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.describing import Describer
 from core.errors import ModelError
-from core.models.captioner.fit import UnsureRule, fits, read_unsure_rule, with_doubts
+from core.models.captioner.unsure import UnsureRule, fits, read_unsure_rule, with_doubts
 from core.models.locate import revision_of
 from core.records import UNSURE, Caption
 from tests.tiny_uploads import colour_models

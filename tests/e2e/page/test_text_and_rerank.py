@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from core.models.choose import with_matcher
 from core.models.profiles import Models
 from core.ui.galleries.shelf import Shelf
-from tests.core.ui.tabs.test_further import SIGNS, Explained
+from tests.core.ui.tabs.test_text_and_rerank import SIGNS, Explained
 from tests.e2e.visiting import PHONE, Visit
 from tests.planted_app import PICTURES, planted_profile, serving, write_planted_gallery
 from tests.tiny_matchers import save_tiny_matcher
