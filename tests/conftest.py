@@ -11,7 +11,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core; before anything im
     for _library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-_LONGEST = {"test_app", "test_default_gallery", "test_tuning", "test_command_line", "test_model"}
+_LONGEST = {
+    *("test_app", "test_default_gallery", "test_space", "test_tuning", "test_contrastive"),
+    *("test_executors", "test_sample_captions", "test_command_line", "test_model"),
+    *("test_pretraining", "test_system_errors"),
+}
 """Files that begin first, so that no worker is left with one of them when the other is done."""
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
