@@ -122,25 +122,24 @@ def _files(gallery: Path) -> list[Path]:
 
 
 def _recall(large: Gallery, small: Gallery, models: Models) -> Iterator[Figure]:
-    """Search a gallery for what was said of pictures; no index was tuned with these words."""
+    """Search a gallery by words that no index was tuned with."""
     import numpy as np
 
     rows = np.linspace(0, len(small) - 1, min(len(small), _ASKED)).astype(int).tolist()
     records = [small.records[row] for row in rows]
-    texts = list(dict.fromkeys((each.references or (each.caption,))[0] for each in records))
-    for lens in LENSES:
-        encoder = models.clip if lens == "clip" else models.sentence
-        asked, index = encoder.encode_text(texts), large.index(lens)
-        answers = zip(
-            index.search(asked, _DEPTH), large.exact_index(lens).search(asked, _DEPTH), strict=True
-        )
-        shares = [
-            np.mean([hit.score >= exact[-1].score - 1e-6 for hit in hits])
-            for hits, exact in answers
-        ]
-        title = f"large: recall@{_DEPTH} of words, {lens} {index.kind}"
-        recall = float(np.mean(shares))
-        yield Figure(title, recall, "", len(texts), target=RECALL_GOAL, more_is_better=True)
+    said = list(dict.fromkeys((each.references or (each.caption,))[-1] for each in records))
+    for words, texts in (("the queries below", queries(_ASKED)), ("what people said", said)):
+        for lens in LENSES:
+            encoder = models.clip if lens == "clip" else models.sentence
+            asked, index = encoder.encode_text(texts), large.index(lens)
+            found, exact = (each.search(asked, _DEPTH) for each in (index, large.exact_index(lens)))
+            shares = [
+                sum(hit.score >= needed[-1].score - 1e-6 for hit in hits) / len(needed)
+                for hits, needed in zip(found, exact, strict=True)
+            ]
+            title = f"large: recall@{_DEPTH} of {words}, {lens} {index.kind}"
+            recall = float(np.mean(shares))
+            yield Figure(title, recall, "", len(texts), target=RECALL_GOAL, more_is_better=True)
 
 
 def _opened(title: str, gallery: Path, name: str) -> Iterator[Figure]:

@@ -137,11 +137,14 @@ def query_texts(
 
 
 def as_asked(captions: Iterable[str]) -> list[str]:
-    """Return captions cut to their first half, but three words or more; none twice."""
+    """Return captions cut to their first third, but three words or more; none twice.
+
+    So short, they lie as far from their own pictures' vectors as what others say of pictures does.
+    """
     cut = []
     for caption in captions:
         words = caption.split()
-        cut.append(" ".join(words[: max(3, len(words) // 2)]))
+        cut.append(" ".join(words[: max(3, len(words) // 3)]))
     return [text for text in dict.fromkeys(cut) if text]
 
 

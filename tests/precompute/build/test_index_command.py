@@ -60,8 +60,12 @@ def test_texts_are_asked_of_a_large_gallery_alone(monkeypatch):
 
 
 def test_a_query_is_shorter_than_a_caption():
-    captions = ["a black dog runs through deep snow at night", "a dog", "a dog", ""]
-    assert as_asked(captions) == ["a black dog runs", "a dog"]
+    long = "a black dog runs through deep snow at night and chases a ball"
+    assert as_asked([long, "two cats sit on it", "a dog", "a dog", ""]) == [
+        "a black dog runs",
+        "two cats sit",
+        "a dog",
+    ]
 
 
 @pytest.mark.parametrize("choice", list(IndexChoice))
