@@ -186,18 +186,24 @@ class FusedHit:
     sources: Mapping[str, Hit] = field(default_factory=dict)
 
 
+FusionKind = Literal["rrf", "cosine", "minmax", "zscore", "corrected"]
+"""The ways to join the lenses; see :class:`Fusion`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fusion:
     """One way to join the two lenses.
 
     Attributes:
         kind: ``rrf``, or how scores are normalised before they are summed: ``cosine`` (not at
-            all), ``minmax`` or ``zscore``, over all pictures for each query.
+            all), ``minmax`` or ``zscore``, over all pictures for each query; ``corrected`` is
+            ``zscore`` less what pictures that are hubs in CLIP's space owe to that alone
+            (:mod:`core.models.clip.hubs`).
         weight: Of the caption lens, in [0, 1]; the CLIP lens has the rest.
         k: Of reciprocal rank fusion; unused by sums.
     """
 
-    kind: Literal["rrf", "cosine", "minmax", "zscore"]
+    kind: FusionKind
     weight: float = 0.5
     k: int = 60
 
@@ -207,7 +213,13 @@ class Fusion:
             weighted = "" if self.weight == 0.5 else f", caption weight {self.weight:g}"
             return f"reciprocal rank fusion, k = {self.k}{weighted}"
         names = {"cosine": "cosine sum", "minmax": "min-max sum", "zscore": "z-score sum"}
-        return f"{names[self.kind]}, caption weight {self.weight:g}"
+        name = names.get(self.kind, "corrected z-score sum")
+        return f"{name}, caption weight {self.weight:g}"
+
+    @property
+    def standardises(self) -> bool:
+        """Whether it adds up z-scores."""
+        return self.kind in ("zscore", "corrected")
 
     @property
     def family(self) -> Literal["rrf", "sum"]:

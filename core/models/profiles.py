@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core.models.clip.hubs import text_bank
 from core.models.devices import give_back_memory
 from core.models.encoder_thread import EncoderThread
 from core.models.spec import (
@@ -41,7 +42,7 @@ class Profile:
         clip: Embeds images and queries for the CLIP lens.
         matcher: Ranks the first of a ranking anew where a visitor asks for it; None for no such.
         fusion: How the two lenses are joined, found best for these models on held-out photos by
-            ``python -m precompute evaluate``; by rank where that was not measured.
+            ``python -m precompute hubs``; by rank where that was not measured.
     """
 
     name: str
@@ -50,6 +51,13 @@ class Profile:
     clip: ModelSpec
     fusion: Fusion = PLAIN_RRF
     matcher: ModelSpec | None = None
+
+    @property
+    def served_fusion(self) -> Fusion:
+        """:attr:`fusion`, without the correction where the CLIP model has no bank of texts."""
+        if self.fusion.kind == "corrected" and text_bank(self.clip) is None:
+            return Fusion("zscore", self.fusion.weight)
+        return self.fusion
 
 
 # Measured by `evaluate` on 111 COCO photos: of queries with the caption, or the picture, that they
@@ -86,7 +94,7 @@ PROFILES: dict[ProfileName, Profile] = {
             base=_MINI_CAPTIONER,
             score_range=(0.0, 0.8),
         ),
-        fusion=Fusion("zscore", 0.1),
+        fusion=Fusion("corrected", 0.15),
     ),
     "full": Profile(
         name="full",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from core.errors import TwoLensError
+from core.models.clip.hubs import correction
 from core.records import LENSES, CaptionPooling, Fusion, Lens
 from core.search.fusion import Spread, standardised
 from core.search.query_language.compose import (
@@ -240,7 +241,7 @@ def explain(
         clip_score=scores.get("clip"),
         words=words,
         patches=patches,
-        fused=_parts(models, pictures, query, scores, fusion),
+        fused=joined_parts(models, pictures, query, image_id, scores, fusion),
         failures=failures,
     )
 
@@ -280,14 +281,32 @@ def _words(query: str) -> list[str]:
     return told[:_MOST_WORDS] if len(told) > 1 else []
 
 
-def _parts(
-    models: Models, pictures: Scored, query: str, scores: Mapping[Lens, float], fusion: Fusion
+def joined_parts(
+    models: Models,
+    pictures: Scored,
+    query: str,
+    image_id: str,
+    scores: Mapping[Lens, float],
+    fusion: Fusion,
 ) -> dict[Lens, float] | None:
-    if len(scores) < len(LENSES) or fusion.kind not in ("zscore", "cosine"):
+    """Return what each lens adds to a picture's score in a sum; None for another fusion.
+
+    Args:
+        models: What the pictures were embedded with.
+        pictures: The gallery.
+        query: Normalised.
+        image_id: Of the picture.
+        scores: The lenses' own; without one of them nothing is added up.
+        fusion: How the lenses are joined.
+    """
+    if len(scores) < len(LENSES) or not (fusion.standardises or fusion.kind == "cosine"):
         return None
     weights = dict(zip(LENSES, (fusion.weight, 1 - fusion.weight), strict=True))
     own = {lens: np.array(score) for lens, score in scores.items()}
-    if fusion.kind == "zscore":
+    if fusion.kind == "corrected":
+        seen = pictures.embedding("clip", image_id)[None]
+        own["clip"] = own["clip"] - correction(seen, models.profile.clip)[0]
+    if fusion.standardises:
         for lens in LENSES:
             spread = pictures.spread(lens, embed_query(models, pictures, lens, query))
             own[lens] = standardised(own[lens], spread)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.records import LENSES, FusedHit, Fusion, Hit, Lens
+from core.records import LENSES, FusedHit, Fusion, FusionKind, Hit, Lens
 
 if TYPE_CHECKING:
     from core.search.bm25.picture_text import TextHit
@@ -30,19 +30,27 @@ class Spread:
     deviation: float
 
 
-def normalised(scores: np.ndarray, kind: str) -> np.ndarray:
-    """Normalise scores (rows, n) for each query, as a sum of that kind adds them up."""
+def normalised(scores: np.ndarray, kind: FusionKind, owed: np.ndarray | float = 0.0) -> np.ndarray:
+    """Normalise scores (rows, n) for each query, as a sum of that kind adds them up.
+
+    Args:
+        scores: Of one lens for all pictures.
+        kind: Of the sum.
+        owed: For ``corrected`` and CLIP's scores: what each picture owes to being a hub, (n,).
+    """
     if kind == "minmax":
         low = scores.min(axis=1, keepdims=True)
         spread = scores.max(axis=1, keepdims=True) - low
         scaled = (scores - low) / np.where(spread > 0, spread, 1)
         scaled[spread[:, 0] == 0] = 1.0
         return scaled
-    if kind == "zscore":
+    if kind in ("zscore", "corrected"):
         centred = scores - scores.mean(axis=1, keepdims=True)
         deviation = centred.std(axis=1, keepdims=True)
-        centred /= np.where(deviation > 0, deviation, 1)
         centred[deviation[:, 0] == 0] = 0.0
+        if kind == "corrected":
+            centred -= owed
+        centred /= np.where(deviation > 0, deviation, 1)
         return centred
     return scores
 
@@ -58,17 +66,19 @@ def fuse(
     scores: Mapping[Lens, Mapping[str, float]] | None = None,
     spreads: Mapping[Lens, Spread] | None = None,
     text: Sequence[TextHit] = (),
+    owed: Mapping[str, float] | None = None,
 ) -> list[FusedHit]:
     """Fuse the lenses' rankings of one query.
 
     Args:
         fusion: ``rrf``, by ranks alone, or a sum: ``cosine`` of scores, ``zscore`` of scores that
-            are normalised by their spread over all pictures.
+            are normalised by their spread over all pictures, ``corrected`` of these less ``owed``.
         rankings: Hits by lens. A lens that is left out has no say.
         scores: For sums: of every picture of any ranking, by lens and id.
-        spreads: For ``zscore``, by lens.
+        spreads: For ``zscore`` and ``corrected``, by lens.
         text: Pictures found by the text in them, best first: by rank they count as a lens of equal
             weight does, in a sum of z-scores by their share, :data:`TEXT_WEIGHT` times.
+        owed: For ``corrected``: what every picture's CLIP score owes to being a hub, by id.
 
     Returns:
         Every image of any ranking, best first. Ties go to the better best rank, then by id.
@@ -92,11 +102,14 @@ def fuse(
         fused = by_rank.fuse(*lists)
         added = {found.hit.id: 1 / (by_rank.k + found.hit.rank) for found in text}
     else:
-        lacks = fusion.kind == "minmax" or (fusion.kind == "zscore" and not spreads)
-        if scores is None or lacks or (text and fusion.kind != "zscore"):
+        lacks = fusion.kind == "minmax" or (fusion.standardises and not spreads)
+        lacks = lacks or (fusion.kind == "corrected" and owed is None)
+        if scores is None or lacks or (text and not fusion.standardises):
             raise ValueError(f"{fusion} cannot be computed from what was given")
         lists = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
-        if fusion.kind == "zscore" and spreads:
+        if fusion.kind == "corrected" and owed is not None:
+            lists[1] -= [owed[i] for i in ids]
+        if fusion.standardises and spreads:
             lists = [
                 standardised(own, spreads[lens]) for lens, own in zip(LENSES, lists, strict=True)
             ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from core.models.clip.hubs import correction
 from core.records import Fusion, Lens
 from core.search.fusion import normalised
 from core.search.query_language.compose import Embedded, embed_query
@@ -54,6 +56,14 @@ class AllScored(Embedded, Protocol):
         """Return the scores of all pictures for a query: float32 (n,)."""
         ...
 
+    def embeddings(self, lens: Lens) -> np.ndarray:
+        """Return a lens's embeddings: float32 (n, dim)."""
+        ...
+
+    def column(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return what is derived of all pictures, made when it is first asked for, and kept."""
+        ...
+
 
 def place_of(models: Models, pictures: AllScored, lens: Lens, query: str, image_id: str) -> Place:
     """Return where a lens ranks a picture for a query.
@@ -90,16 +100,22 @@ def with_caption(
     changed[row] = models.sentence.encode_text([caption])[0] @ asked
     places = _place(captions, row), _place(changed, row)
     fused = None
-    if fusion.kind in ("zscore", "cosine"):
+    if fusion.standardises or fusion.kind == "cosine":
         clip = pictures.all_scores("clip", embed_query(models, pictures, "clip", query))
-        sums = [_fused(fusion, own, clip) for own in (captions, changed)]
+        owed = np.zeros(1)
+        if fusion.kind == "corrected":
+            model = models.profile.clip
+            owed = pictures.column("hubs", lambda: correction(pictures.embeddings("clip"), model))
+        sums = [_fused(fusion, own, clip, owed) for own in (captions, changed)]
         fused = _place(sums[0], row), _place(sums[1], row)
     return Edited(places, fused, len(captions))
 
 
-def _fused(fusion: Fusion, captions: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    both = np.stack([captions, clip]).astype(np.float64)
-    return fusion.fuse(*normalised(both, fusion.kind))
+def _fused(fusion: Fusion, captions: np.ndarray, clip: np.ndarray, owed: np.ndarray) -> np.ndarray:
+    said, seen = (own.astype(np.float64)[None] for own in (captions, clip))
+    whole = fusion.fuse(normalised(said, fusion.kind), normalised(seen, fusion.kind, owed))
+    fused: np.ndarray = whole[0]
+    return fused
 
 
 def _place(scores: np.ndarray, row: int) -> Place:

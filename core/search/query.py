@@ -14,6 +14,8 @@ MAX_K = 50
 MAX_START = 10_000
 """Most hits that are passed over in the API: each page ranks anew what is before it."""
 
+_FUSIONS = ("default", "rrf", "zscore", "corrected")
+
 MAX_QUERY_CHARS = 1000
 """Longest query that is answered where no other limit is set."""
 
@@ -74,7 +76,8 @@ def fusion_of(kind: str, weight: object = None, default: Fusion | None = None) -
     """Return the fusion that is asked for by name.
 
     Args:
-        kind: ``rrf``, ``zscore`` or, for whatever is set for the models, ``default``.
+        kind: ``rrf``, ``zscore``, ``corrected`` or, for whatever is set for the models,
+            ``default``.
         weight: Of the caption lens in a sum; None takes that of ``default`` if it is a sum too,
             else 0.5.
         default: What is set for the models.
@@ -85,21 +88,21 @@ def fusion_of(kind: str, weight: object = None, default: Fusion | None = None) -
     Raises:
         QueryError: No such fusion, or a weight that is none, or one that would have no effect.
     """
-    if kind not in ("default", "rrf", "zscore"):
-        raise QueryError(f"Fusion must be one of default, rrf, zscore; got {str(kind)[:40]!r}.")
-    if weight is not None and kind != "zscore":
-        raise QueryError("A caption weight goes with the fusion zscore only.")
+    if kind not in _FUSIONS:
+        raise QueryError(f"Fusion must be one of {', '.join(_FUSIONS)}; got {str(kind)[:40]!r}.")
+    if weight is not None and kind not in ("zscore", "corrected"):
+        raise QueryError("A caption weight goes with the fusions zscore and corrected only.")
     if kind == "default":
         return None
     if kind == "rrf":
         return PLAIN_RRF
     if weight is None:
         summed = default is not None and default.family == "sum"
-        return Fusion("zscore", default.weight if default and summed else 0.5)
+        weight = default.weight if default and summed else 0.5
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not 0 <= weight <= 1:  # type: ignore[operator]
         raise QueryError(f"The caption weight must be between 0 and 1; got {str(weight)[:40]!r}.")
-    return Fusion("zscore", float(weight))  # type: ignore[arg-type]
+    return Fusion(kind, float(weight))  # type: ignore[arg-type]
 
 
 def normalise_query(query: object, max_chars: int = MAX_QUERY_CHARS) -> str:

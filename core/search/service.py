@@ -13,6 +13,7 @@ import numpy as np
 
 from core.activity import searched
 from core.errors import QueryError, TwoLensError
+from core.models.clip.hubs import correction
 from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
 from core.search.engines.protocol import VectorIndex
@@ -53,6 +54,10 @@ class Searchable(Columns, Protocol):
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return one picture's embedding; raise UnknownImageError for an unknown id."""
+        ...
+
+    def embeddings_of(self, lens: Lens, image_ids: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of some pictures."""
         ...
 
     def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
@@ -225,7 +230,7 @@ class SearchService:
             except Exception:  # whatever breaks one lens, the other can answer
                 logger.exception("the %s lens failed", lens)
                 failures[lens] = "This lens failed to answer; the server's log has the reason."
-        fusion = fusion or self.models.profile.fusion
+        fusion = fusion or self.models.profile.served_fusion
         rankings = {lens: result.hits for lens, result in deep.items()}
         read = text(asked, max(start + k, FUSION_DEPTH)) if text else []
         read = [found for found in read if found.hit.id not in asked.pictures]
@@ -283,7 +288,11 @@ class SearchService:
             for lens, query in queries.items()
         }
         spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
-        return [fuse(fusion, rankings, scores, spreads, read) for fusion in fusions]
+        owed = None
+        if any(fusion.kind == "corrected" for fusion in fusions):
+            seen = self.gallery.embeddings_of("clip", ids)
+            owed = dict(zip(ids, correction(seen, self.models.profile.clip).tolist(), strict=True))
+        return [fuse(fusion, rankings, scores, spreads, read, owed) for fusion in fusions]
 
     def _ranked(
         self,

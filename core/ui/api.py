@@ -37,7 +37,7 @@ def add_endpoints(shelf: Shelf) -> None:
         query: str,
         k: int = 5,
         gallery: str = "",
-        fusion: Literal["default", "rrf", "zscore"] = "default",
+        fusion: Literal["default", "rrf", "zscore", "corrected"] = "default",
         caption_weight: float | None = None,
         filters: str = "",
         text: bool = False,
@@ -50,9 +50,10 @@ def add_endpoints(shelf: Shelf) -> None:
                 words"^2 weighs, like:ID adds a picture of the gallery.
             k: Pictures per lens, 1 to 50.
             gallery: Name of a gallery from /galleries; the first one if empty.
-            fusion: rrf joins the lenses by rank, zscore by a weighted sum of scores, default as
+            fusion: rrf joins the lenses by rank, zscore by a weighted sum of scores, corrected by
+                one in which pictures that CLIP finds near to every text count less, default as
                 found best for the models.
-            caption_weight: Weight of the caption lens with zscore, 0 to 1; CLIP has the rest.
+            caption_weight: Weight of the caption lens in a sum, 0 to 1; CLIP has the rest.
             filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
                 (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
                 all of several count, and a minus sign before one leaves out what it names. With an
@@ -223,7 +224,7 @@ def compare_json(
     start: object = 0,
 ) -> dict[str, Any]:
     """Return both lenses' answers as ``/compare`` documents them."""
-    asked = fusion_of(fusion, caption_weight, entry.service.models.profile.fusion)
+    asked = fusion_of(fusion, caption_weight, entry.service.models.profile.served_fusion)
     words = with_filters(query, filters)
     parsed = entry.service.parse(words)
     if not parsed.parts:

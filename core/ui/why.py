@@ -97,7 +97,7 @@ def why_json(entry: ShelvedGallery, query: str, image_id: str) -> dict[str, Any]
         texts,
         picture,
         pooling=entry.caption_pooling,
-        fusion=service.models.profile.fusion,
+        fusion=service.models.profile.served_fusion,
     )
     return {
         "query": text,
@@ -114,7 +114,7 @@ def caption_json(entry: ShelvedGallery, query: str, image_id: str, caption: str)
     """Return the places as ``/try_caption`` documents them."""
     service = entry.service
     text, tried = service.normalise(query), service.normalise(caption)
-    fusion = service.models.profile.fusion
+    fusion = service.models.profile.served_fusion
     found = with_caption(service.models, entry.gallery, text, image_id, tried, fusion)
     return {
         "query": text,

@@ -1,9 +1,10 @@
 """Numbers fitted to a checkpoint: probe, thresholds of unsure captions and matches, namer."""
 
 __all__ = [
-    "probe",
+    "hubs_command",
     "match_command",
     "names",
+    "probe",
     "rerank_command",
     "subtraction_command",
     "threshold_command",

@@ -135,8 +135,9 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
             else None
         )
     with clock.stage("choose fusion"):
-        fusions = TunedFusions.choose(asked, asked_to_tune, plan.seed)
-    baselines = {**text_scorers(asked, models.profile.fusion), **_baselines(asked, plan.seed)}
+        served = models.profile.served_fusion
+        fusions = TunedFusions.choose(asked, asked_to_tune, plan.seed, served)
+    baselines = {**text_scorers(asked, served), **_baselines(asked, plan.seed)}
     matcher = models.matcher
     if plan.rerank is not None and matcher is not None:
         with clock.stage("rerank"):
@@ -223,6 +224,8 @@ def _baselines(asked: AskedQueries, seed: int) -> dict[LensName, Scorer]:
             "captions_mean": asked.caption_scorer("mean"),
             "captions_best": asked.caption_scorer("best"),
         }
+    if asked.owed is not None:
+        several = {"clip_corrected": asked.corrected_scorer(), **several}
     return {
         **several,
         "bm25": bm25_scorer(texts, captions),

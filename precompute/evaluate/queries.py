@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from core.gallery.reader import Gallery
+from core.models.clip.hubs import correction, text_bank
 from core.records import CaptionPooling, Lens
 from precompute.evaluate.qrels import QuerySet
 from precompute.evaluate.rankings import Relevant, Scorer, best_scorer, dense_scorer
@@ -25,17 +26,21 @@ class AskedQueries:
         gallery: What is searched.
         queries: What is asked, and what is relevant.
         embedded: float32 (queries, dim) by lens, rows of unit norm.
+        owed: What each picture's CLIP score owes to being a hub, float32 (n,); None where the
+            CLIP model has no bank of texts that would tell.
     """
 
     gallery: Gallery
     queries: QuerySet
     embedded: dict[Lens, np.ndarray]
+    owed: np.ndarray | None = None
 
     @classmethod
     def embed(cls, gallery: Gallery, queries: QuerySet, models: Models) -> AskedQueries:
         """Embed every distinct query once, in batches, with both lenses' text encoders."""
         texts = [query.text for query in queries.queries]
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        clip = models.profile.clip
         distinct, rows = list(row_of), np.array([row_of[text] for text in texts])
         return cls(
             gallery,
@@ -44,6 +49,7 @@ class AskedQueries:
                 "captions": models.sentence.encode_text(distinct)[rows],
                 "clip": models.clip.encode_text(distinct)[rows],
             },
+            correction(gallery.embeddings("clip"), clip) if text_bank(clip) is not None else None,
         )
 
     def __len__(self) -> int:
@@ -65,6 +71,11 @@ class AskedQueries:
         if lens == "captions":
             return self.caption_scorer(self.gallery.manifest.caption_pooling)
         return dense_scorer(self.embedded[lens], self.gallery.embeddings(lens))
+
+    def corrected_scorer(self) -> Scorer:
+        """Score by CLIP, less what each picture owes to being a hub."""
+        plain, owed = self.scorer("clip"), self.owed
+        return lambda block: plain(block) - (0.0 if owed is None else owed)
 
     def caption_scorer(self, way: CaptionPooling | Literal["first"]) -> Scorer:
         """Score by captions: their mean, the best one, or each picture's first one alone."""
@@ -88,6 +99,8 @@ class AskedQueries:
         queries = replace(
             self.queries, queries=tuple(self.queries.queries[row] for row in rows.tolist())
         )
-        return AskedQueries(
-            self.gallery, queries, {lens: each[rows] for lens, each in self.embedded.items()}
+        return replace(
+            self,
+            queries=queries,
+            embedded={lens: each[rows] for lens, each in self.embedded.items()},
         )

@@ -56,7 +56,7 @@ def markdown(metrics: Metrics) -> str:
         _figures_table(metrics),
         *_charts_table(metrics, "recall"),
         f"**Fusion.** {metrics.fusion.method}, chosen on {metrics.fusion.tuned_on}. "
-        f"{metrics.fusion.verdict} MRR where it was chosen: "
+        f"{metrics.fusion.verdict} MRR of the best settings where they were tuned: "
         + "; ".join(f"{name}: {mrr:.3f}" for name, mrr in metrics.fusion.tuning_mrr.items())
         + ".",
         "### Paired tests",

@@ -95,8 +95,9 @@ def gallery_on_disk(
     captions: np.ndarray,
     clip: np.ndarray,
     name: str = "planted",
+    pictures: Sequence[ImageRecord] = (),
 ) -> Manifest:
-    pictures = records(len(captions))
+    pictures = pictures or records(len(captions))
     folder.mkdir(parents=True)
     return write_gallery(
         folder,

@@ -23,6 +23,7 @@ CHART_METRICS: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
 LENS_NAMES: dict[LensName, str] = {
     "captions": "Caption lens",
     "clip": "CLIP lens",
+    "clip_corrected": "CLIP lens, hubs corrected",
     "clip_reranked": "CLIP lens, first 20 reranked",
     "fused": "Best of both",
     "fused_rrf": "Joined by rank",

@@ -19,6 +19,7 @@ Interval = tuple[float, float]
 LensName = Literal[
     "captions",
     "clip",
+    "clip_corrected",
     "clip_reranked",
     "fused",
     "fused_rrf",
@@ -35,8 +36,10 @@ LensName = Literal[
 """Of a gallery with several captions an image ``captions`` is measured as the gallery indexes them,
 and beside it each image's first caption alone, the mean of all, and the best one for the query.
 
-``fused`` is whichever of ``fused_rrf`` and ``fused_sum`` won where fusion was tuned; ``rrf_60``
-is reciprocal rank fusion with k = 60 and equal weights, which needs no tuning."""
+``fused`` is what Compare shows if that was chosen for the models on other photos, else whichever
+of ``fused_rrf`` and ``fused_sum`` won where fusion was tuned; ``rrf_60`` is reciprocal rank fusion
+with k = 60 and equal weights, which needs no tuning. ``clip_corrected`` is CLIP alone, less what
+pictures owe to being hubs (:mod:`core.models.clip.hubs`)."""
 
 MetricName = Literal["R@1", "R@5", "R@10", "MRR", "mAP", "nDCG@10", "median_rank"]
 

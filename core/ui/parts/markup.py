@@ -6,6 +6,7 @@ import html
 import secrets
 from dataclasses import dataclass
 
+from core.models.clip.hubs import SHARE
 from core.records import Fusion, Lens
 from core.search.fusion import TEXT_WEIGHT
 
@@ -101,15 +102,20 @@ def fusion_words(fusion: Fusion, *, with_text: bool = False) -> FusionWords:
     share = f"{captions} captions and {clip} CLIP"
     if fusion.weight in (0, 1):
         share = f"{'captions' if fusion.weight else 'CLIP'} alone"
+        if fusion.kind == "corrected" and not fusion.weight:
+            share = "CLIP alone, corrected"
     scaled = {
         "cosine": "as they are",
         "minmax": "stretched from 0 to 1",
         "zscore": "as z-scores: how far above the mean of all pictures, in standard deviations",
     }
-    return FusionWords(
-        f"joined by score, {share}",
-        f"The scores of both lenses are added, {scaled[fusion.kind]}.",
-    )
+    added = f"The scores of both lenses are added, {scaled.get(fusion.kind, scaled['zscore'])}."
+    if fusion.kind == "corrected":
+        added += (
+            " Some pictures are near to every text in CLIP's space and come up for any words: "
+            f"{SHARE:.0%} of how near a picture is to captions of other photos is taken off first."
+        )
+    return FusionWords(f"joined by score, {share}", added)
 
 
 def explained(text: str, explanation: str) -> str:

@@ -224,7 +224,8 @@ def numbers_explained(profile: Profile) -> str:
         else (term, text)
         for term, text in _NUMBERS
     ]
-    best = f"{profile.fusion}. {fusion_words(profile.fusion).long} The slider moves the weight."
+    fusion = profile.served_fusion
+    best = f"{fusion}. {fusion_words(fusion).long} The slider moves the weight."
     terms = "".join(
         f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>"
         for term, text in (*numbers, ("best of both", best[:1].upper() + best[1:]))

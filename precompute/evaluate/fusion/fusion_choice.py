@@ -34,6 +34,7 @@ _COMPARED: tuple[MetricName, ...] = ("R@1", "R@5", "R@10", "MRR")
 _SURE = 0.05
 """The p-value under which a difference is usually taken to be no luck."""
 
+_ELSEWHERE = "other photos, for these models; it is the one that Compare shows"
 _LENS_WORDS = {"captions": "the caption lens", "clip": "the CLIP lens"}
 
 
@@ -53,25 +54,38 @@ class TunedFusions:
         folds: The fusions that answer the queries of each fold.
         fold_of: int (queries,), which fold each query is in.
         chosen: The fusions tuned on everything there was to tune on.
-        tuned_on: That, in words.
+        tuned_on: Where ``fused`` was chosen, in words.
+        served: What ``fused`` is, if it was chosen for these models on other photos before: what
+            Compare shows. None takes the better one of each fold.
     """
 
     folds: tuple[Tuned, ...]
     fold_of: np.ndarray
     chosen: Tuned
     tuned_on: str
+    served: Fusion | None = None
 
     @classmethod
-    def choose(cls, asked: AskedQueries, tuning: AskedQueries | None, seed: int) -> TunedFusions:
+    def choose(
+        cls,
+        asked: AskedQueries,
+        tuning: AskedQueries | None,
+        seed: int,
+        served: Fusion | None = None,
+    ) -> TunedFusions:
         """Tune on another gallery's queries, or on each half of the pictures for the other half.
 
         Args:
             asked: What the fusions will answer.
             tuning: Another gallery's queries; None splits the pictures of ``asked`` in two.
             seed: Of the split.
+            served: What Compare shows, which is ``fused`` unless ``tuning`` is given; None, or
+                one by rank, was not chosen by anybody.
         """
-        tried = candidates()
         source = tuning or asked
+        tried = candidates(corrected=source.owed is not None)
+        if tuning is not None or (served is not None and served.family == "rrf"):
+            served = None
         generator = np.random.default_rng(seed)
         most = max(1, _TUNING_SCORES // max(1, len(source.gallery)))
         sample = np.sort(generator.permutation(len(source))[:most])
@@ -82,6 +96,7 @@ class TunedFusions:
             decided.scorer("clip"),
             decided.relevant,
             len(source.gallery),
+            0.0 if source.owed is None else source.owed,
         )
         chosen = tune(tried, found)
         one_fold = np.zeros(len(asked), dtype=np.int64)
@@ -94,13 +109,17 @@ class TunedFusions:
         sampled_in_half = in_half[sample]
         if sampled_in_half.all() or not sampled_in_half.any():
             where = "these very queries, too few to split"
-            return cls((chosen,), one_fold, chosen, where)
+            return cls((chosen,), one_fold, chosen, _ELSEWHERE if served else where, served)
+        where = (
+            "each half of this gallery's pictures for the queries of the other half; the setting "
+            "named is the one that all of them together choose"
+        )
         return cls(
             (tune(tried, found[:, sampled_in_half]), tune(tried, found[:, ~sampled_in_half])),
             in_half.astype(np.int64),
             chosen,
-            "each half of this gallery's pictures for the queries of the other half; the setting "
-            "named is the one that all of them together choose",
+            _ELSEWHERE if served else where,
+            served,
         )
 
     def ranks(
@@ -124,6 +143,8 @@ class TunedFusions:
             if not len(mine):
                 continue
             picked = {pick: _picked(tuned, pick) for pick in PICKS}
+            if self.served is not None:
+                picked["fused"] = self.served
             ranks = {
                 fusion: lenses.ranks(fusion, rows[mine], images[mine])
                 for fusion in dict.fromkeys(picked.values())
@@ -142,7 +163,9 @@ class TunedFusions:
             for metric in _COMPARED
             if (figures["fused"].value(metric) or 0) <= (figures[lens].value(metric) or 0)
         ]
-        of_fusion = {(t.second, t.metric): t for t in tests if t.first == "fused"}
+        of_fusion = {
+            (t.second, t.metric): t for t in tests if t.first == "fused" and t.second in LENSES
+        }
         largest = max(test.p_value for test in of_fusion.values())
         if below:
             gap = abs(figures["captions"].mrr - figures["clip"].mrr)
@@ -166,7 +189,7 @@ class TunedFusions:
                 f"against {_in_words(lucky)} (p up to {largest:.4f})."
             )
         return FusionChoice(
-            method=str(self.chosen.best),
+            method=str(self.served or self.chosen.best),
             rrf=str(self.chosen.rrf),
             weighted_sum=str(self.chosen.weighted_sum),
             tuned_on=self.tuned_on,

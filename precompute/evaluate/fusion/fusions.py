@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from core.records import LENSES, PLAIN_RRF, Fusion, Lens
+from core.records import LENSES, PLAIN_RRF, Fusion, FusionKind, Lens
 from core.search.fusion import normalised
 from precompute.evaluate.rankings import DEPTH, Relevant, Scorer, order, ranks_of, scored
 
@@ -34,8 +34,11 @@ class BothLenses:
         scores: float32 (rows, n), by lens.
     """
 
-    def __init__(self, captions: np.ndarray, clip: np.ndarray) -> None:
-        """Take the scores of the same queries, (rows, n) each."""
+    def __init__(
+        self, captions: np.ndarray, clip: np.ndarray, owed: np.ndarray | float = 0.0
+    ) -> None:
+        """Take the scores of the same queries, (rows, n) each, and what hubs owe to that, (n,)."""
+        self._owed = owed
         self.scores: dict[Lens, np.ndarray] = {"captions": captions, "clip": clip}
         self._prepared: dict[str, list[np.ndarray]] = {}
 
@@ -59,7 +62,8 @@ class BothLenses:
             return self._listed.ranks(fusion, rows, images)
         if fusion.kind not in self._prepared:
             self._prepared[fusion.kind] = [
-                normalised(scores, fusion.kind) for scores in self.scores.values()
+                normalised(self.scores["captions"], fusion.kind),
+                normalised(self.scores["clip"], fusion.kind, self._owed),
             ]
         captions, clip = self._prepared[fusion.kind]
         needed, at = np.unique(rows, return_inverse=True)
@@ -128,23 +132,33 @@ class _Listed:
         return ranks
 
 
-def candidates() -> tuple[Fusion, ...]:
-    """Return every setting that is tried, the plainest of each family first."""
+def candidates(*, corrected: bool = True) -> tuple[Fusion, ...]:
+    """Return every setting that is tried, the plainest of each family first.
+
+    Args:
+        corrected: Whether it is known which pictures are hubs.
+    """
     rrf = [Fusion("rrf", weight, k) for weight in _RRF_WEIGHTS for k in _RRF_KS]
-    sums = [
-        Fusion(kind, weight, 0) for kind in ("cosine", "minmax", "zscore") for weight in _WEIGHTS
-    ]
+    kinds: list[FusionKind] = ["cosine", "minmax", "zscore"]
+    if corrected:
+        kinds.append("corrected")
+    sums = [Fusion(kind, weight, 0) for kind in kinds for weight in _WEIGHTS]
     return tuple(dict.fromkeys([PLAIN_RRF, *rrf, *sums]))
 
 
 def reciprocal_ranks(
-    tried: Sequence[Fusion], captions: Scorer, clip: Scorer, relevant: Relevant, images: int
+    tried: Sequence[Fusion],
+    captions: Scorer,
+    clip: Scorer,
+    relevant: Relevant,
+    images: int,
+    owed: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Return 1 / rank of the best placed relevant picture, float (fusions, queries)."""
     queries = len(relevant.first) - 1
     found = np.empty((len(tried), queries))
-    for part, scores in scored((captions, clip), queries, images):
-        lenses = BothLenses(*scores)
+    for part, (said, seen) in scored((captions, clip), queries, images):
+        lenses = BothLenses(said, seen, owed)
         pairs = relevant.inside(part)
         for row, fusion in enumerate(tried):
             found[row, part] = 1.0 / relevant.best(lenses.ranks(fusion, *pairs), part)

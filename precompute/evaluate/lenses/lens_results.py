@@ -23,6 +23,8 @@ TESTED: tuple[tuple[LensName, LensName], ...] = (
     ("captions", "clip"),
     ("fused", "captions"),
     ("fused", "clip"),
+    ("fused", "clip_corrected"),
+    ("clip_corrected", "clip"),
     ("clip_reranked", "clip"),
     ("clip_reranked", "fused"),
     ("fused_text", "fused"),
@@ -78,7 +80,7 @@ def rank_all(
     }
     scorers = [*(asked.scorer(lens) for lens in LENSES), *baselines.values()]
     for part, (captions, clip, *others) in scored(scorers, queries, images):
-        both = BothLenses(captions, clip)
+        both = BothLenses(captions, clip, 0.0 if asked.owed is None else asked.owed)
         pairs, (rows, pictures) = relevant.pairs(part), relevant.inside(part)
         for lens, own in both.scores.items():
             ranks[lens][pairs] = ranks_of(own, rows, pictures)

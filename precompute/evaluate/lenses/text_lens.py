@@ -28,16 +28,18 @@ def text_scorers(asked: AskedQueries, fusion: Fusion) -> dict[LensName, Scorer]:
     if gallery.manifest.text_reader is None:
         return {}
     index = gallery.text_index
-    joined = fusion if fusion.kind == "zscore" else Fusion("zscore")
+    joined = fusion if fusion.standardises else Fusion("zscore")
+    owed = 0.0 if asked.owed is None else asked.owed
     lenses = [asked.scorer(lens) for lens in LENSES]
 
     def text(block: slice) -> np.ndarray:
         return _scores(asked, index, block)[0]
 
     def fused(block: slice) -> np.ndarray:
-        captions, clip = (normalised(lens(block), "zscore") for lens in lenses)
+        captions, clip = (lens(block) for lens in lenses)
+        both = normalised(captions, joined.kind), normalised(clip, joined.kind, owed)
         added = TEXT_WEIGHT * _scores(asked, index, block)[1]
-        return (joined.fuse(captions, clip) + added).astype(np.float32)
+        return (joined.fuse(*both) + added).astype(np.float32)
 
     return {"text": text, "fused_text": fused}
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.numpy import save_file
 
 from core.gallery.reader import Gallery
+from core.models.clip import hubs
+from core.models.locate import revision_of
 from core.models.profiles import Models
 from core.search.service import SearchService
 from tests.core.planted import PlantedEncoder, unit_rows
@@ -32,6 +35,16 @@ def clip(planted_original):
 @pytest.fixture
 def gallery(planted_original):
     return Gallery.open(planted_original.folder, planted_original.profile)
+
+
+@pytest.fixture
+def bank(tmp_path, monkeypatch, planted_original):
+    """A bank of 50 texts for the planted CLIP model."""
+    rows = unit_rows(50, 6, seed=14)
+    path = tmp_path / "hubs.safetensors"
+    save_file({revision_of(planted_original.profile.clip): rows}, path)
+    monkeypatch.setattr(hubs, "BANK_FILE", path)
+    return rows
 
 
 @pytest.fixture

@@ -89,6 +89,26 @@ def test_a_z_score_sum_counts_deviations_from_the_mean_over_all_pictures():
     assert [hit.id for hit in fuse(Fusion("zscore", 0.4), both, same, flat)] == ["b", "d", "a", "c"]
 
 
+def test_a_corrected_sum_takes_off_what_hubs_owe_in_clips_own_scale():
+    both = {"captions": CAPTIONS, "clip": CLIP}
+    spreads = {"captions": Spread(0.1, 0.2), "clip": Spread(0.2, 0.05)}
+    owed = {"a": 0.0, "b": 0.1, "c": 0.0, "d": 0.05}
+    fused = fuse(Fusion("corrected", 0.4), both, SCORES, spreads, owed=owed)
+    # as z-scores, and b: - 0.6 * 0.1 / 0.05, d: - 0.6 * 0.05 / 0.05
+    assert [(hit.id, round(hit.score, 9)) for hit in fused] == [
+        ("a", 1.6),
+        ("b", 0.8),
+        ("d", 0.16),
+        ("c", -1.2),
+    ]
+    assert fused[1].sources["clip"].score == 0.30  # what a lens says stays what it is
+    rows, taken = np.array([[0.2, 0.3, 0.1], [0.4, 0.4, 0.4]]), np.array([0.0, 0.1, 0.0])
+    expected = (rows[0] - taken - 0.2) / rows[0].std()
+    assert normalised(rows, "corrected", taken)[0] == pytest.approx(expected)
+    assert normalised(rows, "corrected", taken)[1] == pytest.approx(-taken)
+    assert normalised(rows, "zscore", taken)[0] == pytest.approx((rows[0] - 0.2) / rows[0].std())
+
+
 def test_the_text_in_pictures_is_joined_even_where_no_lens_ranked_them():
     both = {"captions": CAPTIONS, "clip": CLIP}
     text = [TextHit(hit, ("stop",), share) for hit, share in zip(TEXT, (1.0, 0.5), strict=True)]
@@ -115,6 +135,9 @@ def test_what_a_sum_needs_and_lacks_is_said():
     both = {"captions": CAPTIONS, "clip": CLIP}
     with pytest.raises(ValueError, match="z-score sum, caption weight 0.5 cannot be computed"):
         fuse(Fusion("zscore"), both, SCORES)
+    spreads = {"captions": Spread(0.1, 0.2), "clip": Spread(0.2, 0.05)}
+    with pytest.raises(ValueError, match="corrected z-score sum, caption weight 0.5 cannot be"):
+        fuse(Fusion("corrected"), both, SCORES, spreads)
     with pytest.raises(ValueError, match="cannot be computed"):
         fuse(Fusion("cosine"), both)
 

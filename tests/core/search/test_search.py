@@ -16,11 +16,14 @@ from core.errors import (
     UnknownImageError,
 )
 from core.gallery.reader import Gallery
+from core.models.clip.hubs import hubness
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
 from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
 from core.search.agreement import agreement
+from core.search.explain import joined_parts
 from core.search.fusion import fuse, normalised
+from core.search.picture_ranks import with_caption
 from core.search.query import normalise_query
 from core.search.results import FUSION_DEPTH
 from core.search.service import SearchService
@@ -381,3 +384,32 @@ def test_a_sum_ranks_as_if_all_scores_of_all_pictures_were_there(service, fusion
     assert [hit.id for hit in compared.fused] == [ids(service.gallery)[row] for row in best]
     assert [hit.score for hit in compared.fused] == pytest.approx(scores[best].tolist(), abs=1e-5)
     assert compared.fusion == fusion
+
+
+def test_a_corrected_sum_takes_hubs_off_wherever_it_is_worked_out(service, bank):
+    """In a search, in what each lens adds to it, and in a picture's place among all."""
+    fusion, query, gallery = Fusion("corrected", 0.3), "a dog", service.gallery
+    owed = 0.5 * hubness(gallery.embeddings("clip"), bank)
+    both = {
+        lens: gallery.embeddings(lens).astype(float) @ service.models.embed_query(lens, query)
+        for lens in LENSES
+    }
+    off = both["clip"] - both["clip"].mean() - owed
+    parts = {
+        "captions": 0.3 * normalised(both["captions"][None], "zscore")[0],
+        "clip": 0.7 * off / both["clip"].std(),
+    }
+    scores = parts["captions"] + parts["clip"]
+    compared = service.compare(query, k=4, fusion=fusion)
+    best = np.argsort(-scores)[:4].tolist()
+    assert [hit.id for hit in compared.fused] == [ids(gallery)[row] for row in best]
+    assert [hit.score for hit in compared.fused] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    plain = service.compare(query, k=4, fusion=Fusion("zscore", 0.3))
+    assert [hit.id for hit in plain.fused] != [hit.id for hit in compared.fused]
+    assert compared.clip == replace(plain.clip, encode_ms=compared.clip.encode_ms,
+                                    search_ms=compared.clip.search_ms)  # fmt: skip
+    first = {lens: float(both[lens][best[0]]) for lens in LENSES}
+    found = joined_parts(service.models, gallery, query, ids(gallery)[best[0]], first, fusion)
+    assert found == pytest.approx({lens: own[best[0]] for lens, own in parts.items()}, abs=1e-5)
+    edited = with_caption(service.models, gallery, query, ids(gallery)[best[2]], "two dogs", fusion)
+    assert (edited.fused[0].rank, edited.fused[0].score) == (3, pytest.approx(scores[best[2]]))

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from core.errors import SourceError
@@ -18,8 +19,10 @@ from core.gallery.figures.metrics_file import read_metrics
 from core.gallery.manifest import SourceRef
 from core.gallery.reader import Gallery
 from core.gallery.writer import write_gallery
+from core.models.clip import hubs
+from core.models.locate import revision_of
 from core.models.profiles import PROFILES, Models
-from core.records import LENSES, SAMPLE_NAME
+from core.records import LENSES, SAMPLE_NAME, Fusion
 from precompute.__main__ import app
 from precompute.evaluate.command import table, typed_words
 from precompute.evaluate.gallery_metrics import Plan, evaluate
@@ -190,6 +193,37 @@ def test_lenses_that_err_differently_are_better_together_and_the_verdict_says_so
         assert ("beats both" in found.fusion.verdict) == found.fusion.beats_both
         assert 0 < max(found.fusion.tuning_mrr.values()) < 1
     assert found.fusion.tuned_on == f"planted: {IMAGES} images, {IMAGES * EACH} queries"
+
+
+def test_what_compare_shows_is_what_is_measured_as_fused(tmp_path, monkeypatch):
+    planted = Planted(tmp_path)
+    bank = unit_rows(30, 32, seed=3)
+    save_file({revision_of(planted.profile.clip): bank}, tmp_path / "hubs.safetensors")
+    monkeypatch.setattr(hubs, "BANK_FILE", tmp_path / "hubs.safetensors")
+    planted.profile = replace(planted.profile, fusion=Fusion("corrected", 0.2))
+    models = Models(
+        planted.profile, sentence=planted.models.sentence, clip=planted.models.clip
+    )  # fmt: skip
+    found = evaluate(planted.plan(), models)
+    own = np.repeat(np.arange(IMAGES), EACH)
+    owed = 0.5 * np.sort(planted.images["clip"] @ bank.T, axis=1)[:, -10:].mean(axis=1)
+    corrected = scores_of(planted, "clip") - owed
+    clip, captions = scores_of(planted, "clip"), scores_of(planted, "captions")
+    joined = 0.8 * (corrected - clip.mean(axis=1, keepdims=True)) / clip.std(axis=1, keepdims=True)
+    centred = captions - captions.mean(axis=1, keepdims=True)
+    joined += 0.2 * centred / captions.std(axis=1, keepdims=True)
+    for name, scores in (("clip_corrected", corrected), ("fused", joined)):
+        placed = 1 + (scores > scores[np.arange(len(own)), own][:, None] + 1e-9).sum(axis=1)
+        assert found.lenses[name].mrr == pytest.approx((1 / placed).mean(), abs=2e-3)
+    assert found.lenses["clip"].mrr == pytest.approx((1 / ranks(planted, "clip")).mean(), abs=1e-6)
+    assert found.fusion.method == "corrected z-score sum, caption weight 0.2"
+    assert "the one that Compare shows" in found.fusion.tuned_on
+    assert ("fused", "clip_corrected") in {(test.first, test.second) for test in found.tests}
+    elsewhere = evaluate(planted.plan(tune_on=planted.folder), models)
+    assert elsewhere.fusion.tuned_on.startswith("planted: 40 images")
+    assert elsewhere.lenses["fused"].mrr == pytest.approx(
+        max(elsewhere.fusion.tuning_mrr.values()), abs=1e-4
+    )
 
 
 def test_a_lens_that_knows_nothing_cannot_help_and_the_verdict_says_so(tmp_path):

@@ -140,6 +140,9 @@ def test_a_fusion_is_named_by_what_was_done():
     assert weighed.short == "joined by score, 35% captions and 65% CLIP"
     assert "z-scores" in weighed.long
     assert fusion_words(Fusion("zscore", 0.0)).short == "joined by score, CLIP alone"
+    corrected = fusion_words(Fusion("corrected", 0.0))
+    assert corrected.short == "joined by score, CLIP alone, corrected"  # no longer CLIP's own order
+    assert "50% of how near a picture is to captions of other photos is taken off" in corrected.long
 
 
 def test_the_api_joins_as_asked(shelf):
@@ -153,15 +156,16 @@ def test_the_api_joins_as_asked(shelf):
         (("zscore",), Fusion("zscore", 0.5)),
         (("zscore", 1), Fusion("zscore", 1.0)),
         (("zscore", 0.0), Fusion("zscore", 0.0)),
+        (("corrected", 0.25), Fusion("corrected", 0.25)),
     ]:
         expected = shelf.entry().service.compare("dog beach", k=3, fusion=fusion).fused
         assert fused(*asked)[:2] == (str(fusion), [hit.id for hit in expected])
     for asked, why in [
-        (("minmax",), "one of default, rrf, zscore; got 'minmax'"),
+        (("minmax",), "one of default, rrf, zscore, corrected; got 'minmax'"),
         (("zscore", 1.5), "between 0 and 1; got '1.5'"),
         (("zscore", "much"), "between 0 and 1; got 'much'"),
         (("zscore", float("nan")), "between 0 and 1; got 'nan'"),
-        (("rrf", 0.5), "goes with the fusion zscore only"),
+        (("rrf", 0.5), "goes with the fusions zscore and corrected only"),
     ]:
         with pytest.raises(QueryError, match=why):
             fused(*asked)

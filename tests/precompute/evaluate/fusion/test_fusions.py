@@ -33,14 +33,18 @@ def hits(scores: np.ndarray, depth: int) -> list[Hit]:
 
 @pytest.mark.parametrize(
     "fusion",
-    [Fusion("rrf", k=60), Fusion("rrf", 0.3, 3), Fusion("cosine", 0.3), Fusion("zscore", 0.8)],
+    [
+        *(Fusion("rrf", k=60), Fusion("rrf", 0.3, 3), Fusion("cosine", 0.3)),
+        *(Fusion("zscore", 0.8), Fusion("corrected", 0.2)),
+    ],
     ids=str,
 )
 def test_a_block_is_fused_as_the_page_fuses_one_query(fusion):
     generator = np.random.default_rng(0)
     both = {"captions": generator.random((20, 30)), "clip": generator.random((20, 30)) / 3}
+    owed = generator.random(30) / 10
     rows, images = np.divmod(np.arange(600), 30)
-    ranks = BothLenses(*both.values()).ranks(fusion, rows, images).reshape(20, 30)
+    ranks = BothLenses(*both.values(), owed).ranks(fusion, rows, images).reshape(20, 30)
     compared = 0
     for row in range(20):
         own = {lens: scores[row] for lens, scores in both.items()}
@@ -49,6 +53,7 @@ def test_a_block_is_fused_as_the_page_fuses_one_query(fusion):
             {lens: hits(scores, 30) for lens, scores in own.items()},
             {lens: {str(i): float(s) for i, s in enumerate(own[lens])} for lens in own},
             {lens: Spread(float(own[lens].mean()), float(own[lens].std())) for lens in own},
+            owed={str(i): float(taken) for i, taken in enumerate(owed)},
         )
         if len({round(hit.score, 12) for hit in expected}) < 30:
             continue  # one query's ties are broken otherwise
@@ -175,6 +180,13 @@ def test_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
     assert peak < 4 * queries * images / 2  # half of one lens's scores
 
 
+def test_corrected_sums_are_tried_where_hubs_are_known_only():
+    kinds = {fusion.kind for fusion in candidates(corrected=False)}
+    assert kinds == {"rrf", "cosine", "minmax", "zscore"}
+    assert {fusion.kind for fusion in candidates()} - kinds == {"corrected"}
+
+
 def test_words_for_a_fusion_name_its_setting():
     assert str(Fusion("rrf", k=60)) == "reciprocal rank fusion, k = 60"
     assert str(Fusion("zscore", 0.35)) == "z-score sum, caption weight 0.35"
+    assert str(Fusion("corrected", 0.15)) == "corrected z-score sum, caption weight 0.15"
