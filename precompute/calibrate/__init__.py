@@ -1,11 +1,11 @@
 """Numbers fitted to a checkpoint: probe, thresholds of unsure captions and matches, namer."""
 
 __all__ = [
+    "composed",
     "hubs_command",
     "match_command",
     "names",
     "probe",
     "rerank_command",
-    "subtraction_command",
     "threshold_command",
 ]

@@ -45,13 +45,13 @@ def test_a_picture_is_added_and_taken_away_from_the_large_view(visit):
     dialog = page.locator("dialog.tl-dialog[open]")
     dialog.get_by_label("This, but").fill("a green train")
     dialog.get_by_label("This, but").press("Enter")
-    expect(page.locator(FIELD)).to_have_value(f"a green train like:{image_id(4)}")
+    expect(page.locator(FIELD)).to_have_value(f'"a green train"^2 like:{image_id(4)}')
     first(visit, 5)
     visit.cards().first.click()
     dialog.get_by_role("button", name="Less like this").click()
     expect(page.get_by_role("button", name="Remove less like a green train")).to_be_visible()
     expect(page.locator(FIELD)).to_have_value(
-        f"a green train like:{image_id(4)} -like:{image_id(5)}"
+        f'"a green train"^2 like:{image_id(4)} -like:{image_id(5)}'
     )
 
 

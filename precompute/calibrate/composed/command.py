@@ -1,4 +1,4 @@
-"""The command ``subtraction``: a gallery with references in, what ``X -Y`` does there out."""
+"""The command ``composed``: a gallery with references in, what queries of parts do there out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def run(
     profile: terminal.ProfileOption = None,
     device: terminal.DeviceOption = "auto",
 ) -> None:
-    """Measure whether a subtracted word is left out, and the other one kept, by weight."""
+    """Measure what X -Y leaves out and keeps, and what a picture and a word together find."""
     from core.config import get_settings
     from core.gallery.reader import Gallery
     from core.models.profiles import PROFILES, Models
-    from precompute.calibrate.subtraction import measure_subtraction, table
+    from precompute.calibrate.composed import picture_words, subtraction
 
     quiet_libraries(downloads=False)
     chosen = PROFILES[profile.value if profile else get_settings().profile]
-    opened = Gallery.open(gallery, chosen)
-    typer.echo(table(measure_subtraction(opened, Models(chosen, device=device))))
+    opened, models = Gallery.open(gallery, chosen), Models(chosen, device=device)
+    typer.echo(subtraction.table(subtraction.measure_subtraction(opened, models)))
+    typer.echo(f"\n{picture_words.table(picture_words.measure_picture_words(opened, models))}")

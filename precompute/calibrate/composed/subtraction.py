@@ -58,7 +58,7 @@ def measure_subtraction(gallery: Gallery, models: Models) -> list[Subtraction]:
     Raises:
         SourceError: The gallery has no references, or too few pictures.
     """
-    named = [_named(record.references) for record in gallery.records]
+    named = [named_in(record.references) for record in gallery.records]
     counts = Counter(word for words in named for word in words)
     words = [word for word, count in counts.most_common() if count >= _FEWEST_PICTURES]
     if not words:
@@ -70,7 +70,8 @@ def measure_subtraction(gallery: Gallery, models: Models) -> list[Subtraction]:
     return [found for lens in LENSES for found in _of_lens(gallery, models, lens, words, shows)]
 
 
-def _named(references: Sequence[str]) -> frozenset[str]:
+def named_in(references: Sequence[str]) -> frozenset[str]:
+    """Return the words of some references, but for those that name nothing."""
     return frozenset(word for text in references for word in words_of(text)) - FUNCTION_WORDS
 
 

@@ -1,4 +1,4 @@
-"""Subtraction is measured by what references name: here every word is a direction of its own."""
+"""Queries of parts are measured by what references name: here every word is a direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from core.errors import SourceError
 from core.search.index import Index
-from precompute.calibrate.subtraction import measure_subtraction, table
+from precompute.calibrate.composed import picture_words
+from precompute.calibrate.composed.picture_words import measure_picture_words
+from precompute.calibrate.composed.subtraction import measure_subtraction, table
 from tests.core.planted import records
 
 WORDS = ("dog", "grass", "snow")
@@ -24,8 +26,8 @@ class Directions:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def gallery(captions):
-    pictures = [replace(each, references=(text,)) for each, text in zip(
+def gallery(captions, times=1):
+    pictures = [replace(each, references=(text,) * times) for each, text in zip(
         records(len(captions)), captions, strict=True)]  # fmt: skip
     ids = [picture.id for picture in pictures]
     index = Index.build(Directions().encode_text(captions), ids, "flat")
@@ -46,3 +48,20 @@ def test_what_is_subtracted_is_left_out_and_what_is_wanted_kept():
 def test_a_gallery_without_references_is_refused():
     with pytest.raises(SourceError, match="at least 10 pictures"):
         measure_subtraction(SimpleNamespace(records=records(3)), None)
+
+
+def test_a_picture_and_a_word_find_both_where_either_alone_finds_one():
+    captions = [*["dog grass"] * 12, *["dog"] * 30, *["grass"] * 40, *["snow"] * 10]
+    models = SimpleNamespace(sentence=Directions(), clip=Directions())
+    shown = gallery(captions, times=2)
+    shown.embeddings = lambda _: Directions().encode_text(captions)
+    found = {each.how: each for each in measure_picture_words(shown, models) if each.lens == "clip"}
+    assert found["the picture"].shows_x == 1 and found["the picture"].both < 0.5
+    assert found["Y"].shows_y == 1 and found["Y"].both < 0.5
+    assert found["X Y"].both == found["the picture, Y^1"].both == 1
+    assert "the picture, Y^0.5" in picture_words.table([*found.values()])
+
+
+def test_a_gallery_whose_words_never_come_together_is_refused():
+    with pytest.raises(SourceError, match="the same two things"):
+        measure_picture_words(gallery(["dog", "grass"] * 20), None)
