@@ -98,7 +98,7 @@ def memory_figures(peaks: Mapping[int, Peaks]) -> Iterator[Figure]:
 
 
 def _make_photos(folder: Path, first: int, count: int) -> None:
-    """Write JPEGs of 320 x 240, all different, until there are so many."""
+    """Write JPEGs of 160 x 120, all different, until there are so many."""
     import numpy as np
     from PIL import Image
 
@@ -107,7 +107,7 @@ def _make_photos(folder: Path, first: int, count: int) -> None:
         place.mkdir(parents=True, exist_ok=True)
         few = np.random.default_rng(number).integers(0, 255, (12, 16, 3), np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(few).resize((320, 240)).save(buffer, "JPEG")
+        Image.fromarray(few).resize((160, 120)).save(buffer, "JPEG")
         (place / f"{number:06d}.jpg").write_bytes(buffer.getvalue())
 
 
@@ -184,6 +184,7 @@ def _main(folder: Path, out: Path) -> None:
             out,
             small_profile_in(folder / "models"),
             device="cpu",
+            batch_size=32,
             large_up_to=0,
             progress=False,
         )

@@ -38,6 +38,10 @@ _WAYS: dict[str, tuple[tuple[str, ...], int]] = {
 }
 """By ``--executor``: what launches it, and the threads of each of its processes with models."""
 _SHARD = 8
+_FEW = 2 * _SHARD
+"""A shard for each of two ranks, and as many pictures as a map by t-SNE needs: all that starts once
+has started then."""
+_MANY = 1000
 _MOST_MORE = 0.15
 _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
@@ -47,12 +51,17 @@ class _Cost:
     cpu_s: float
     wall_s: float
 
-    def without(self, start: _Cost) -> _Cost:
-        return _Cost(self.cpu_s - start.cpu_s, self.wall_s - start.wall_s)
+    def plus(self, other: _Cost, times: float = 1.0) -> _Cost:
+        return _Cost(self.cpu_s + times * other.cpu_s, self.wall_s + times * other.wall_s)
+
+    def over(self, pictures: int) -> _Cost:
+        return _Cost(self.cpu_s / pictures, self.wall_s / pictures)
 
 
 def executors(source: str | None, images: int, name: ProfileName, say: Say) -> dict[str, Any]:
     """Build the same pictures by each executor in turn, few of them first: what starting costs.
+
+    What many pictures would take is computed from the start and the time of a further picture.
 
     Args:
         source: Photos; None takes those that ship inside installed packages.
@@ -68,7 +77,7 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as made:
         folder = Path(made)
         source = source or str(packaged_photos(folder / "photos"))
-        for count in (_SHARD, images):
+        for count in (_FEW, images):
             for executor in _WAYS:
                 say(f"{executor}, {count} pictures ...")
                 out = folder / f"{executor}-{count}"
@@ -92,37 +101,51 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
 
 
 def _figures(executor: str, costs: dict[tuple[str, int], _Cost], images: int) -> list[Figure]:
-    own, alone = costs[executor, images], costs["local", images]
-    later = own.without(costs[executor, _SHARD])
-    later_alone = alone.without(costs["local", _SHARD])
-    figures = [
-        Figure(f"{executor}: CPU in all", own.cpu_s, "s", images),
-        Figure(f"{executor}: time in all", own.wall_s, "s", images),
-        Figure(
-            f"{executor}: CPU a further picture",
-            later.cpu_s / (images - _SHARD),
-            "s",
-            images - _SHARD,
-        ),
-        Figure(
-            f"{executor}: time a further picture",
-            later.wall_s / (images - _SHARD),
-            "s",
-            images - _SHARD,
-        ),
-    ]
-    if executor != "local":
-        more = {
-            "CPU in all": own.cpu_s / alone.cpu_s,
-            "time in all": own.wall_s / alone.wall_s,
-            "CPU of further pictures": later.cpu_s / later_alone.cpu_s,
-            "time of further pictures": later.wall_s / later_alone.wall_s,
-        }
-        figures += [
-            Figure(f"{executor}: {what}, more than local", share - 1, "", images, target=_MOST_MORE)
-            for what, share in more.items()
-        ]
+    further = images - _FEW
+    own, alone = (
+        _Costs.of(costs[who, _FEW], costs[who, images], further) for who in (executor, "local")
+    )
+    many = f"{_MANY:,} pictures, computed"
+    figures: list[Figure] = []
+    for what, cost, n in (
+        (f"{images} pictures", own.measured, images),
+        ("start", own.start, 2),
+        ("a further picture", own.each, further),
+        (many, own.computed(_MANY), 0),
+    ):
+        figures.append(Figure(f"{executor}: CPU of {what}", cost.cpu_s, "s", n))
+        figures.append(Figure(f"{executor}: time of {what}", cost.wall_s, "s", n))
+    if executor == "local":
+        return figures
+    for what, more, less, n in (
+        (f"{images} pictures", own.measured, alone.measured, images),
+        ("further pictures", own.each, alone.each, further),
+        (many, own.computed(_MANY), alone.computed(_MANY), 0),
+    ):
+        for kind, share in (
+            ("CPU", more.cpu_s / less.cpu_s),
+            ("time", more.wall_s / less.wall_s),
+        ):
+            name = f"{executor}: {kind} of {what}, more than local"
+            figures.append(Figure(name, share - 1, "", n, target=_MOST_MORE))
     return figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What an executor took: in all, before any picture, and for each of those after the first."""
+
+    measured: _Cost
+    start: _Cost
+    each: _Cost
+
+    @classmethod
+    def of(cls, few: _Cost, all_of_them: _Cost, further: int) -> _Costs:
+        each = all_of_them.plus(few, -1).over(further)
+        return cls(all_of_them, few.plus(each, -_FEW), each)
+
+    def computed(self, pictures: int) -> _Cost:
+        return self.start.plus(self.each, pictures)
 
 
 def _build(

@@ -174,8 +174,10 @@ class _Build:
 
     def _begin(self, plan: dict[str, Any]) -> None:
         """Take up an unfinished build of the same plan, or start."""
-        if not self._workspace.holds(plan) and self._options.executor != "ray":
+        found = self._workspace.plan()
+        if found and not self._workspace.holds(plan) and self._options.executor != "ray":
             # Before an older unfinished build is thrown away: a missing model then costs nothing.
+            # Else all ranks load theirs at the same time, with their first pictures.
             self._describing.try_models()
         differs = self._workspace.begin(plan)
         if differs:

@@ -68,7 +68,7 @@ def make_shards(
 
     prepared = ahead(flat(), ready, window)
     try:
-        with _Writer(workspace).writing() as writer:
+        with ShardWriter(workspace).writing() as writer:
             for number, own in groupby(prepared, key=itemgetter(0)):
                 described = describing((row for _, row in own), writer.keep, advance)
                 writer.end_shard(partial(write, workspace, number, described))
@@ -78,13 +78,17 @@ def make_shards(
     return made
 
 
-class _Writer:
+class ShardWriter:
     """One thread that writes in the order in which it is asked, while the models go on.
 
     At most one shard is written while the next one is described.
+
+    Args:
+        workspace: Takes the shards.
     """
 
     def __init__(self, workspace: Workspace) -> None:
+        """Start a thread that waits."""
         self._folder = workspace.copies
         self._thread = ThreadPoolExecutor(1, "write")
         self._waiting: deque[Future[None]] = deque()
@@ -121,7 +125,7 @@ class _Writer:
             raise
 
     @contextmanager
-    def writing(self) -> Iterator[_Writer]:
+    def writing(self) -> Iterator[ShardWriter]:
         """Write what is left before leaving, on an error too: it was described already."""
         try:
             yield self

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import MissingDependencyError, TwoLensError
 from precompute.build.earlier import EarlierGallery
+from precompute.build.executors.local import ShardWriter
 from precompute.build.shards.pictures import Picture
 from precompute.build.shards.stages import Decoding, Describing, ShardRows, write
 from precompute.build.workspace import Workspace
@@ -97,6 +100,9 @@ class _Describer:
             TextReader() if options.read_text else None,
             *earlier,
         )
+        # While the first shard is decoded; what cannot be loaded is refused when that is described.
+        with suppress(TwoLensError):
+            self._describing.try_models()
 
     def describe(self, number: int, rows: list[Picture | Skipped] | _Refusal) -> int | _Refusal:
         if isinstance(rows, _Refusal):
@@ -105,11 +111,9 @@ class _Describer:
             return 0
 
         def written() -> int:
-            described = self._describing(
-                rows,
-                lambda image_id, copies: copies.write(self._workspace.copies, image_id, sync=True),
-            )
-            write(self._workspace, number, described)
+            with ShardWriter(self._workspace).writing() as writer:
+                described = self._describing(rows, writer.keep)
+                writer.end_shard(partial(write, self._workspace, number, described))
             return described.shard.rows
 
         return _answered(written)

@@ -30,10 +30,15 @@ def test_starting_is_told_from_each_further_picture(monkeypatch):
     said: list[str] = []
     found = bench.executors("photos", 48, "mini", said.append)
     values = {figure["name"]: figure["value"] for figure in found["figures"]}
-    assert values["local: CPU in all"] == 58 and values["ray: CPU a further picture"] == 1
-    assert values["accelerate: CPU in all, more than local"] == pytest.approx(106 / 58 - 1)
+    assert values["local: CPU of 48 pictures"] == 58
+    assert values["local: CPU of start"] == pytest.approx(10)
+    assert values["ray: CPU of a further picture"] == 1
+    assert values["accelerate: CPU of 48 pictures, more than local"] == pytest.approx(106 / 58 - 1)
     assert values["accelerate: CPU of further pictures, more than local"] == pytest.approx(1)
     assert values["ray: time of further pictures, more than local"] == pytest.approx(0)
+    assert values["accelerate: time of 1,000 pictures, computed"] == pytest.approx(1010)
+    many = values["accelerate: time of 1,000 pictures, computed, more than local"]
+    assert many == pytest.approx(1010 / 510 - 1)
     assert said[-1] == "One thread and two make other bytes of: records."
 
 
