@@ -36,7 +36,7 @@ from precompute.build.plan import (
     plan_of,
 )
 from precompute.build.report import BuildResult, report_of
-from precompute.build.shards.stages import Decoding, Describing, ShardRows, wanted
+from precompute.build.shards.stages import Decoding, Describing, ShardRows, of_rank, wanted
 from precompute.build.workspace import REPORT_FILE, Workspace
 from precompute.sources.open import open_source
 from precompute.sources.types import Source
@@ -223,8 +223,11 @@ class _Build:
     ) -> dict[int, int]:
         options, ranks = self._options, self._ranks
         updates = PLAN_KEY in plan
-        first, step = (ranks.number, ranks.count) if ranks else (0, 1)
-        numbers = wanted(done, options.shard_size, first, step)
+        numbers = wanted(done, options.shard_size)
+        if ranks:
+            ranks.wait()  # all have seen what is done: from now on there is more
+            total = self._source.total
+            numbers = of_rank(done, options.shard_size, total, ranks.number, ranks.count)
         with self._bar(resumed) as advance:
             if options.executor == "ray":
                 work = Work(options, self._settings, self._workspace.out, updates)

@@ -96,7 +96,6 @@ class Source(Protocol):
         revision: Commit of a Hub dataset.
         columns: Which column is what.
         total: Rows that will be read, if that is known beforehand.
-        seekable: Whether reading from a row in the middle costs no more than from the first.
         fingerprint: Changes when the content does, as far as can be told without reading it all.
         remarks: Sentences for the operator about what was found and how it was read.
     """
@@ -107,9 +106,16 @@ class Source(Protocol):
     revision: str | None
     columns: Columns
     total: int | None
-    seekable: bool
     fingerprint: str
     remarks: list[str]
+
+    def entry(self, start: int) -> int:
+        """Return the row, at most ``start``, from which the source has to be read to get there.
+
+        Raises:
+            SourceError: The source stopped answering.
+        """
+        ...
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the rows from number ``start`` (from 0) up to the limit.

@@ -57,10 +57,35 @@ def wanted(
             return
 
 
+def of_rank(
+    done: Mapping[int, int], shard_size: int, total: int | None, rank: int, ranks: int
+) -> Iterator[int]:
+    """Yield the numbers of the shards that one of several ranks makes.
+
+    Where the source says how many rows it has, they follow on each other: what a stream holds
+    before and after them is not read. Else they are every n-th.
+
+    Args:
+        done: Rows of the finished shards by number; the same for all ranks.
+        shard_size: Rows of a whole shard; one with fewer is the last.
+        total: Rows of the source, if that is known.
+        rank: From 0.
+        ranks: Of all.
+    """
+    if total is None:
+        yield from wanted(done, shard_size, rank, ranks)
+        return
+    end = -(-total // shard_size)
+    left = [number for number in range(end) if number not in done]
+    yield from left[len(left) * rank // ranks : len(left) * (rank + 1) // ranks]
+    if rank == ranks - 1:  # a source may have more rows than it says
+        yield from wanted(done, shard_size, end)
+
+
 class ShardRows:
     """Reads the rows of shards by number.
 
-    A source that cannot be entered in the middle is read on from where the last shard ended.
+    A source is read on from where the last shard ended, unless it can be entered further on.
 
     Args:
         source: The rows.
@@ -80,7 +105,8 @@ class ShardRows:
             SourceError: The source stopped answering.
         """
         start = number * self._size
-        if self._rows is None or start < self._at or (start > self._at and self._source.seekable):
+        ahead = start > self._at and self._source.entry(start) > self._at
+        if self._rows is None or start < self._at or ahead:
             self._rows, self._at = iter(self._source.read(start)), start
         rows = list(islice(self._rows, start - self._at, start - self._at + self._size))
         self._at = start + self._size

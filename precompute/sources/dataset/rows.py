@@ -17,6 +17,7 @@ from core.errors import SourceError
 from precompute.sources.caption_columns import check_column, holds_captions, no_captions
 from precompute.sources.dataset.image_cells import read_cell
 from precompute.sources.dataset.remote_files import RemoteFiles
+from precompute.sources.dataset.row_groups import RowGroups
 from precompute.sources.types import (
     IMAGE_COLUMNS,
     Columns,
@@ -85,7 +86,7 @@ class DatasetSource:
         image = find_image_column(features, options)
         inner = _item(features[image])
         self._several = inner is not None
-        self.seekable = hasattr(dataset, "__len__") and not self._several
+        self._groups = RowGroups.of(dataset)
         self.columns = _find_columns(features, options, image)
         if isinstance(inner or features[image], datasets.Image):
             undecoded: Any = datasets.Image(decode=False)
@@ -113,6 +114,15 @@ class DatasetSource:
         if self.columns.references is None and self.columns.given is None and len(features) > 1:
             self.remarks.append(no_captions(list(features)))
 
+    def entry(self, start: int) -> int:
+        """Return where reading on to a row begins: there, at its row group, or at the first row."""
+        if self._several:
+            return 0
+        if hasattr(self._dataset, "__len__"):
+            return start
+        groups = self._groups
+        return 0 if groups is None else reaching(self.name, lambda: groups.entry(start))
+
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the rows from number ``start`` on; of a row with several pictures, each."""
         if not self._several:
@@ -123,7 +133,7 @@ class DatasetSource:
         yield from islice(self._pictures(0), start, self._limit)
 
     def _pictures(self, start: int) -> Iterator[SourceImage]:
-        rows = self._rows(start)
+        rows = reaching(self.name, lambda: self._rows(start), after=start)
         for number in range(start, start + self._most_rows(start)):
             row = reaching(self.name, lambda: next(rows, None), after=number)
             if row is None:
@@ -201,6 +211,8 @@ class DatasetSource:
         if hasattr(self._dataset, "__len__"):
             dataset: Any = self._dataset
             return iter(dataset.select(range(min(start, len(dataset)), len(dataset))))
+        if start and self._groups is not None:
+            return self._groups.read(self._dataset, start)
         return iter(self._dataset.skip(start))
 
     def _most_rows(self, start: int) -> int:
@@ -216,6 +228,8 @@ class DatasetSource:
             count = len(dataset)
         elif dataset.info.splits and self.split in dataset.info.splits:
             count = dataset.info.splits[self.split].num_examples or None
+        elif self._groups is not None:
+            count = reaching(self.name, self._groups.count)
         if count is None or self._limit is None:
             return count if count is not None else self._limit
         return min(count, self._limit)

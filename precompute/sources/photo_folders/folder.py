@@ -51,7 +51,6 @@ class FolderSource:
     """
 
     revision: str | None = None
-    seekable = True
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
         """List the files and read the metadata; open no image."""
@@ -97,6 +96,10 @@ class FolderSource:
         self._names = names[: options.limit]
         self.total: int | None = len(self._names)
         self.fingerprint = self._fingerprint(listing.stamps)
+
+    def entry(self, start: int) -> int:
+        """Return the number of a file, for it can be read at once."""
+        return start
 
     def read(self, start: int) -> Iterator[SourceImage]:
         """Yield the files from number ``start`` on."""

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from precompute.build import pipeline
-from precompute.build.shards.stages import ShardRows
+from precompute.build.shards.stages import ShardRows, of_rank
 from tests.precompute.build.builds import build, litter, options, photos, same_gallery
 from tests.precompute.conftest import noise_photo
 from tests.precompute.planted_models import PROFILE, planted_models
@@ -44,11 +45,18 @@ def whole(source) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("seekable", "entered"), [(True, [5, 15]), (False, [5])])
-def test_a_stream_is_read_on_and_all_else_entered_where_a_shard_begins(seekable, entered):
+@pytest.mark.parametrize(
+    ("groups", "entered"),
+    [(1, [5, 15]), (7, [5, 15]), (12, [5, 15]), (16, [5]), (100, [5])],
+    ids=["any row", "small groups", "a group between", "a group under way", "a stream"],
+)
+def test_a_source_is_read_on_or_entered_where_that_reads_less(groups, entered):
     class Numbers:
         def __init__(self) -> None:
-            self.seekable, self.entered = seekable, []
+            self.entered = []
+
+        def entry(self, start):
+            return start // groups * groups
 
         def read(self, start):
             self.entered.append(start)
@@ -63,6 +71,30 @@ def test_a_stream_is_read_on_and_all_else_entered_where_a_shard_begins(seekable,
         [],
     ]
     assert source.entered == entered
+
+
+@pytest.mark.parametrize("done", [{}, {0: 5, 3: 5}, {4: 2}, {n: 5 for n in range(4)} | {4: 2}])
+@pytest.mark.parametrize("total", [22, 12, 40, None])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_ranks_make_each_shard_once_whatever_the_source_says_of_its_length(done, total, ranks):
+    """A source of 22 rows, of which 12 or 40 may be said: what lies behind its end is empty."""
+    shares = []
+    for rank in range(ranks):
+        own = []
+        for number in of_rank(done, 5, total, rank, ranks):
+            if number >= 4:  # the last, and what would follow it
+                own += [number] * (number == 4)
+                break
+            own.append(number)
+        shares.append(own)
+    assert sorted(number for own in shares for number in own) == [
+        number for number in range(5) if number not in done
+    ]
+
+
+def test_ranks_share_what_is_left_in_runs():
+    shares = [list(islice(of_rank({1: 5}, 5, 25, rank, 2), 2)) for rank in range(2)]
+    assert shares == [[0, 2], [3, 4]]
 
 
 def test_a_shard_made_before_those_it_follows(source, whole, tmp_path, monkeypatch):
@@ -104,7 +136,7 @@ def test_two_ranks_of_which_one_dies_at_first(source, whole, tmp_path):
     assert launch(dies="1").returncode != 0
     assert not out.exists()
     made = {path.stem for path in (tmp_path / ".g.building" / "shards").glob("*.json")}
-    assert "00001" in made and "00003" not in made  # the second rank's
+    assert "00002" in made and "00003" not in made  # the second rank's
     done = launch(dies="none")
     assert done.returncode == 0, done.stderr[-3000:]
     same_gallery(out, whole)
