@@ -112,12 +112,17 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Pictures in one batch: 8 on a CPU, 32 on a GPU. One that does not fit into "
-            "memory is halved.",
+            help="Pictures in one batch: 8 on a CPU, 32 or more on a GPU, whichever it is fastest "
+            "with. One that does not fit into memory is halved.",
             show_default=False,
         ),
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Rows between two checkpoints.")] = 64,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rows between two checkpoints: 64, on a GPU 256.", show_default=False
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="auto, cpu, cuda or cuda:N; TWOLENS_DEVICE, or auto."),
@@ -177,7 +182,7 @@ def run(
         from precompute.build.executors.ranks import is_first_rank
         from precompute.build.pipeline import BuildOptions
         from precompute.build.pipeline import build as build_gallery
-        from precompute.build.plan import batch_size_for
+        from precompute.build.plan import sizes_for
         from precompute.sources.presets import expand
         from precompute.sources.presets import preset as preset_named
         from precompute.sources.types import SourceOptions
@@ -190,6 +195,7 @@ def run(
         chosen = with_clip(chosen, clip or settings.clip)
         remote = (spec.source.startswith("hub:") for spec in (chosen.captioner, chosen.clip))
         quiet_libraries(downloads=any(remote))
+        usual_batch, usual_shard = sizes_for(device or settings.device)
         options = BuildOptions(
             source=expand(
                 SourceOptions(
@@ -205,8 +211,9 @@ def run(
             ),
             out=out,
             profile=chosen,
-            batch_size=batch_size or batch_size_for(device or settings.device),
-            shard_size=shard_size,
+            batch_size=batch_size or usual_batch,
+            grow_batch=batch_size is None and executor is not ExecutorChoice.ray,
+            shard_size=shard_size or usual_shard,
             device=device or settings.device,
             captions_per_image=captions_per_image,
             caption_pooling=caption_pooling.value,

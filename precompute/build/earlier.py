@@ -15,6 +15,7 @@ from core.files import sha256_of
 from core.gallery.layout import MANIFEST_FILE
 from core.gallery.reader import Gallery
 from core.records import CORRECTED, Caption
+from precompute.build.plan import BATCH_KEY
 from precompute.build.shards.stages import OfPicture
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def digests_of(plan: Mapping[str, Any]) -> dict[str, str]:
 
     They tell nothing of the folders and names that a plan holds.
     """
-    rest = {key: value for key, value in plan.items() if key not in ("source", "content", PLAN_KEY)}
+    apart = ("source", "content", PLAN_KEY, BATCH_KEY)
+    rest = {key: value for key, value in plan.items() if key not in apart}
     rest["decoding"] = dict(rest["decoding"])
     content = [plan["content"], rest["decoding"].pop(_FOLLOWS_CONTENT)]
     parts = {"source": plan["source"], "content": content, "settings": rest}

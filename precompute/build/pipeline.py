@@ -6,13 +6,14 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.config import Settings, get_settings
 from core.errors import GalleryError, SourceError
 from core.gallery.copies import CopiesFolder
-from core.models.devices import give_back_memory
+from core.models.devices import give_back_memory, resolve_device
 from core.models.profiles import Models
 from core.models.text_reader import TextReader
 from precompute.build.assemble import Assembly, assemble
@@ -29,6 +30,7 @@ from precompute.build.executors.ranks import Ranks
 from precompute.build.executors.ray_cluster import Work
 from precompute.build.executors.ray_cluster import make_shards as make_on_ray
 from precompute.build.plan import (
+    BATCH_KEY,
     BuildOptions,
     check_apart,
     check_sizes,
@@ -152,6 +154,7 @@ class _Build:
                     nothing_to_do = is_current(workspace.out, plan, REPORT_FILE)
                     plan = {**plan, PLAN_KEY: manifest_sha256(workspace.out)}
             if not nothing_to_do:
+                plan = self._with_batch(plan)
                 self._begin(plan)
             if self._ranks:
                 self._ranks.wait()
@@ -165,12 +168,35 @@ class _Build:
         assert self._ranks is not None
         self._ranks.wait()
         found = self._workspace.plan()
-        if PLAN_KEY in found:
-            plan = {**plan, PLAN_KEY: found[PLAN_KEY]}
+        plan = {**plan, **{key: found[key] for key in (PLAN_KEY, BATCH_KEY) if key in found}}
+        self._take_batch(plan)
         if self._workspace.holds(plan):
             self._make_shards(plan, self._workspace.finished(), 0)
             self._ranks.wait()
         self._ranks.leave()
+
+    def _with_batch(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Name the size of batches in a plan that leaves it to the GPU: once for all shards.
+
+        An unfinished build of the same plan goes on with the one that it began with.
+        """
+        options = self._options
+        if not options.grow_batch or (device := resolve_device(self._models.device)) == "cpu":
+            return plan
+        known = {**plan, BATCH_KEY: self._workspace.plan().get(BATCH_KEY)}
+        if not self._workspace.holds(known):
+            # All that are tried have twice the pictures of the largest: a twentieth of the work.
+            few = options.shard_size if self._source.total is None else self._source.total // 40
+            most = min(options.shard_size, few)
+            known[BATCH_KEY] = self._describing.fastest_batch(device, most)
+            self._say(f"Batches of {known[BATCH_KEY]} pictures.")
+        self._take_batch(known)
+        return known
+
+    def _take_batch(self, plan: dict[str, Any]) -> None:
+        if BATCH_KEY in plan:
+            self._options = replace(self._options, batch_size=plan[BATCH_KEY])
+            self._describing = self._describes(None)
 
     def _begin(self, plan: dict[str, Any]) -> None:
         """Take up an unfinished build of the same plan, or start."""

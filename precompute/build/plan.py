@@ -23,8 +23,12 @@ Executor = Literal["local", "accelerate", "ray"]
 
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32
-"""As many as a captioner takes at once; halved where memory does not suffice."""
+"""As many as a captioner takes at once to begin with; halved where memory does not suffice."""
 SHARD_SIZE = 64
+GPU_SHARD_SIZE = 256
+"""No batch is larger than its shard."""
+BATCH_KEY = "batch size found"
+"""Of a plan: as many pictures as the GPU of the first rank describes fastest at once."""
 MAX_CAPTIONS_PER_IMAGE = 20
 LARGE_UP_TO = 2_000
 """Most pictures of a source for which large copies are kept unless another number is given."""
@@ -41,6 +45,7 @@ class BuildOptions:
         out: Folder that the gallery will be.
         profile: Models that caption and embed.
         batch_size: Pictures a model sees at once.
+        grow_batch: Whether a GPU is given as many more as it describes faster.
         shard_size: Rows after which progress is kept; at most that many are done twice.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         captions_per_image: Most captions generated for a picture.
@@ -57,6 +62,7 @@ class BuildOptions:
     out: Path
     profile: Profile
     batch_size: int = BATCH_SIZE
+    grow_batch: bool = False
     shard_size: int = SHARD_SIZE
     device: str = "auto"
     captions_per_image: int = 1
@@ -132,9 +138,15 @@ def plan_of(options: BuildOptions, source: Source, settings: Settings) -> dict[s
     }
 
 
-def batch_size_for(device: str) -> int:
-    """Return the batch size for a device, see :func:`core.models.devices.resolve_device`."""
-    return BATCH_SIZE if resolve_device(device) == "cpu" else GPU_BATCH_SIZE
+def sizes_for(device: str) -> tuple[int, int]:
+    """Return the sizes of batches and of shards for a device.
+
+    Args:
+        device: See :func:`core.models.devices.resolve_device`.
+    """
+    if resolve_device(device) == "cpu":
+        return BATCH_SIZE, SHARD_SIZE
+    return GPU_BATCH_SIZE, GPU_SHARD_SIZE
 
 
 def large_px(options: BuildOptions, source: Source, settings: Settings) -> int | None:

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from precompute.build.pipeline import build
+from precompute.build import pipeline
 from precompute.build.workspace import Workspace
 from tests.precompute.build.builds import options
 from tests.precompute.planted_models import PROFILE, planted_models
@@ -23,8 +23,10 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         Workspace.write_shard = write
-    asked = options(source, out, PROFILE, device="cpu", executor="accelerate")
-    build(asked, models=planted_models())
+    # As on GPUs, where the first rank finds the size of batches and the others are told.
+    pipeline.resolve_device = lambda _: "cuda:0"
+    asked = options(source, out, PROFILE, device="cpu", executor="accelerate", grow_batch=True)
+    pipeline.build(asked, models=planted_models())
 
 
 if __name__ == "__main__":

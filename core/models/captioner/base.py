@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -30,9 +30,6 @@ from core.records import Caption
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_LARGEST_BATCH = 32
-"""Images that are in memory as tensors at once; a longer request is cut into several."""
 
 _WORDINESS = 0.08
 """What a word costs after a given start, in the units of a caption's nll: of a thing that the
@@ -139,18 +136,19 @@ class GeneratingCaptioner(ABC):
     def caption(self, images: Sequence[Image]) -> list[Caption]:
         """Caption RGB images, in order; a doubtful caption is decoded once more, differently.
 
+        All of them are in memory as tensors at once.
+
         Returns:
             One caption an image. Its text is empty only under the flag ``empty``; ``retried``
             says that the first attempt was doubtful. The confidence is the mean probability that
             the model itself, before any penalty or constraint of the search, gave the generated
             tokens, the end token among them.
         """
+        if not images:
+            return []
         loaded = self.load()
-        return [
-            one.caption
-            for batch in batches(images)
-            for one in self._describe(loaded, batch, self._encode(loaded, batch), {})
-        ]
+        described = self._describe(loaded, images, self._encode(loaded, images), {})
+        return [one.caption for one in described]
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
         """Write several captions of each RGB image, in order.
@@ -164,20 +162,21 @@ class GeneratingCaptioner(ABC):
         """
         if count <= 1:
             return [(caption,) for caption in self.caption(images)]
+        if not images:
+            return []
         loaded = self.load()
         found: list[tuple[Caption, ...]] = []
-        for batch in batches(images):
-            known: dict[str, np.ndarray] = {}
-            encoded = self._encode(loaded, batch)
-            described = self._describe(loaded, batch, encoded, known)
-            further = self._further(loaded, encoded, batch, count - 1)
-            for one, more in zip(described, further, strict=True):
-                captions = distinct_captions((one.caption, *one.others, *more))
-                if one.predicted is not None:
-                    embeddings = self._embedded(captions, known)
-                    order = select_captions(embeddings, one.predicted, first=0)
-                    captions = tuple(captions[place] for place in order)
-                found.append(captions)
+        known: dict[str, np.ndarray] = {}
+        encoded = self._encode(loaded, images)
+        described = self._describe(loaded, images, encoded, known)
+        further = self._further(loaded, encoded, images, count - 1)
+        for one, more in zip(described, further, strict=True):
+            captions = distinct_captions((one.caption, *one.others, *more))
+            if one.predicted is not None:
+                embeddings = self._embedded(captions, known)
+                order = select_captions(embeddings, one.predicted, first=0)
+                captions = tuple(captions[place] for place in order)
+            found.append(captions)
         return found
 
     def _describe(
@@ -372,9 +371,3 @@ def _with_encoded(model: Any, encoded: EncodedImages) -> Any:  # noqa: ANN401 - 
     view = copy(model)
     view._modules = {**model._modules, "vision_model": Known()}
     return view
-
-
-def batches(images: Sequence[Image]) -> Iterator[Sequence[Image]]:
-    """Cut a request into batches that fit into memory."""
-    for start in range(0, len(images), _LARGEST_BATCH):
-        yield images[start : start + _LARGEST_BATCH]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.models.captioner.base import GeneratingCaptioner, Loaded, batches
+from core.models.captioner.base import GeneratingCaptioner, Loaded
 from core.models.captioner.loading import decoding_of, read_instructblip, supported_precision
 from core.models.captioner.naming import read_namer
 from core.models.captioner.rerank import read_probe
@@ -50,10 +50,7 @@ class InstructBlipCaptioner(GeneratingCaptioner):
 
     def class_tokens(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return what the image tower says of each RGB image as a whole, float32 (n, width)."""
-        loaded = self.load()
-        return np.concatenate(
-            [self._encode(loaded, batch).class_tokens() for batch in batches(images)]
-        )
+        return self._encode(self.load(), images).class_tokens()
 
     def _load(self) -> Loaded:
         from core.models.devices import resolve_device

@@ -8,6 +8,7 @@ own pictures only, and what other shards hold of the same pictures is settled on
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
@@ -18,10 +19,10 @@ from PIL import Image
 from core.describing import Describer, record_of
 from core.errors import ModelError
 from core.gallery.copies import Copies, CopySizes
-from core.images.decode import DecodeLimits
+from core.images.decode import WORKING_PX, DecodeLimits
 from core.records import Caption, ImageRecord, Lens
 from precompute.build.plan import BuildOptions, large_px
-from precompute.build.shards.memory import FittingBatches
+from precompute.build.shards.memory import FittingBatches, fastest_batch, twice_fits_gpu
 from precompute.build.shards.pictures import Picture, given_caption, prepare, text_fields
 from precompute.build.shards.shard import Note, Shard, Skipped, duplicate_of
 
@@ -209,6 +210,29 @@ class Describing:
         blank = Image.new("RGB", (64, 64))
         given = None if self._options.source.captions_from is None else [Caption("")]
         self.describer.describe([blank], given)
+
+    def fastest_batch(self, device: str, most: int) -> int:
+        """Return how many pictures a GPU describes fastest at once, tried with noise.
+
+        Args:
+            device: ``cuda`` or ``cuda:N``.
+            most: No more than so many.
+
+        Raises:
+            ModelError: A model is missing or cannot run.
+        """
+        noise = Image.effect_noise((WORKING_PX, WORKING_PX), 64).convert("RGB")
+        from_source = self._options.source.captions_from is not None
+
+        def seconds(count: int) -> float:
+            given = [Caption("a picture")] * count if from_source else None
+            started = time.perf_counter()
+            self.describer.describe([noise] * count, given)
+            return time.perf_counter() - started
+
+        return fastest_batch(
+            seconds, self._options.batch_size, most, lambda: twice_fits_gpu(device)
+        )
 
     def __call__(
         self,
