@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -88,8 +89,19 @@ def fastest_batch(
     return size
 
 
+def forget_peak(device: str) -> None:
+    """Forget what a GPU held at most so far, such as when models were loaded, if it was used yet.
+
+    Args:
+        device: ``cuda`` or ``cuda:N``.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def twice_fits_gpu(device: str) -> bool:
-    """Tell whether a GPU has memory for a batch twice as large as the largest so far.
+    """Tell whether a GPU has memory for a batch twice as large as the one just worked on.
 
     Args:
         device: ``cuda`` or ``cuda:N``.

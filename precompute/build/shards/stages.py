@@ -22,7 +22,12 @@ from core.gallery.copies import Copies, CopySizes
 from core.images.decode import WORKING_PX, DecodeLimits
 from core.records import Caption, ImageRecord, Lens
 from precompute.build.plan import BuildOptions, large_px
-from precompute.build.shards.memory import FittingBatches, fastest_batch, twice_fits_gpu
+from precompute.build.shards.memory import (
+    FittingBatches,
+    fastest_batch,
+    forget_peak,
+    twice_fits_gpu,
+)
 from precompute.build.shards.pictures import Picture, given_caption, prepare, text_fields
 from precompute.build.shards.shard import Note, Shard, Skipped, duplicate_of
 
@@ -226,6 +231,7 @@ class Describing:
 
         def seconds(count: int) -> float:
             given = [Caption("a picture")] * count if from_source else None
+            forget_peak(device)
             started = time.perf_counter()
             self.describer.describe([noise] * count, given)
             return time.perf_counter() - started
