@@ -16,7 +16,8 @@ from core.errors import ImageError, ModelError, SourceError
 from core.files import write_atomically
 from core.images.decode import DecodeLimits, decode
 from core.models.captioner.settings import DECODING_FILE
-from core.models.captioner.unsure import UnsureRule, fits
+from core.models.captioner.unsure import HUBNESS_WEIGHT, UnsureRule, fits
+from core.models.clip.hubs import text_bank
 from core.models.locate import local_folder, revision_of
 from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 
@@ -86,7 +87,9 @@ def choose_rule(
         sure += [caption.confidence or 0.0 for caption in captions]
         parts.append(models.clip.encode_image(batch))
     usual = tuple(dict.fromkeys(texts[: len(photos)]))[:_USUAL]
-    fit = fits(models.clip, texts, np.concatenate(parts), usual)
+    clip = models.profile.clip
+    weight = HUBNESS_WEIGHT if text_bank(clip) is not None else 0.0
+    fit = fits(models.clip, texts, np.concatenate(parts), usual, weight)
     own, rest = fit[: len(photos)], fit[len(photos) :]
     below = round(float(np.quantile(own, share)), 4)
     called, caught = own < below, rest < below
@@ -94,7 +97,7 @@ def choose_rule(
     is_like = np.arange(len(fit)) < len(photos)
     close = _closeness(texts[: len(photos)], photos, models)
     return UnsureChoice(
-        rule=UnsureRule(below, usual, revision_of(models.profile.clip)),
+        rule=UnsureRule(below, usual, revision_of(clip), weight),
         like=len(own),
         out_of_distribution=len(rest),
         called=float(called.mean()),
@@ -158,6 +161,7 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
         "usual": list(choice.rule.usual),
         "clip": clip,
         "clip_revision": choice.rule.clip_revision,
+        "hubness_weight": choice.rule.hubness_weight,
         "chosen_on": f"{photos}, {choice.like} photos",
         "called_unsure": round(choice.called, 3),
         "out_of_distribution_caught": round(choice.caught, 3),

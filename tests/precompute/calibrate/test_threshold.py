@@ -7,18 +7,22 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from core.describing import Describer
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import DECODING_FILE
+from core.models.clip import hubs
 from core.models.clip.encoder import ClipEncoder
+from core.models.locate import revision_of
 from core.models.profiles import PROFILES
 from core.models.sentence.encoder import MiniLmEncoder
 from core.models.spec import ModelSpec
 from core.records import UNSURE
 from precompute.__main__ import app
 from precompute.calibrate.out_of_distribution import made_pictures, sample_files
+from tests.core.planted import unit_rows
 from tests.tiny_clip import build_tiny_clip
 from tests.tiny_models import save_tiny_instructblip
 
@@ -50,7 +54,9 @@ def run(*words: object):
     return CliRunner().invoke(app, ["threshold", *map(str, words), "--device", "cpu"])
 
 
-def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tmp_path):
+def test_a_share_of_the_photos_is_called_unsure_afterwards(
+    captioner, photos, tmp_path, monkeypatch
+):
     others = tmp_path / "unlike"
     others.mkdir()
     for number, (_, picture) in enumerate(made_pictures(each=1)):
@@ -88,6 +94,16 @@ def test_a_share_of_the_photos_is_called_unsure_afterwards(captioner, photos, tm
     )
     described = models.describe([Image.open(path) for path in sorted(photos.glob("*.png"))])
     assert sum(UNSURE in said[0].flags for said in described.captions) == PHOTOS // 4
+    assert content["unsure"]["hubness_weight"] == 0.0
+
+    bank = unit_rows(30, models.clip.encode_text(["a dog"]).shape[1])
+    save_file({revision_of(clip): bank}, tmp_path / "bank.safetensors")
+    monkeypatch.setattr(hubs, "BANK_FILE", tmp_path / "bank.safetensors")
+    assert run(*words, "--share", "0.5").exit_code == 0
+    content = json.loads((captioner / DECODING_FILE).read_text())
+    assert content["unsure"]["hubness_weight"] == 2.0
+    described = models.describe([Image.open(path) for path in sorted(photos.glob("*.png"))])
+    assert sum(UNSURE in said[0].flags for said in described.captions) == PHOTOS // 2
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from core.describing import Describer
 from core.errors import ModelError
 from core.models.captioner.unsure import UnsureRule, fits, read_unsure_rule, with_doubts
+from core.models.clip import hubs
 from core.models.locate import revision_of
 from core.records import UNSURE, Caption
+from tests.core.planted import unit_rows
 from tests.tiny_uploads import colour_models
 
 USUAL = ("colour 111", "colour 222")
@@ -49,6 +52,29 @@ def test_the_fit_is_how_much_nearer_the_caption_is_than_the_usual_ones(models):
         for text, image in zip(texts, images, strict=True)
     ]
     assert fits(models.clip, texts, images, USUAL) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_pictures_near_to_nothing_that_people_say_fit_worse(models, tmp_path, monkeypatch):
+    texts = [f"caption {row}" for row in range(8)]
+    images = models.clip.encode_image(pictures())
+    dim = images.shape[1]
+    bank = np.repeat(images[:1], 12, axis=0) + 0.01 * unit_rows(12, dim)  # of what the first shows
+    save_file({revision_of(models.profile.clip): bank.astype(np.float32)}, tmp_path / "bank")
+    monkeypatch.setattr(hubs, "BANK_FILE", tmp_path / "bank")
+    plain = fits(models.clip, texts, images, USUAL)
+    near = hubs.hubness(images, bank)
+    assert near.argmax() == 0
+    found = fits(models.clip, texts, images, USUAL, 2.0)
+    assert found == pytest.approx(plain + 2 * near, abs=1e-5)
+    below = float(np.sort(found)[3])
+    rule = UnsureRule(below, USUAL, "", 2.0)
+    judged = with_doubts([Caption(text) for text in texts], images, models.clip, rule)
+    assert [UNSURE in each.flags for each in judged] == (found < below).tolist()
+    write(models, {**rule_of(models, 0.25), "hubness_weight": 2.0})
+    captioner, clip = models.profile.captioner, models.profile.clip
+    assert read_unsure_rule(captioner, clip).hubness_weight == 2.0
+    monkeypatch.setattr(hubs, "BANK_FILE", tmp_path / "none")  # then the fit cannot be measured
+    assert read_unsure_rule(captioner, clip) is None
 
 
 def test_only_captions_below_the_threshold_are_flagged(models):
