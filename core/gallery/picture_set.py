@@ -20,7 +20,7 @@ from core.search.query import check_index_kind, check_lens
 
 T = TypeVar("T")
 
-_BLOCKS, _BLOCK_ROWS = 512, 16
+_BLOCKS, _BLOCK_ROWS = 2048, 16
 _ROWS_AT_ONCE = 1024
 
 
@@ -207,15 +207,20 @@ class PictureSet(ABC):
             return self._indexes[lens, kind]
 
 
-def sampled_rows(count: int) -> np.ndarray:
+def sampled_rows(count: int, block_rows: int = _BLOCK_ROWS) -> np.ndarray:
     """Return some rows of many, all of few: int64, rising, the same ones each time.
 
-    They come in blocks, for a mapped file is read by the page.
+    They come in blocks, for a file is read by the page; in many of them, for pictures that lie
+    together are often alike.
+
+    Args:
+        count: How many rows there are.
+        block_rows: Of each of 2,048 blocks.
     """
-    if count <= _BLOCKS * _BLOCK_ROWS:
+    if count <= _BLOCKS * block_rows:
         return np.arange(count)
-    starts = np.linspace(0, count - _BLOCK_ROWS, _BLOCKS).astype(np.int64)
-    rows: np.ndarray = np.unique(starts[:, None] + np.arange(_BLOCK_ROWS))
+    starts = np.linspace(0, count - block_rows, _BLOCKS).astype(np.int64)
+    rows: np.ndarray = np.unique(starts[:, None] + np.arange(block_rows))
     return rows
 
 

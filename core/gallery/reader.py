@@ -35,6 +35,9 @@ from core.search.query_language.parse import ParsedQuery
 if TYPE_CHECKING:
     from core.models.profiles import Profile
 
+_SCORED_OF_A_BLOCK = 4
+"""A sample of best captions is scored for every query, so it is smaller."""
+
 
 class Gallery(PictureSet):
     """The pictures of one gallery and what is needed to search them.
@@ -232,7 +235,7 @@ class Gallery(PictureSet):
         """Return how the scores of all pictures lie for a query."""
         if not self._best_caption_counts(lens):
             return super().spread(lens, query)
-        scores = self._best_scores(query, sampled_rows(len(self)))
+        scores = self._best_scores(query, sampled_rows(len(self), _SCORED_OF_A_BLOCK))
         return Spread(float(scores.mean()), float(scores.std()))
 
     def _best_caption_counts(self, lens: Lens) -> bool:

@@ -55,19 +55,19 @@ def test_an_index_of_something_else_is_refused_before_faiss_reads_it(
 def test_a_sample_of_rows_lies_all_over_them():
     rows = sampled_rows(1_000_000)
     assert (rows[0], rows[-1]) == (0, 999_999)
-    assert len(rows) == 512 * 16 and np.diff(rows).max() < 2_000
-    assert sampled_rows(8192).tolist() == list(range(8192))
+    assert len(rows) == 2048 * 16 and np.diff(rows).max() < 500
+    assert len(sampled_rows(1_000_000, 4)) == 2048 * 4
+    assert sampled_rows(32_768).tolist() == list(range(32_768))
 
 
 def test_a_spread_is_that_of_all_scores_or_of_those_of_a_sample(planted, tmp_path, monkeypatch):
     write(planted, tmp_path)
     monkeypatch.setattr(picture_set, "_ROWS_AT_ONCE", 4)
-    for blocks in (512, 3):
+    for blocks in (2048, 2):
         monkeypatch.setattr(picture_set, "_BLOCKS", blocks)
-        monkeypatch.setattr(picture_set, "_BLOCK_ROWS", 3)
         gallery = Gallery.open(tmp_path, planted.profile)
         rows = sampled_rows(len(gallery))
-        assert len(rows) == min(len(gallery), 3 * blocks)
+        assert len(rows) == min(len(gallery), 16 * blocks)
         for lens in LENSES:
             query = getattr(planted, lens)[1]
             scores, spread = gallery.all_scores(lens, query)[rows], gallery.spread(lens, query)
