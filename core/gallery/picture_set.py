@@ -110,16 +110,6 @@ class PictureSet(ABC):
         check_lens(lens)
         return self._embeddings[lens]
 
-    def embeddings_of(self, lens: Lens, image_ids: Sequence[str]) -> np.ndarray:
-        """Return the embeddings of some pictures: float32 (ids, dim), unit norm.
-
-        Args:
-            lens: Whose.
-            image_ids: Known ids.
-        """
-        rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
-        return read_rows(self.embeddings(lens), rows)
-
     def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
         """Return the scores of some pictures: float32, one an id.
 
@@ -128,7 +118,8 @@ class PictureSet(ABC):
             image_ids: Known ids.
             query: float32 (dim,), unit norm, by the lens's encoder.
         """
-        found: np.ndarray = self.embeddings_of(lens, image_ids) @ query
+        rows = np.array([self.row(image_id) for image_id in image_ids], dtype=np.int64)
+        found: np.ndarray = read_rows(self.embeddings(lens), rows) @ query
         return found
 
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from core.models.clip.hubs import correction
 from core.records import Fusion, Lens
 from core.search.fusion import normalised
+from core.search.hub_scores import MayBeHubs, owed_to_hubs
 from core.search.query_language.compose import Embedded, embed_query
 
 if TYPE_CHECKING:
@@ -45,23 +44,11 @@ class Edited:
     pictures: int
 
 
-class AllScored(Embedded, Protocol):
+class AllScored(Embedded, MayBeHubs, Protocol):
     """What an edit needs of a gallery."""
-
-    def row(self, image_id: str) -> int:
-        """Return the row of a picture."""
-        ...
 
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
         """Return the scores of all pictures for a query: float32 (n,)."""
-        ...
-
-    def embeddings(self, lens: Lens) -> np.ndarray:
-        """Return a lens's embeddings: float32 (n, dim)."""
-        ...
-
-    def column(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return what is derived of all pictures, made when it is first asked for, and kept."""
         ...
 
 
@@ -104,8 +91,7 @@ def with_caption(
         clip = pictures.all_scores("clip", embed_query(models, pictures, "clip", query))
         owed = np.zeros(1)
         if fusion.kind == "corrected":
-            model = models.profile.clip
-            owed = pictures.column("hubs", lambda: correction(pictures.embeddings("clip"), model))
+            owed = owed_to_hubs(models, pictures)
         sums = [_fused(fusion, own, clip, owed) for own in (captions, changed)]
         fused = _place(sums[0], row), _place(sums[1], row)
     return Edited(places, fused, len(captions))

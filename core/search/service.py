@@ -13,11 +13,11 @@ import numpy as np
 
 from core.activity import searched
 from core.errors import QueryError, TwoLensError
-from core.models.clip.hubs import correction
 from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread, fuse
+from core.search.hub_scores import MayBeHubs, owed_to_hubs
 from core.search.query import (
     MAX_QUERY_CHARS,
     check_index_kind,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Searchable(Columns, Protocol):
+class Searchable(Columns, MayBeHubs, Protocol):
     """What a search needs of a gallery, or of an upload."""
 
     @property
@@ -54,10 +54,6 @@ class Searchable(Columns, Protocol):
 
     def embedding(self, lens: Lens, image_id: str) -> np.ndarray:
         """Return one picture's embedding; raise UnknownImageError for an unknown id."""
-        ...
-
-    def embeddings_of(self, lens: Lens, image_ids: Sequence[str]) -> np.ndarray:
-        """Return the embeddings of some pictures."""
         ...
 
     def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
@@ -290,8 +286,9 @@ class SearchService:
         spreads = {lens: self.gallery.spread(lens, query) for lens, query in queries.items()}
         owed = None
         if any(fusion.kind == "corrected" for fusion in fusions):
-            seen = self.gallery.embeddings_of("clip", ids)
-            owed = dict(zip(ids, correction(seen, self.models.profile.clip).tolist(), strict=True))
+            owed = dict(
+                zip(ids, owed_to_hubs(self.models, self.gallery, ids).tolist(), strict=True)
+            )
         return [fuse(fusion, rankings, scores, spreads, read, owed) for fusion in fusions]
 
     def _ranked(

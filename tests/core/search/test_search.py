@@ -16,13 +16,15 @@ from core.errors import (
     UnknownImageError,
 )
 from core.gallery.reader import Gallery
-from core.models.clip.hubs import hubness
+from core.models.clip.hubs import correction, hubness
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
 from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
+from core.search import hub_scores
 from core.search.agreement import agreement
 from core.search.explain import joined_parts
 from core.search.fusion import fuse, normalised
+from core.search.hub_scores import owed_to_hubs
 from core.search.picture_ranks import with_caption
 from core.search.query import normalise_query
 from core.search.results import FUSION_DEPTH
@@ -413,3 +415,21 @@ def test_a_corrected_sum_takes_hubs_off_wherever_it_is_worked_out(service, bank)
     assert found == pytest.approx({lens: own[best[0]] for lens, own in parts.items()}, abs=1e-5)
     edited = with_caption(service.models, gallery, query, ids(gallery)[best[2]], "two dogs", fusion)
     assert (edited.fused[0].rank, edited.fused[0].score) == (3, pytest.approx(scores[best[2]]))
+
+
+def test_what_a_picture_owes_to_being_a_hub_is_worked_out_once(service, bank, monkeypatch):
+    gallery, met = service.gallery, []
+
+    def counted(rows, clip):
+        met.append(len(rows))
+        return correction(rows, clip)
+
+    monkeypatch.setattr(hub_scores, "correction", counted)
+    monkeypatch.setattr(hub_scores, "_BLOCK", 7)
+    expected = 0.5 * hubness(gallery.embeddings("clip"), bank)
+    some = [ids(gallery)[row] for row in (5, 3, 5, 0)]
+    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
+    assert owed_to_hubs(service.models, gallery) == pytest.approx(expected)
+    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
+    assert sum(met) == len(gallery) and max(met) == 7
+    assert owed_to_hubs(service.models, gallery, []).shape == (0,)
