@@ -181,6 +181,8 @@ def answer(
     start = min(start, DEEPEST - 1, max(0, len(entry.gallery) - 1))
     text = entry.gallery.text_hits if joins_text(entry, more) else None
     comparison = entry.service.compare(query, k=asked, start=start, text=text)
+    if _left(comparison) == 0:
+        return filtered_state(entry, parsed, 0)
     comparison = _filled(entry, comparison, start, asked)
     standing = standing_of(comparison.query, comparison.rankings, _left(comparison))
     ids = [hit.id for hit in comparison.fused]
@@ -264,8 +266,6 @@ def _agreement_words(comparison: Comparison) -> str:
         return "No lens could answer."
     if comparison.captions is None or comparison.clip is None:
         return "Only one lens answered."
-    if _left(comparison) == 0:
-        return "No picture passes the filters."
     shown = max(len(comparison.captions.hits), len(comparison.clip.hits))
     common = len(_found_by_both(comparison))
     if common == 0:
@@ -276,7 +276,7 @@ def _agreement_words(comparison: Comparison) -> str:
 
 
 def _agreement(entry: ShelvedGallery, comparison: Comparison) -> str:
-    if comparison.captions is None or comparison.clip is None or _left(comparison) == 0:
+    if comparison.captions is None or comparison.clip is None:
         return ""
     words = _agreement_words(comparison).rstrip(".")
     captions, clip = (len(found.hits) for found in (comparison.captions, comparison.clip))

@@ -276,6 +276,8 @@ def answer(
         line = _index_line(exact, ranking, asked, f"{nprobe:,} of {clusters:,}")
     else:
         ranking = exact = entry.service.by_text(query, deep, lens, start=start)
+    if exact.left == 0:
+        return filtered_state(entry, parsed, 0)
     total = len(entry.gallery) if exact.left is None else exact.left
     other: Lens = "clip" if lens == "captions" else "captions"
     rankings: dict[Lens, Sequence[Hit]] = {lens: exact.hits}

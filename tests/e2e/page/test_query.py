@@ -156,10 +156,13 @@ def test_filters_alone_show_what_passes_them_and_lead_on_from_a_card(visit):
     expect(visit.cards()).to_have_count(2)
     visit.open_tab("CLIP")
     expect(visit.cards()).to_have_count(2)
+    none = page.get_by_text("No picture passes the filters.").locator("visible=true")
     visit.search("shape:portrait -shape:portrait")
-    expect(
-        page.get_by_text("No picture passes the filters.").locator("visible=true")
-    ).to_be_visible()
+    expect(none).to_be_visible()
+    visit.search("a dog caption:unicorn")
+    expect(page.get_by_role("button", name="Remove “unicorn” in the caption")).to_be_visible()
+    expect(none).to_be_visible()
+    expect(page.locator(".tl-lens.clip:visible")).to_have_count(0)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,19 @@ def test_filters_alone_show_what_passes_them_and_lead_on_from_a_card(visit):
 def test_a_picture_that_is_not_there_is_told(visit, words, sentence):
     visit.search(words)
     expect(visit.page.get_by_role("alert").locator("visible=true")).to_contain_text(sentence)
+
+
+@pytest.mark.parametrize("visit", [{"viewport": PHONE}], indirect=True)
+def test_a_note_on_the_language_leaves_room_for_the_filters(visit):
+    visit.search("ein Hund und eine Katze am Strand")
+    note = visit.page.get_by_text("The models know English only").locator("visible=true")
+    lines = note.evaluate(
+        "e => { const text = document.createRange(); text.selectNodeContents(e);"
+        " return [...text.getClientRects()].map(r => [r.right, r.bottom]); }"
+    )
+    filters = visit.page.locator(".tl-filters:visible").bounding_box()
+    top, left = filters["y"], filters["x"]
+    assert all(right <= left or bottom <= top for right, bottom in lines), (lines, filters)
 
 
 @pytest.mark.parametrize("visit", [{"viewport": PHONE}], indirect=True)

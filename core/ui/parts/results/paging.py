@@ -14,13 +14,13 @@ from core.ui.parts.results.cards import plain_row
 from core.ui.parts.results.states import (
     answered,
     examples_line,
-    fewer_note,
     one_lens_skeleton,
 )
 from core.ui.parts.share import View, addressed
 
 PICTURES_A_PAGE = 40
 """Of a gallery that is looked through."""
+_NONE_PASSES = '<p class="tl-note">No picture passes the filters.</p>'
 
 
 def start_of(event: gr.EventData) -> int:
@@ -92,7 +92,7 @@ def browse_state(entry: ShelvedGallery, start: int) -> str:
 
 
 def filtered_state(entry: ShelvedGallery, query: ParsedQuery, start: int) -> str:
-    """Return a page of the pictures that meet a query of filters alone, in the gallery's order."""
+    """Return a page of the pictures that meet a query's filters, in the gallery's order."""
     rows = entry.service.passing(query)
     total = len(rows)
     start = _last_page(start, total)
@@ -102,8 +102,7 @@ def filtered_state(entry: ShelvedGallery, query: ParsedQuery, start: int) -> str
     answer = (
         f'{examples_line(entry)}{above_results(entry, query)}<section class="tl-lens plain">'
         f'<header class="tl-lens-head"><h2>{escape(entry.name)} <small>{found}</small></h2>{pages}'
-        f"</header>{plain_row(entry, ids, query.text)}</section>{pages}"
-        f"{'' if total else fewer_note(0, 1, 0)}"
+        f"</header>{plain_row(entry, ids, query.text) if ids else _NONE_PASSES}</section>{pages}"
     )
     summary = "1 picture passes" if total == 1 else f"{total:,} pictures pass"
     return stage(answer, one_lens_skeleton(), summary=f"{summary} the filters.", query=query.text)

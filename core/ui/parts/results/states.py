@@ -176,7 +176,7 @@ def fewer_note(shown: int, asked: int, left: int | None = None) -> str:
     if left is None:
         said = f"This is all there is: the gallery holds {pictures} to rank."
     else:
-        said = f"The filters leave {pictures}." if shown else "No picture passes the filters."
+        said = f"The filters leave {pictures}."
     return f'<p class="tl-note">{said}</p>'
 
 
