@@ -357,7 +357,7 @@ def test_plain_http_may_leave_out_the_last_parameters(address):
 @pytest.mark.parametrize("way", ["run", "call"])
 def test_too_few_or_too_many_values_are_refused_before_the_queue(address, way):
     for name, values, sentence in (
-        ("compare", [], "compare takes 1 to 7 values; got 0."),
+        ("compare", [], "compare takes 1 to 8 values; got 0."),
         ("similar", ["f" * 16, "clip", 5, "", 1], "similar takes 1 to 4 values; got 5."),
         ("galleries", [1], "galleries takes 0 values; got 1."),
     ):
