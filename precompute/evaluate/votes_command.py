@@ -16,7 +16,7 @@ def run(
     """Rank the lenses and their fusion by visitors' votes, in all and by kind of query.
 
     Duels won of 100, a draw being half a win, by a Bradley-Terry model; in brackets a 95 %
-    bootstrap interval.
+    credible interval.
     """
     import csv
     import io

@@ -310,8 +310,8 @@ def _score(duels: Duels) -> str:
         tables.append(_table(f"Queries {_KIND_WORDS[kind]} ({number:,} votes)", ranked))
     return (
         f'<section class="tl-duel-score">{"".join(tables)}<p class="tl-note">Duels won of 100, a '
-        "draw being half a win, by a Bradley-Terry model; in brackets the range that contains the "
-        "true share in about 95 of 100 repetitions.</p></section>"
+        "draw being half a win, by a Bradley-Terry model; in brackets where the true share lies, "
+        "by these votes, with a probability of 95 %.</p></section>"
     )
 
 

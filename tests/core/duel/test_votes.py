@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,18 @@ def test_strengths_are_what_was_planted():
         assert each.wins == pytest.approx(expected, abs=0.02)
         assert each.low < each.wins < each.high < each.low + 0.04
     assert list(by_kind(counts, least=20)) == ["count"]
+
+
+def test_few_votes_leave_nearly_everything_open():
+    widths = []
+    for number in (0, 1, 10, 100):
+        pairs = combinations(("clip", "fused", "captions"), 2)
+        ranked, _ = strengths({("count", *pair, "first"): number for pair in pairs})
+        clip = next(each for each in ranked if each.contender == "clip")
+        assert clip.low <= clip.wins <= clip.high
+        widths.append(clip.high - clip.low)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[1] > 0.5 and widths[3] < 0.05
 
 
 def test_without_votes_all_are_equal():
