@@ -11,6 +11,7 @@
   let view = null; // what is shown; null while it has no address
   let restoring = null; // what was asked of the server and has not come
   let quiet = false; // whether what comes next was not asked for by the visitor
+  let opening = null; // that example: what the first screen shows, which has no address
   let pushed = false; // whether the large view has an entry of its own in the history
   let closing = false; // whether the large view is closed by going back
 
@@ -62,7 +63,7 @@
       const { w, p } = restoring;
       restoring = null;
       view = { ...shown, w, p };
-      write(view, "replaceState");
+      if (location.search) write(view, "replaceState");
       const card = p && cardOf(host, p);
       pushed = false;
       if (!card) view.p = "";
@@ -70,7 +71,8 @@
       return;
     }
     view = { ...shown, w: view ? view.w : "" };
-    if (!quiet) write(view, "pushState");
+    if (quiet) opening = { ...view };
+    else write(view, "pushState");
     quiet = false;
   };
 
@@ -79,11 +81,11 @@
   window.addEventListener("twolens:ready", (event) => {
     // The results of a tab that is opened for the first time are there before their place is.
     if (restoring) setTimeout(arrived, 0, event.detail);
-    const opening = event.detail.querySelector("[data-open]");
-    if (!opening) return;
+    const example = event.detail.querySelector("[data-open]");
+    if (!example) return;
     // Who comes with an address did not come for the example.
     const { q, s, start } = fromAddress();
-    if (q || s || start) opening.removeAttribute("data-open");
+    if (q || s || start) example.removeAttribute("data-open");
     else quiet = true;
   });
 
@@ -121,7 +123,7 @@
   });
 
   window.addEventListener("popstate", () => {
-    const wanted = fromAddress();
+    const wanted = opening && !location.search ? { ...opening } : fromAddress();
     const same = view && toAddress({ ...wanted, p: "", w: "" }) === toAddress({ ...view, p: "", w: "" });
     const dialog = document.querySelector(".tl-dialog[open]");
     if (dialog && !wanted.p) {

@@ -88,6 +88,26 @@ def test_a_gallery_that_will_not_come_is_explained(chromium, awaited):
         assert httpx.get(f"{page.url}health").json()["status"] == "failing"
 
 
+def first_screen_stays(visit: Visit) -> None:
+    """After a picture was looked at, and after another search and Back."""
+    page, card = visit.page, visit.cards(".tl-lens.clip").first
+    field = page.locator("#compare-query input")
+    card.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.wait_for_function("location.search === ''")
+    expect(field).to_have_value(SAMPLE_EXAMPLES[0])
+    expect(card).to_be_focused()
+    visit.search("a dog")
+    page.wait_for_url("**/?q=a+dog*")
+    page.go_back()
+    expect(field).to_have_value(SAMPLE_EXAMPLES[0])
+    expect(visit.cards(".tl-lens.clip")).to_have_count(5)
+    page.wait_for_function("location.search === ''")
+
+
 def test_the_sample_gallery_opens_with_an_answer_and_others_do_not(chromium, tmp_path):
     profile = planted_profile(tmp_path)
     sample = write_planted_gallery(tmp_path / "sample", profile, source=SAMPLE_NAME)
@@ -97,6 +117,7 @@ def test_the_sample_gallery_opens_with_an_answer_and_others_do_not(chromium, tmp
         expect(visit.cards(".tl-lens.clip")).to_have_count(5, timeout=30_000)
         pressed = visit.page.locator('.tl-chip[aria-pressed="true"]:visible')
         expect(pressed).to_have_text(SAMPLE_EXAMPLES[0])
+        first_screen_stays(visit)
         visit.page.close()
     with serving(shelf_of([other], profile)) as url:
         visit = Visit(chromium.new_page(), url)
