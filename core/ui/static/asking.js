@@ -44,7 +44,11 @@
       if (!event.target.closest('[role="tab"]')) return;
       const left = page.fieldOf(document); // still that of the tab that is left
       const words = (left && left.value.trim()) || page.asked;
-      setTimeout(() => follow(words), 80);
+      setTimeout(() => {
+        follow(words);
+        const chosen = document.querySelector('.tl-tabs [role="tab"][aria-selected="true"]');
+        chosen.scrollIntoView({ block: "nearest", inline: "center" });
+      }, 80);
     },
     true,
   );

@@ -143,7 +143,7 @@ def _verdict(metrics: Metrics) -> str:
     together = (
         f"Both together find it for {_of_100(both)}."
         if metrics.fusion.beats_both
-        else f"Both together find it for {_of_100(both)}. {escape(metrics.fusion.verdict)}"
+        else f"Both together find it for {_of_100(both)}: no clear gain."
     )
     split = f", split {escape(metrics.provenance.split)}" if metrics.provenance.split else ""
     return (
@@ -192,7 +192,7 @@ def _figures(metrics: Metrics) -> str:
         f'<div class="tl-table"><table><thead><tr><th></th>{head}<th scope="col">median rank</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"<p>Best of both is {escape(metrics.fusion.method)}, chosen on "
-        f"{escape(metrics.fusion.tuned_on)}.</p>"
+        f"{escape(metrics.fusion.tuned_on)}. {escape(metrics.fusion.verdict)}</p>"
         '<div class="tl-table"><table><thead><tr><th></th><th scope="col">metric</th>'
         '<th scope="col">difference</th><th scope="col">p</th></tr></thead>'
         f"<tbody>{tests}</tbody></table></div></details></section>"

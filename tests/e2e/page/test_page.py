@@ -245,6 +245,9 @@ def test_on_a_phone_lenses_stand_beside_each_other_and_the_search_stays_in_sight
     for tab in ("Captions", "CLIP", "About"):
         visit.open_tab(tab)
         assert visit.overflow() <= 0, tab
+        chosen = visit.page.locator('[role="tab"][aria-selected="true"]')
+        expect(chosen).to_have_text(tab)
+        expect(chosen).to_be_in_viewport(ratio=1)
     visit.open_tab("Compare")
     visit.page.get_by_role("button", name=re.compile("models")).tap()
     expect(visit.page.get_by_role("heading", name="The models that answer")).to_be_visible()

@@ -205,6 +205,9 @@ def test_the_panel_writes_filters_into_the_query_on_a_phone(visit):
     first(visit, 1)
     expect(page.get_by_text("The filters leave 2 pictures.")).to_be_visible()
     expect(panel.get_by_label("Shape")).to_be_visible()  # it stays unfolded
+    for field in panel.locator("select, input, button").all():
+        box = field.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["width"]
     panel.get_by_label("Caption says").fill("train")
     panel.get_by_label("Caption says").press("Enter")
     expect(page.locator(FIELD)).to_have_value("a dog shape:portrait caption:train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.search.bm25.word_lens import words_in_captions
 from core.search.query_language.parse import ParsedQuery
 from core.ui.galleries.shelf import ShelvedGallery
-from core.ui.parts.markup import escape, explained, milliseconds
+from core.ui.parts.markup import escape, explained
 from core.ui.parts.results.cards import Standing, card, score_facts
 
 WORDS = "words"
@@ -45,11 +45,10 @@ def word_row(
     shown = f'<ol class="tl-row">{items}</ol>' if items else ""
     if not items:
         shown = '<p class="tl-note">No caption has one of these words.</p>'
-    took = f"searched in {milliseconds(found.search_ms)}"
     return (
         '<section class="tl-lens plain wide tl-words" aria-label="Words in captions, BM25">'
-        f'<header class="tl-lens-head"><h2>Words in captions <small>{explained("BM25", _HELP)}, '
-        f"{took}</small></h2>{switch(without, 'Hide', query.text)}</header>{shown}</section>"
+        f'<header class="tl-lens-head"><h2>Words in captions <small>{explained("BM25", _HELP)}'
+        f"</small></h2>{switch(without, 'Hide', query.text)}</header>{shown}</section>"
     )
 
 
