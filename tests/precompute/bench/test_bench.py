@@ -90,7 +90,7 @@ def test_an_app_that_cannot_start_is_reported_in_its_own_words(tmp_path):
 
 
 def test_the_image_tower_is_timed_as_it_runs_and_in_floats():
-    result = image_tower(None, "mini", get_settings(), lambda _: None, repeated=3)
+    result = image_tower(None, "mini", get_settings(), lambda _: None, repeated=2)
     figures = {figure["name"]: figure for figure in result["figures"]}
     asked = [name for name, figure in figures.items() if figure["target"] is not None]
     assert asked == ["image tower, int8, batch 16, an image, p50"]
