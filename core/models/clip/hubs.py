@@ -26,7 +26,7 @@ BANK_FILE = ASSETS / "hubs.safetensors"
 ``python -m precompute hubs`` writes it."""
 
 NEAREST = 10
-"""Texts of the bank that count, as in both papers' experiments."""
+"""Texts of the bank that count, as in the first paper's experiments."""
 
 SHARE = 0.5
 """Of the hubness, what is taken off a score: chosen on held-out photos by that command."""
