@@ -183,8 +183,10 @@
       return [[`search_${tab}`, { query, k, index: kind, gallery, filters: "", start, nprobe }]];
     }
     const mixed = tab === "compare" && w !== "";
-    const fusion = !mixed ? "default" : w === "rank" ? "rrf" : "zscore";
-    const caption_weight = fusion === "zscore" ? Number(w) : null;
+    const box = document.querySelector(".tl-mix[data-sum]");
+    const sum = box ? box.dataset.sum : "zscore";
+    const fusion = !mixed ? "default" : w === "rank" ? "rrf" : sum;
+    const caption_weight = fusion === sum ? Number(w) : null;
     const rows = tab === "compare" ? view.more.split(",") : [];
     const text = rows.includes("text") && Boolean(document.querySelector(".tl-text"));
     const both = { query, k, gallery, fusion, caption_weight, filters: "", text, start };

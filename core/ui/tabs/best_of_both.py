@@ -74,7 +74,7 @@ def mixed_row(
         f'<header class="tl-lens-head"><h2>{BOTH_MARK}Best of both '
         f'<small class="tl-mix-how">{explained(words.short, words.long)}</small></h2>'
         f'<div class="tl-mix" data-first="{start + 1}"{" data-text" if with_text else ""} '
-        f'data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
+        f'data-sum="{weighed[0].kind}" data-mix="{escape(json.dumps(mix, ensure_ascii=False))}">'
         f'<label class="tl-mix-weight"><span class="captions">{QUOTE_MARK}captions</span>'
         f'<input type="range" min="0" max="{len(weighed) - 1}" step="1" value="{at}" '
         f'aria-label="From captions alone to CLIP alone" aria-valuetext="{escape(words.short)}">'

@@ -8,9 +8,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from safetensors.numpy import save_file
 
 from core.errors import ModelError, QueryError
 from core.models import match_threshold
+from core.models.clip import hubs
 from core.models.locate import revision_of
 from core.models.profiles import PROFILES, Models
 from core.records import PLAIN_RRF, Fusion
@@ -23,9 +25,11 @@ from core.ui.parts.results.states import answered, start_state
 from core.ui.tabs import about, best_of_both, compare
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
+from tests.core.planted import unit_rows
 from tests.core.search.test_search import CountingGallery
 from tests.core.ui.parts.results.test_cards import carried
 from tests.planted_app import (
+    DIM,
     HOSTILE_CAPTION,
     PICTURES,
     image_id,
@@ -98,10 +102,13 @@ def mixed(markup):
 
 
 @pytest.mark.parametrize(
-    "default", [PLAIN_RRF, Fusion("zscore", 0.35), Fusion("zscore", 0.37)], ids=str
+    "default", [PLAIN_RRF, Fusion("zscore", 0.35), Fusion("corrected", 0.37)], ids=str
 )
-def test_the_page_has_the_row_for_each_weight(shelf, default):
+def test_the_page_has_the_row_for_each_weight(shelf, default, tmp_path, monkeypatch):
     """So that it changes while the visitor moves the slider."""
+    bank = tmp_path / "hubs.safetensors"
+    save_file({revision_of(shelf.profile.clip): unit_rows(50, DIM, seed=14)}, bank)
+    monkeypatch.setattr(hubs, "BANK_FILE", bank)
     entry = shelf.entry()
     models = entry.service.models
     own = Models(
@@ -112,11 +119,13 @@ def test_the_page_has_the_row_for_each_weight(shelf, default):
         Shelf(own.profile, (replace(entry, service=service),)), "dog beach", 3, ""
     )
     mix = mixed(markup)
+    kind = default.kind if default.family == "sum" else "zscore"
+    assert f'data-sum="{kind}"' in markup
     weights = [stop["weight"] for stop in mix["weights"]]
     assert weights == sorted({*best_of_both.WEIGHTS, default.weight}, reverse=True)
     for stop, fusion in [
         (mix["rank"], PLAIN_RRF),
-        *((each, Fusion("zscore", each["weight"])) for each in mix["weights"]),
+        *((each, Fusion(kind, each["weight"])) for each in mix["weights"]),
     ]:
         expected = service.compare("dog beach", k=3, fusion=fusion).fused
         assert stop["ids"] == [hit.id for hit in expected]
