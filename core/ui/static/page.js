@@ -118,6 +118,11 @@
     const book = leaf && bridgeOf(leaf);
     if (book) {
       book.twolensFocus = true;
+      const field = !leaf.dataset.words && fieldOf(document);
+      if (field) {
+        field.value = ""; // a whole gallery answers no words
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+      }
       return book.twolensTrigger("turn", { start: leaf.dataset.start, query: leaf.dataset.words });
     }
     const anew = event.target.closest("[data-rerank]");

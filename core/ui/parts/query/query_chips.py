@@ -15,6 +15,9 @@ from core.ui.parts.markup import escape
 from core.ui.parts.query.filter_panel import filter_panel
 from core.ui.parts.results.cards import alt_text
 
+_ALL = 'data-start="0" data-words=""'
+"""Of a button that leads to the whole gallery."""
+
 
 def above_results(entry: ShelvedGallery, query: ParsedQuery) -> str:
     """Return what stands above the answer to a query: its chips, and the folded filters."""
@@ -55,15 +58,24 @@ def _part(entry: ShelvedGallery, query: ParsedQuery, part: Part, removable: bool
 
 def _filter(query: ParsedQuery, each: Filter) -> str:
     label = escape(each.label)
-    return _chip(f"<span>{label}</span>", label, query.without(each), "filter")
+    return _chip(f"<span>{label}</span>", label, query.without(each), "filter", _ALL)
 
 
-def _chip(shown: str, name: str, without: str, kind: str) -> str:
-    """Return one chip: a button that leads to the query without it, if that is one."""
-    if not without:
+def _chip(shown: str, name: str, without: str, kind: str, otherwise: str = "") -> str:
+    """Return one chip: a button that leads to the query without it, or elsewhere if that is none.
+
+    Args:
+        shown: HTML.
+        name: What it is called, escaped.
+        without: The query without it; "" if there is none.
+        kind: ``more``, ``less`` or ``filter``.
+        otherwise: Attributes of a button that leads elsewhere; "" for no button then.
+    """
+    leads = f'data-query="{escape(without)}"' if without else otherwise
+    if not leads:
         return f'<span class="tl-part {kind}">{shown}</span>'
     return (
-        f'<button type="button" class="tl-part {kind}" data-query="{escape(without)}" '
+        f'<button type="button" class="tl-part {kind}" {leads} '
         f'aria-label="Remove {name}">{shown}<span aria-hidden="true">×</span></button>'
     )
 
