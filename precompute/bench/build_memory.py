@@ -29,8 +29,10 @@ _GROWTH_MB = 50.0
 _SAMPLE_S = 0.01
 _DECODERS_EVERY = 50
 """Looking for a process's children takes longer than looking at the process."""
-_FLAT = ("shards", "assembly", "records")
-"""Phases whose memory must not grow; maps and indexes hold the embeddings, in whole or in part."""
+_FLAT = ("shards", "assembly")
+"""Phases whose memory must not grow. Maps and indexes hold the embeddings, in whole or in part; of
+more than 25,000 pictures the texts that measure the index are embedded before records are written.
+"""
 
 
 @dataclass(slots=True)
