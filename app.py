@@ -151,7 +151,7 @@ def open_shelf(settings: Settings, models: Models | None = None) -> Shelf:
             # The page itself then says that it has no gallery, and what to run.
             logger.warning("%s", error)
     shelf = Shelf.open(places, profile, models, max_query_chars=settings.max_query_chars)
-    if sample is not None and not sample.measured:
+    if sample is not None and not (places and sample.measured):
         shelf.awaited = sample
     return shelf
 

@@ -7,12 +7,15 @@ import re
 import pytest
 from PIL import Image
 
+import app
+from core.config import Settings
 from core.errors import SourceError
 from core.files import sha256_of
+from core.gallery.figures.metrics_file import METRICS_FILE
 from core.models.profiles import PROFILES
 from precompute.build import sample_gallery as subject
 from precompute.build.sample_gallery import SampleGallery, packaged_photos, stage
-from tests.planted_app import planted_profile, write_planted_gallery
+from tests.planted_app import planted_models, planted_profile, write_planted_gallery
 
 
 def test_every_listed_photo_is_an_image_of_an_installed_package():
@@ -100,6 +103,18 @@ def test_a_cached_gallery_is_not_built_again(tmp_path, monkeypatch):
     sample, _ = _planted(tmp_path)
     monkeypatch.setattr(subject.sys, "executable", "/bin/false")
     sample.build()
+
+
+def test_a_measured_gallery_that_cannot_serve_is_awaited(tmp_path):
+    sample, profile = _planted(tmp_path)
+    (sample.folder / METRICS_FILE).write_text("{}")
+    settings = Settings(cache_dir=tmp_path / "cache", sample_photos=3)
+    models = planted_models(profile)
+    shelf = app.open_shelf(settings, models)
+    assert shelf.entries and shelf.awaited is None
+    (sample.folder / "data-00000-of-00001.arrow").write_bytes(b"")
+    shelf = app.open_shelf(settings, models)
+    assert not shelf.entries and shelf.awaited is not None
 
 
 def test_another_choice_of_photos_is_another_gallery(tmp_path):
