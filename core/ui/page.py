@@ -40,6 +40,7 @@ TITLE = "TwoLens"
 _STATIC = Path(__file__).parent / "static"
 _STYLES = (
     "page.css",
+    "results.css",
     "viewer.css",
     "share.css",
     "why.css",
