@@ -13,7 +13,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "assets").glob("*/README.md")),
 ]
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r'(?:\]\(|src="|srcset=")([^)\s"]+)')
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
