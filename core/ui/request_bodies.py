@@ -89,12 +89,12 @@ def check_call(
     function = _function(path, value, functions)
     if not path.startswith(BY_NAME) and not isinstance(value.get("data"), list):
         raise Refusal(400, "data must be the list of the function's arguments.")
-    _check_count(function, value.get("data", ()), path)
     tab = value.get("session_hash")
     if tab is not None and (not isinstance(tab, str) or len(tab) > _SESSION_CHARS):
         raise Refusal(400, f"session_hash is a text of at most {_SESSION_CHARS} characters.")
     if tab and unread(tab) >= _UNREAD:
         raise Refusal(429, f"{_UNREAD} answers of this session wait to be read; please read them.")
+    _check_count(function, value.get("data", ()), path)
     return function.takes_files
 
 
