@@ -108,7 +108,7 @@ def fuse(
             raise ValueError(f"{fusion} cannot be computed from what was given")
         lists = [np.array([scores[lens][i] for i in ids], dtype=np.float64) for lens in LENSES]
         if fusion.kind == "corrected" and owed is not None:
-            lists[1] -= [owed[i] for i in ids]
+            lists[LENSES.index("clip")] -= [owed[i] for i in ids]
         if fusion.standardises and spreads:
             lists = [
                 standardised(own, spreads[lens]) for lens, own in zip(LENSES, lists, strict=True)

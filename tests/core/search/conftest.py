@@ -50,3 +50,22 @@ def bank(tmp_path, monkeypatch, planted_original):
 @pytest.fixture
 def service(gallery, planted_original, sentence, clip):
     return SearchService(gallery, Models(planted_original.profile, sentence=sentence, clip=clip))
+
+
+def ids(gallery):
+    return [record.id for record in gallery.records]
+
+
+class CountingGallery:
+    """A gallery that counts the searches of its indexes."""
+
+    def __init__(self, gallery):
+        self._gallery = gallery
+        self.searches = []
+
+    def __getattr__(self, name):
+        return getattr(self._gallery, name)
+
+    def index(self, lens, kind):
+        self.searches.append((lens, kind))
+        return self._gallery.index(lens, kind)

@@ -16,21 +16,16 @@ from core.errors import (
     UnknownImageError,
 )
 from core.gallery.reader import Gallery
-from core.models.clip.hubs import correction, hubness
 from core.models.profiles import PROFILES, Models, Profile
 from core.models.spec import ModelSpec
-from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Fusion, Hit
-from core.search import hub_scores
+from core.records import INDEX_KINDS, INDEX_PAIR, LENSES, PLAIN_RRF, Hit
 from core.search.agreement import agreement
-from core.search.explain import joined_parts
-from core.search.fusion import fuse, normalised
-from core.search.hub_scores import owed_to_hubs
-from core.search.picture_ranks import with_caption
+from core.search.fusion import fuse
 from core.search.query import normalise_query
 from core.search.results import FUSION_DEPTH
 from core.search.service import SearchService
 from tests.core.planted import PlantedEncoder, brute_force, gallery_on_disk, profile, unit_rows
-from tests.core.search.conftest import QUERIES, RED, planted_texts
+from tests.core.search.conftest import QUERIES, RED, CountingGallery, ids, planted_texts
 from tests.tiny_clip import build_tiny_clip
 
 
@@ -43,10 +38,6 @@ class BrokenEncoder(PlantedEncoder):
 
     def encode_text(self, texts):
         raise self.error
-
-
-def ids(gallery):
-    return [record.id for record in gallery.records]
 
 
 def expected(service, lens, embedding, k):
@@ -286,21 +277,6 @@ def test_ivf_with_one_probe_loses_some_and_with_all_none(tmp_path):
     assert whole == flat
 
 
-class CountingGallery:
-    """A gallery that counts the searches of its indexes."""
-
-    def __init__(self, gallery):
-        self._gallery = gallery
-        self.searches = []
-
-    def __getattr__(self, name):
-        return getattr(self._gallery, name)
-
-    def index(self, lens, kind):
-        self.searches.append((lens, kind))
-        return self._gallery.index(lens, kind)
-
-
 def test_an_index_server_that_is_away_leaves_the_other_lens(service):
     class Away(CountingGallery):
         def index(self, lens, kind):
@@ -315,19 +291,6 @@ def test_an_index_server_that_is_away_leaves_the_other_lens(service):
     assert compared.failures == {"captions": sentence}
     assert compared.captions is None
     assert compared.clip.hits == whole.clip.hits
-
-
-def test_other_fusions_of_a_comparison_need_no_more_searches(service):
-    service.gallery = CountingGallery(service.gallery)
-    compared = service.compare("a dog", k=4)
-    assert service.gallery.searches == [("captions", "flat"), ("clip", "flat")]
-    fusions = [PLAIN_RRF, Fusion("zscore", 1.0), Fusion("zscore", 0.3), Fusion("zscore", 0.0)]
-    by_rank, captions, between, clip = service.fuse_again(compared, fusions, k=4)
-    assert len(service.gallery.searches) == 2
-    assert by_rank == compared.fused
-    assert [hit.id for hit in captions] == [hit.id for hit in compared.captions.hits]
-    assert [hit.id for hit in clip] == [hit.id for hit in compared.clip.hits]
-    assert between == service.compare("a dog", k=4, fusion=Fusion("zscore", 0.3)).fused
 
 
 def test_a_comparison_keeps_where_each_lens_ranks_the_pictures(service):
@@ -371,65 +334,3 @@ def test_a_gallery_of_real_encoders_is_searched_by_them(tmp_path):
     )
     for query in ("🐕", "собака", "犬", "!?", "x" * 1000, "\ud800 a dog"):
         assert len(service.compare(query, k=7).fused) == 7
-
-
-@pytest.mark.parametrize("fusion", [Fusion("zscore", 0.3), Fusion("cosine", 0.6)], ids=str)
-def test_a_sum_ranks_as_if_all_scores_of_all_pictures_were_there(service, fusion):
-    compared = service.compare("a dog", k=4, fusion=fusion)
-    queries = {"captions": planted_texts(8, 11)["a dog"], "clip": planted_texts(6, 12)["a dog"]}
-    said = [
-        normalised((service.gallery.embeddings(lens) @ query)[None].astype(float), fusion.kind)[0]
-        for lens, query in queries.items()
-    ]
-    scores = fusion.fuse(*said)
-    best = np.argsort(-scores)[:4]
-    assert [hit.id for hit in compared.fused] == [ids(service.gallery)[row] for row in best]
-    assert [hit.score for hit in compared.fused] == pytest.approx(scores[best].tolist(), abs=1e-5)
-    assert compared.fusion == fusion
-
-
-def test_a_corrected_sum_takes_hubs_off_wherever_it_is_worked_out(service, bank):
-    """In a search, in what each lens adds to it, and in a picture's place among all."""
-    fusion, query, gallery = Fusion("corrected", 0.3), "a dog", service.gallery
-    owed = 0.5 * hubness(gallery.embeddings("clip"), bank)
-    both = {
-        lens: gallery.embeddings(lens).astype(float) @ service.models.embed_query(lens, query)
-        for lens in LENSES
-    }
-    off = both["clip"] - both["clip"].mean() - owed
-    parts = {
-        "captions": 0.3 * normalised(both["captions"][None], "zscore")[0],
-        "clip": 0.7 * off / both["clip"].std(),
-    }
-    scores = parts["captions"] + parts["clip"]
-    compared = service.compare(query, k=4, fusion=fusion)
-    best = np.argsort(-scores)[:4].tolist()
-    assert [hit.id for hit in compared.fused] == [ids(gallery)[row] for row in best]
-    assert [hit.score for hit in compared.fused] == pytest.approx(scores[best].tolist(), abs=1e-5)
-    plain = service.compare(query, k=4, fusion=Fusion("zscore", 0.3))
-    assert [hit.id for hit in plain.fused] != [hit.id for hit in compared.fused]
-    assert compared.clip == replace(plain.clip, encode_ms=compared.clip.encode_ms,
-                                    search_ms=compared.clip.search_ms)  # fmt: skip
-    first = {lens: float(both[lens][best[0]]) for lens in LENSES}
-    found = joined_parts(service.models, gallery, query, ids(gallery)[best[0]], first, fusion)
-    assert found == pytest.approx({lens: own[best[0]] for lens, own in parts.items()}, abs=1e-5)
-    edited = with_caption(service.models, gallery, query, ids(gallery)[best[2]], "two dogs", fusion)
-    assert (edited.fused[0].rank, edited.fused[0].score) == (3, pytest.approx(scores[best[2]]))
-
-
-def test_what_a_picture_owes_to_being_a_hub_is_worked_out_once(service, bank, monkeypatch):
-    gallery, met = service.gallery, []
-
-    def counted(rows, clip):
-        met.append(len(rows))
-        return correction(rows, clip)
-
-    monkeypatch.setattr(hub_scores, "correction", counted)
-    monkeypatch.setattr(hub_scores, "_BLOCK", 7)
-    expected = 0.5 * hubness(gallery.embeddings("clip"), bank)
-    some = [ids(gallery)[row] for row in (5, 3, 5, 0)]
-    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
-    assert owed_to_hubs(service.models, gallery) == pytest.approx(expected)
-    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
-    assert sum(met) == len(gallery) and max(met) == 7
-    assert owed_to_hubs(service.models, gallery, []).shape == (0,)

@@ -26,7 +26,7 @@ from core.ui.tabs import about, best_of_both, compare
 from core.ui.tabs import lens as lens_tab
 from core.ui.tabs.about import gallery_description
 from tests.core.planted import unit_rows
-from tests.core.search.test_search import CountingGallery
+from tests.core.search.conftest import CountingGallery
 from tests.core.ui.parts.results.test_cards import carried
 from tests.planted_app import (
     DIM,
