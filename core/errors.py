@@ -21,7 +21,7 @@
     │   ├── ModelNotFoundError
     │   ├── MissingDependencyError
     │   └── EmbeddingError         not float (n, dim), not finite, or not of unit norm
-    ├── IndexUnavailableError      the server that holds an index does not answer
+    ├── IndexUnavailableError      the server of an index does not answer, or lost it
     └── HubError                   the Hub cannot be reached, refuses, or has something else
 
 ``str(error)`` is one sentence (or two: what is wrong, then the remedy) that may be shown to a
@@ -205,16 +205,21 @@ class EmbeddingError(ModelError):
 
 
 class IndexUnavailableError(TwoLensError):
-    """The server that holds an index does not answer.
+    """The server that holds an index does not answer, or does not hold it any more.
 
     Attributes:
         uri: Of the server, for the log; visitors are not told.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Say that it may be tried again."""
+    def __init__(self, uri: str, *, is_missing: bool = False) -> None:
+        """Say that it may be tried again, or what brings a missing index back."""
         self.uri = uri
-        super().__init__("The index server does not answer; try again in a moment.")
+        super().__init__(
+            "The index server does not hold this index; its operator makes it again by: python -m "
+            "precompute index GALLERY --index milvus"
+            if is_missing
+            else "The index server does not answer; try again in a moment."
+        )
 
 
 class HubError(TwoLensError):

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from core.config import Settings
 from tests.planted_app import planted_shelf, serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,3 +65,26 @@ def test_the_health_check_sees_whether_the_app_is_ready(tmp_path, count, code):
             [sys.executable, *arguments], env=environment, capture_output=True, check=False
         )
     assert done.returncode == code
+
+
+def test_the_compose_file_sets_what_the_app_reads_and_pins_what_it_runs():
+    compose = yaml.safe_load((ROOT / "compose.milvus.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    app = services["app"]
+    for name in app["environment"]:
+        assert name.removeprefix("TWOLENS_").lower() in Settings.model_fields, name
+    host, _, port = app["environment"]["TWOLENS_MILVUS_URI"].removeprefix("http://").partition(":")
+    assert services[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert (ROOT / app["build"]["args"]["EXTRA"]).is_file()
+    assert f"ARG {next(iter(app['build']['args']))}=" in DOCKERFILE
+    assert f"EXPOSE {app['ports'][0].partition(':')[2]}" in DOCKERFILE
+    images = [service["image"] for service in services.values() if "image" in service]
+    assert all(re.search(r":(v\d+\.\d+\.\d+|RELEASE\.[\w-]+)\}?$", image) for image in images)
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= set(services), name
+        assert service["restart"] == "unless-stopped", name
+        for volume in service.get("volumes", ()):
+            source = volume.rpartition(":/")[0]
+            assert source.startswith("${GALLERY") or source in compose["volumes"], volume
+    awaited = {name for name, how in app["depends_on"].items() if how["condition"]}
+    assert all("healthcheck" in services[name] for name in awaited)

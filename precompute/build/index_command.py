@@ -231,6 +231,7 @@ def fill_milvus(gallery: Gallery, say: Callable[[str], None]) -> None:
             licences = [record.license for record in gallery.records[start : rows.stop]]
             collection.add(rows, vectors[start : rows.stop], ids, licences)
             say(f"{lens}: {rows.stop:,} of {len(vectors):,} vectors sent ...")
+        collection.finish()
         collection.close()
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from core.activity import current_request
-from core.errors import InputError, TwoLensError, UnknownImageError
+from core.errors import IndexUnavailableError, InputError, TwoLensError, UnknownImageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -127,6 +127,8 @@ def sentence_for(error: Exception, where: str) -> str:
 def _note_refusal(error: BaseException | None) -> None:
     if isinstance(error, InputError):
         _note_status(404 if isinstance(error, UnknownImageError) else 400)
+    elif isinstance(error, IndexUnavailableError):
+        _note_status(503)
 
 
 def _note_status(status: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +13,7 @@ from core.errors import EmbeddingError, IndexUnavailableError, QueryError
 from core.search.engines.milvus import MilvusIndex, MilvusPlace
 from core.search.index import Index
 from tests.core.planted import brute_force, image_ids, unit_rows
+from tests.milvus_server import LiteServer, MilvusServer
 
 SIZE, DIM = 300, 16
 LICENCES = ("CC BY 4.0", 'with "quotes" and \\', None)
@@ -32,6 +31,9 @@ class FaissStore:
     def add(self, rows, vectors, ids, licences):
         entries = zip(vectors, ids, licences, strict=True)
         self._kept |= dict(zip(rows, entries, strict=True))
+
+    def finish(self):
+        pass
 
     def delete(self, rows):
         for row in rows:
@@ -51,13 +53,33 @@ class FaissStore:
         return len(self._kept)
 
 
-@pytest.fixture(scope="module", params=["faiss", "milvus"])
+@pytest.fixture(scope="module")
+def milvus_server(tmp_path_factory):
+    server = MilvusServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def milvus_uri(request):
+    """The server that TWOLENS_TEST_MILVUS names, or one of the package ``milvus``."""
+    if uri := os.environ.get("TWOLENS_TEST_MILVUS"):
+        return uri
+    server = request.getfixturevalue("milvus_server")
+    server.start()
+    return server.uri
+
+
+@pytest.fixture(scope="module", params=["faiss", "milvus-lite", "milvus-server"])
 def store(request, tmp_path_factory):
     if request.param == "faiss":
         yield FaissStore()
         return
-    pytest.importorskip("milvus_lite", reason="requirements-milvus.txt is not installed")
-    place = MilvusPlace(str(tmp_path_factory.mktemp("milvus") / "vectors.db"))
+    if request.param == "milvus-lite":
+        pytest.importorskip("milvus_lite", reason="requirements-milvus.txt is not installed")
+        place = MilvusPlace(str(tmp_path_factory.mktemp("milvus") / "vectors.db"))
+    else:
+        place = MilvusPlace(request.getfixturevalue("milvus_uri"), timeout_s=30)
     index = MilvusIndex(place, "contract", DIM)
     yield index
     index.close()
@@ -136,6 +158,20 @@ def test_what_is_added_is_found_and_what_is_deleted_is_not(filled):
     assert (best.id, again.id) == (image_ids(1)[0], image_ids(SIZE)[SIZE - 40])
 
 
+def test_what_is_found_by_codes_is_scored_by_the_vectors_themselves(store, monkeypatch):
+    """A server compares more than 25,000 vectors by codes of 8 bits; it needs only be told so."""
+    monkeypatch.setattr("core.search.engines.milvus.FLAT_UP_TO", 100)
+    vectors, ids = unit_rows(SIZE, DIM), image_ids(SIZE)
+    store.create(SIZE)
+    store.add(range(SIZE), vectors, ids, [None] * SIZE)
+    store.finish()
+    assert store.size == SIZE
+    queries = unit_rows(8, DIM, seed=5)
+    assert store.search(queries, 10, nprobe=SIZE) == Index.build(vectors, ids, "flat").search(
+        queries, 10
+    )
+
+
 def test_many_at_once_get_the_answers_of_one_at_a_time(filled):
     store, _ = filled
     queries = unit_rows(24, DIM, seed=3)
@@ -144,31 +180,21 @@ def test_many_at_once_get_the_answers_of_one_at_a_time(filled):
         assert list(pool.map(lambda query: store.search(query[None], 5), queries)) == alone
 
 
-@pytest.fixture
-def server(tmp_path):
-    """Starts Milvus Lite as a server on one port and folder, as often as it is called."""
-    pytest.importorskip("milvus_lite", reason="requirements-milvus.txt is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = []
-
-    def start():
-        command = [sys.executable, "-m", "milvus_lite.cmdline", "server", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--data-dir", str(tmp_path / "milvus")]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running.append(subprocess.Popen(command, **quiet))
-        return running[-1]
-
-    yield start, MilvusPlace(f"http://127.0.0.1:{port}", timeout_s=2)
-    for process in running:
-        process.kill()
-        process.wait()
+@pytest.fixture(params=["milvus-lite", "milvus-server"])
+def server(request, tmp_path):
+    """A server that does not run yet."""
+    if request.param == "milvus-lite":
+        server = LiteServer(tmp_path / "milvus")
+    else:
+        server = request.getfixturevalue("milvus_server")
+    server.kill()
+    yield server
+    server.kill()
 
 
 def answers(ask):
-    """Ask until it answers, a minute at most."""
-    until = time.monotonic() + 60
+    """Ask until it answers, two minutes at most."""
+    until = time.monotonic() + 120
     while True:
         try:
             return ask()
@@ -179,21 +205,20 @@ def answers(ask):
 
 
 def test_a_server_that_goes_away_is_said_so_and_found_again(server):
-    start, place = server
+    place = MilvusPlace(server.uri, timeout_s=2)
     vectors, ids, query = unit_rows(20, DIM), image_ids(20), unit_rows(1, DIM, seed=1)
     index = MilvusIndex(place, "coming_and_going", DIM)
     with pytest.raises(IndexUnavailableError, match="does not answer; try again in a moment"):
         index.search(query, 5)
-    process = start()
+    server.start()
     answers(lambda: index.create(20))
     index.add(range(20), vectors, ids, [None] * 20)
     expected = Index.build(vectors, ids, "flat").search(query, 5)
     assert index.search(query, 5) == expected
-    process.kill()
-    process.wait()
+    server.kill()
     started = time.monotonic()
     with pytest.raises(IndexUnavailableError) as caught:
         index.search(query, 5)
     assert time.monotonic() - started < 5 and str(place.uri) not in str(caught.value)
-    start()
+    server.start()
     assert answers(lambda: index.search(query, 5)) == expected
