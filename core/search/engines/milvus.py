@@ -172,10 +172,6 @@ class MilvusIndex:
         """Remove vectors by their rows; raises as :meth:`add` does."""
         self._asked(lambda client: client.delete(self._collection, ids=[int(row) for row in rows]))
 
-    def drop(self) -> None:
-        """Delete the collection, if there is one; raises as :meth:`add` does."""
-        self._asked(lambda client: client.drop_collection(self._collection))
-
     @property
     def size(self) -> int:
         """Number of vectors, asked of the server after all that anybody wrote before."""
