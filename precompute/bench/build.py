@@ -50,14 +50,13 @@ def _figures(
     from core.models.profiles import PROFILES, Models
     from precompute.build.pipeline import build
     from precompute.build.plan import BATCH_SIZE, BuildOptions
-    from precompute.build.shards.stages import LEAST_BATCH
     from precompute.sources.types import SourceOptions
 
     profile = PROFILES[name]
     models = Models(profile, device=settings.device, query_cache_size=0)
     source = source or str(packaged_photos(folder / "photos"))
     captioner = _TimedCaptioner(models.captioner)
-    describer = Describer(captioner, models.sentence, models.clip, least_batch=LEAST_BATCH)
+    describer = Describer(captioner, models.sentence, models.clip)
     _load(describer)
     built = build(
         BuildOptions(
