@@ -11,6 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from core.errors import QueryError
+from core.search.query_language.parse import parse_query
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,6 +91,14 @@ def _with_tags(page: bytes, request: Request) -> bytes:
     return head[:place] + _tags(request).encode() + head[place:] + script + rest
 
 
+def _is_ranked(query: str) -> bool:
+    """Tell whether a query looks for something, and does not only filter."""
+    try:
+        return bool(parse_query(query).parts)
+    except QueryError:
+        return True
+
+
 def _tags(request: Request) -> str:
     from gradio.route_utils import get_root_url
 
@@ -96,7 +107,8 @@ def _tags(request: Request) -> str:
     query = " ".join(request.query_params.get("q", "").split())[:200]
     title, asked = f"{TITLE}: two ways to find a picture", ""
     if query:
-        title = f"\u201c{query}\u201d, found by captions and by CLIP"
+        how = "found by captions and by CLIP" if _is_ranked(query) else "pictures of a gallery"
+        title = f"\u201c{query}\u201d, {how}"
         asked = f"?{urlencode({'q': query, 'g': request.query_params.get('g', '')[:200]})}"
     tags = {
         "og:type": "website",

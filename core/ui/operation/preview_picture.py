@@ -16,7 +16,8 @@ from core.errors import TwoLensError
 from core.ui.operation.link_preview import PREVIEW_PATH, PREVIEW_SIZE
 
 if TYPE_CHECKING:
-    from core.ui.galleries.shelf import Shelf
+    from core.search.query_language.parse import ParsedQuery
+    from core.ui.galleries.shelf import Shelf, ShelvedGallery
 
 GROUND, INK, QUIET = "#fbfaf8", "#1c1917", "#57534e"
 CAPTIONS_COLOUR, CLIP_COLOUR = "#a53f14", "#0f5c8f"
@@ -25,7 +26,7 @@ _FINER = 2
 
 
 def preview_route(shelf: Shelf) -> Route:
-    """Return the route of the picture; ``?q=WORDS&g=GALLERY`` shows what both lenses find first."""
+    """Return the route of the picture; ``?q=WORDS&g=GALLERY`` shows what is found first."""
 
     async def preview(request: Request) -> Response:
         query = request.query_params.get("q", "").strip()
@@ -43,28 +44,46 @@ def _answer_drawn(shelf: Shelf, query: str, name: str, host: str) -> bytes:
         return _drawn()
     try:
         entry = shelf.entry(name)
-        found = entry.service.compare(query, k=1)
-        first = {
-            title: entry.gallery.read_thumbnail(result.hits[0].id)
-            for title, result in (("Caption lens", found.captions), ("CLIP lens", found.clip))
-            if result is not None and result.hits
-        }
+        asked = entry.service.parse(query)
+        shown = _found_first(entry, query) if asked.parts else _passing_first(entry, asked)
     except TwoLensError:
         return _drawn()
     picture = Image.new("RGB", PREVIEW_SIZE, GROUND)
     draw = ImageDraw.Draw(picture)
-    draw.text((40, 28), _fitted(f"\u201c{found.query}\u201d"), INK, _font(44))
-    for place, (title, content) in enumerate(first.items()):
+    draw.text((40, 28), _fitted(f"\u201c{asked.text}\u201d"), INK, _font(44))
+    for place, (title, colour, content) in enumerate(shown):
         left = 40 + place * 570
         with Image.open(io.BytesIO(content)) as thumbnail:
-            shown = ImageOps.contain(thumbnail.convert("RGB"), (550, 410))
-        picture.paste(shown, (left + (550 - shown.width) // 2, 150 + (410 - shown.height) // 2))
-        colour = CAPTIONS_COLOUR if title == "Caption lens" else CLIP_COLOUR
+            fitted = ImageOps.contain(thumbnail.convert("RGB"), (550, 410))
+        picture.paste(fitted, (left + (550 - fitted.width) // 2, 150 + (410 - fitted.height) // 2))
         draw.text((left, 102), title, colour, _font(30))
     mark = two_lenses(34)
     picture.paste(mark, (40, 580))
     draw.text((106, 580), f"TwoLens   {host}", QUIET, _font(26))
     return _png(picture)
+
+
+def _found_first(entry: ShelvedGallery, query: str) -> list[tuple[str, str, bytes]]:
+    """Return title, its colour and thumbnail of what each lens that answered finds first."""
+    found = entry.service.compare(query, k=1)
+    return [
+        (title, colour, entry.gallery.read_thumbnail(result.hits[0].id))
+        for title, colour, result in (
+            ("Caption lens", CAPTIONS_COLOUR, found.captions),
+            ("CLIP lens", CLIP_COLOUR, found.clip),
+        )
+        if result is not None and result.hits
+    ]
+
+
+def _passing_first(entry: ShelvedGallery, asked: ParsedQuery) -> list[tuple[str, str, bytes]]:
+    """Return the same of the first two pictures that pass the filters, with how many do."""
+    rows = entry.service.passing(asked)
+    titles = (f"{len(rows):,} of {len(entry.gallery):,} pictures", "")
+    return [
+        (title, QUIET, entry.gallery.read_thumbnail(entry.gallery.ids[row]))
+        for title, row in zip(titles, rows.tolist(), strict=False)
+    ]
 
 
 def _fitted(text: str) -> str:

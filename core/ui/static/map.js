@@ -145,16 +145,19 @@
     const ids = Array.from({ length: count }, (_, row) => hex.slice(16 * row, 16 * row + 16));
     const captions = new Float32Array(content, 8 * count, 2 * count);
     const clip = new Float32Array(content, 16 * count, 2 * count);
-    const bounds = [Infinity, Infinity, -Infinity, -Infinity];
-    for (const places of [captions, clip])
+    /** A map, and the box of its points: the two lenses' axes have nothing to do with each other. */
+    const mapOf = (places) => {
+      const bounds = [Infinity, Infinity, -Infinity, -Infinity];
       places.forEach((value, at) => {
         const axis = at % 2;
         bounds[axis] = Math.min(bounds[axis], value);
         bounds[2 + axis] = Math.max(bounds[2 + axis], value);
       });
+      return { places, bounds };
+    };
     const thumbnail = (row) => told.thumbnail.replace("ID", ids[row]);
-    const rest = { slug: told.slug, query: NO_QUERY, pointed: -1, chosen: new Set() };
-    return { count, ids, bounds, captions: { places: captions }, clip: { places: clip }, thumbnail, ...rest };
+    const rest = { slug: told.slug, query: NO_QUERY, pointed: -1, chosen: new Set(), passing: null };
+    return { count, ids, captions: mapOf(captions), clip: mapOf(clip), thumbnail, ...rest };
   };
 
   const whenSeen = (place) =>
@@ -190,6 +193,7 @@
     }
     if (!data) return; // it is on its way for an earlier answer
     data.query = { query: told.query, hits: told.hits, places: told.places };
+    data.passing = told.passing && new Set(told.passing);
     data.pointed = -1;
     tip.remove();
     for (const chart of charts) chart.whole();

@@ -119,7 +119,7 @@
     const whole = () => {
       const data = on.data();
       if (!data) return;
-      const [left, top, right, bottom] = data.bounds;
+      const [left, top, right, bottom] = data[lens].bounds;
       const room = (side) => Math.max(side - 2 * MARGIN, side / 2);
       fit = Math.min(room(width) / (right - left || 1), room(height) / (bottom - top || 1));
       camera = { x: (left + right) / 2, y: (top + bottom) / 2, zoom: 1 };

@@ -199,7 +199,7 @@
       const colours = Object.fromEntries(
         COLOURS.map((name) => [name, style.getPropertyValue(`--tl-${name}`).trim()]),
       );
-      const chosen = data.chosen.size ? data.chosen : null;
+      const chosen = data.chosen.size ? data.chosen : data.passing;
       const rows = paintPoints(colours, chosen);
       pen.setTransform(now.dense, 0, 0, now.dense, 0, 0);
       pen.font = `700 11px ${style.fontFamily}`;

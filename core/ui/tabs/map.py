@@ -114,7 +114,7 @@ def search(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
 
 
 def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
-    """Return the maps; with the query and its hits, unless it is empty.
+    """Return the maps; with the query and its hits, unless it is empty, and what its filters leave.
 
     Raises:
         QueryError: The query or k cannot be answered.
@@ -135,15 +135,22 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
         "query": "",
         "hits": {},
         "places": {},
+        "passing": None,
     }
     summary = parts = ""
     if typed:
-        comparison = entry.service.compare(typed, k=picture_count(k))
-        told |= drawn(entry, found, comparison)
-        ids = [hit.id for hit in comparison.fused]
-        summary = top_pictures(entry, ids, "Best of both")
-        typed = comparison.query
-        parts = query_chips(entry, entry.service.parse(typed))
+        asked = entry.service.parse(typed)
+        typed, parts = asked.text, query_chips(entry, asked)
+        if asked.filters:
+            rows = entry.service.passing(asked).tolist()
+            told["passing"] = rows
+            summary = f"{len(rows):,} of {len(entry.gallery):,} pictures pass the filters."
+            parts += f'<p class="tl-note">{summary}</p>'
+        if asked.parts:
+            comparison = entry.service.compare(typed, k=picture_count(k))
+            told |= drawn(entry, found, comparison)
+            ids = [hit.id for hit in comparison.fused]
+            summary = top_pictures(entry, ids, "Best of both")
     content = (
         f"{examples_line(entry, typed)}{parts}"
         f'<div class="tl-map" data-map="{escape(json.dumps(told, ensure_ascii=False))}"></div>'

@@ -163,3 +163,24 @@ def test_the_routes_of_a_map_give_what_the_page_shows_and_nothing_else(address):
         "map.css.x",
     ):
         assert httpx.get(f"{address}/map/{wrong}").status_code == 404, wrong
+
+
+def test_filters_alone_mark_the_points_that_pass(visit: Visit):
+    page = visit.page
+    open_map(visit)
+    expect(visit.cards()).to_have_count(0)
+    before = drawn(page, lens=0)
+    visit.search("shape:portrait")
+    expect(page.locator(".tl-note", has_text="2 of 12 pictures pass the filters.")).to_be_visible()
+    assert page.evaluate("[...twolens.map.data().passing]") == [1, 5]
+    assert ImageChops.difference(before, drawn(page, lens=0)).getbbox() is not None
+    expect(page).to_have_url(re.compile(r"q=shape%3Aportrait&g=planted&tab=map$"))
+
+    visit.search("a red bus shape:portrait")  # hits among those that pass
+    page.wait_for_function("twolens.map.data().query.query === 'a red bus shape:portrait'")
+    assert sorted(page.evaluate("twolens.map.data().query.hits.clip")) == [1, 5]
+    visit.search("shape:square")
+    expect(page.locator(".tl-note", has_text="0 of 12 pictures pass the filters.")).to_be_visible()
+    assert page.evaluate("twolens.map.data().passing.size") == 0
+    visit.search("a red bus")
+    page.wait_for_function("twolens.map.data().passing === null")

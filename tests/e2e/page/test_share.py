@@ -163,6 +163,14 @@ def test_a_links_preview_shows_its_query_and_what_was_found(address):
     plain = httpx.get(f"{address}/preview.png").content
     assert httpx.get(f"{address}/preview.png", params={"q": "x" * 5000}).content == plain
 
+    filters = {"q": "shape:portrait", "g": "planted"}  # which rank nothing: two that pass
+    head = httpx.get(address, params=filters).text.partition("<script>")[0]
+    assert "shape:portrait\u201d, pictures of a gallery" in head
+    drawn = Image.open(io.BytesIO(httpx.get(f"{address}/preview.png", params=filters).content))
+    for place, ground in enumerate([(57, 143, 120), (125, 205, 120)]):  # of the two that pass
+        found = drawn.getpixel((40 + 275 + 570 * place, 355))
+        assert max(abs(a - b) for a, b in zip(ground, found, strict=True)) < 12
+
 
 def test_a_spoilt_address_is_told_in_the_results(address, browser):
     visit = Visit.__new__(Visit)
