@@ -167,10 +167,11 @@ class _Drawn:
 
     def _draw(self, image_id: str, scale: int) -> bytes:
         width, height = self._sizes[image_id]
-        return _drawn((scale * width, scale * height), list(self._sizes).index(image_id))
+        return drawn(list(self._sizes).index(image_id), (scale * width, scale * height))
 
 
-def _drawn(size: tuple[int, int], row: int) -> bytes:
+def drawn(row: int, size: tuple[int, int] = (320, 240)) -> bytes:
+    """Return the picture of a row."""
     image = Image.new("RGB", size, (40 + row * 17 % 200, 90 + row * 53 % 150, 120))
     ImageDraw.Draw(image).ellipse((4, 4, size[0] - 4, size[1] - 4), outline="white", width=6)
     file = io.BytesIO()

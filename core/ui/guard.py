@@ -116,7 +116,7 @@ _RULES = (
     _rule(f"{_API}mcp(/|/http/?)?", ("GET", "HEAD", "POST", "DELETE"), "json", streams=True),
     _rule(f"{_API}mcp/schema"),
     # Our own.
-    _rule("/(thumbnails|large|map)/.+"),
+    _rule("/(thumbnails|large|awaited|map)/.+"),
     _rule(f"{re.escape(HEALTH_PATH)}|{re.escape(METRICS_PATH)}|{re.escape(PREVIEW_PATH)}"),
 )
 _UPLOAD_RULES = (

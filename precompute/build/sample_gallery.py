@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import GalleryError, ManifestMismatchError, SourceError
 from core.gallery.figures.metrics_file import METRICS_FILE
@@ -25,11 +27,16 @@ from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Profile
 from core.records import SAMPLE_NAME
 
+if TYPE_CHECKING:
+    from precompute.build.workspace import Workspace
+
 logger = logging.getLogger("twolens")
 
 _LIST = Path(__file__).with_name("sample_photos.json")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _STOP_S = 10
+_SHOWN_AT_ONCE = 8
+"""Photos of a shard: a batch, so that the page can show each as soon as it is described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,7 @@ class SampleGallery:
         folder: Where it is, or will be.
         total: Number of its photos.
         done: How many of them were described so far.
+        shown: Those that can be shown: caption by id, "" while it is being written.
         trouble: Why it will not come, if its owner says so.
 
     Raises:
@@ -149,6 +157,8 @@ class SampleGallery:
             )
         self.profile = profile
         self.total, self.done, self.trouble = len(self.photos), 0, ""
+        self.shown: Mapping[str, str] = {}
+        self._thumbnails: dict[str, bytes] = {}
         name = f"{profile.name}-{_digest(self.photos)}"
         self.folder = cache_dir / "galleries" / name / SAMPLE_NAME
         self._staged = cache_dir / "photos" / name / SAMPLE_NAME
@@ -190,7 +200,7 @@ class SampleGallery:
         stage(self.photos, self._staged)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         arguments = ["build", str(self._staged), "--out", str(self.folder)]
-        arguments += ["--profile", self.profile.name]
+        arguments += ["--profile", self.profile.name, "--shard-size", str(_SHOWN_AT_ONCE)]
         arguments += ["--overwrite"] if self.folder.exists() else []
         status = self._run([*arguments, *self._models("captioner", "clip")])
         if status != 0:
@@ -199,6 +209,10 @@ class SampleGallery:
                 "one, run: python app.py --gallery DIR"
             )
         shutil.rmtree(self._staged.parent, ignore_errors=True)
+
+    def thumbnail(self, image_id: str) -> bytes | None:
+        """Return the thumbnail, webp, of a photo of ``shown``; None for another."""
+        return self._thumbnails.get(image_id)
 
     def measure(self) -> None:
         """Evaluate it on what people wrote of its photos; a failure is said, and no more."""
@@ -234,7 +248,18 @@ class SampleGallery:
             try:
                 return self._running.wait(0.5)
             except subprocess.TimeoutExpired:
-                self.done = max(self.done, min(workspace.thumbnails, self.total))
+                self._look(workspace)
+
+    def _look(self, workspace: Workspace) -> None:
+        """Remember what a build has done so far; its workspace goes when it is finished."""
+        with suppress(OSError):  # it may be going at this moment
+            for path in workspace.thumbnails():
+                if path.stem not in self._thumbnails and (content := path.read_bytes()):
+                    self._thumbnails[path.stem] = content  # else it is being written
+        self.done = max(self.done, min(len(self._thumbnails), self.total))
+        captions = {record.id: record.caption for record in workspace.described()}
+        if captions or not self.shown:
+            self.shown = {image_id: captions.get(image_id, "") for image_id in self._thumbnails}
 
     def _models(self, *kinds: str) -> list[str]:
         """Return the options for models that are not a profile's own."""

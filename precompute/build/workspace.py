@@ -48,6 +48,8 @@ from precompute.sources.photo_folders.system_files import is_system_file
 if TYPE_CHECKING:
     import numpy as np
 
+    from core.records import ImageRecord
+
 REPORT_FILE = "build_report.json"
 _LOCK_FILE = "lock"
 _PLAN_FILE = "plan.json"
@@ -229,10 +231,17 @@ class Workspace:
         found: np.ndarray = np.load(self._array(number, lens))
         return found
 
-    @property
-    def thumbnails(self) -> int:
-        """Number of pictures that were described so far; any process may ask."""
-        return sum(1 for _ in (self.copies / THUMBNAILS_FOLDER).glob("*/*"))
+    def thumbnails(self) -> Iterator[Path]:
+        """Go through the thumbnails that were written so far; any process may ask."""
+        return (self.copies / THUMBNAILS_FOLDER).glob("*/*.webp")
+
+    def described(self) -> list[ImageRecord]:
+        """Return the pictures of the shards that are finished so far; any process may ask."""
+        records: list[ImageRecord] = []
+        for marker in sorted(self._shards.glob("*.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # it may be going this moment
+                records += Shard.from_json(json.loads(marker.read_bytes())).records
+        return records
 
     def write_shard(self, number: int, shard: Shard, embeddings: Mapping[Lens, np.ndarray]) -> None:
         """Finish a shard: embeddings first, the marker last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -116,13 +116,19 @@ class AwaitedGallery(Protocol):
         folder: Where it will be.
         total: Pictures that it will have.
         done: How many of them were described.
+        shown: Those that can be shown: caption by id, "" while it is being written.
         trouble: Why it will not come, or "".
     """
 
     folder: Path
     total: int
     done: int
+    shown: Mapping[str, str]
     trouble: str
+
+    def thumbnail(self, image_id: str) -> bytes | None:
+        """Return the thumbnail, webp, of one of those; None for another picture."""
+        ...
 
     def build(self) -> None:
         """Build it, if it is not there.

@@ -16,7 +16,7 @@ _CALL = re.compile(r"/gradio_api/(?:run|api|call|call/v2)/([A-Za-z0-9_]{1,64})/?
 _ROUTES = (
     ("page", re.compile("/")),
     ("file", re.compile("/(?:assets|static|svelte)/.+|/favicon.ico|/(?:theme.css|manifest.json)")),
-    ("thumbnail", re.compile("/thumbnails/.+")),
+    ("thumbnail", re.compile("/(thumbnails|awaited)/.+")),
     ("map", re.compile("/map/.+")),
     ("upload", re.compile("/gradio_api/upload/?")),
     ("upload_file", re.compile("/uploads/.+")),

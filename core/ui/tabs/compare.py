@@ -26,12 +26,14 @@ from core.ui.parts.results.cards import (
     hit_row,
     standing_of,
 )
+from core.ui.parts.results.measured import measured_line, solved_queries
 from core.ui.parts.results.paging import browse_view, filtered_state, page_start, pager
 from core.ui.parts.results.similar import asked_similar, similar_view
 from core.ui.parts.results.states import (
     answered,
     details,
     examples_line,
+    examples_of,
     fewer_note,
     lens_failure,
     lens_heading,
@@ -283,9 +285,11 @@ def _agreement(entry: ShelvedGallery, comparison: Comparison) -> str:
     left = _left(comparison)
     chance = shared_by_chance(captions, clip, len(entry.gallery) if left is None else left)
     by_chance = f"{chance:.1f}".removesuffix(".0") if chance >= 0.1 else "under 0.1"
+    offered = comparison.query in (*examples_of(entry), *solved_queries(entry))
     return (
         f'<p class="tl-agree"><strong>{BOTH_MARK}{words}</strong>'
-        f"{explained(f'by chance it would be {by_chance}', CHANCE_HELP)}</p>"
+        f"{explained(f'by chance it would be {by_chance}', CHANCE_HELP)}"
+        f"{measured_line(entry) if offered else ''}</p>"
     )
 
 

@@ -31,6 +31,10 @@ _R_HELP = (
     "likewise, for the first and the first ten."
 )
 _MRR_HELP = "Mean of 1 / rank of the right picture: 100 if it always comes first, 50 if second."
+_IVF_HELP = (
+    "An index that sorts the pictures into clusters beforehand, and looks only into those that are "
+    "nearest to the query."
+)
 _P_HELP = (
     "How often a difference this large would come about by luck if both were equally good. "
     "Under 0.05 is usually taken to mean that it is no luck."
@@ -280,8 +284,9 @@ def _index(metrics: Metrics) -> str:
         for point in curve.points
     )
     return (
-        f"<section><h2>Is IVF worth it?</h2><p>{sentences}</p>"
-        f"{index_figures(metrics)}<details><summary>All figures</summary>"
+        "<section><h2>Is a faster index worth it?</h2>"
+        f"<p>{explained('IVF', _IVF_HELP)} looks at a part of the pictures only. {sentences}</p>"
+        f"<details><summary>All figures</summary>{index_figures(metrics)}"
         '<div class="tl-table"><table><thead><tr><th scope="col">vectors</th><th scope="col">index'
         '</th><th scope="col">of flat\'s ten</th><th scope="col">median, ms</th>'
         '<th scope="col">95th percentile, ms</th><th scope="col">bytes a vector</th></tr></thead>'
@@ -323,7 +328,8 @@ def _captions(metrics: Metrics) -> str:
         f"{cider}<dt>CLIPScore {quality.clip_score:.2f}</dt><dd>How well captions fit their "
         f"pictures, as {escape(quality.clip_model)} sees it; it does not compare with another "
         "CLIP's.</dd>"
-        f"<dt>{quality.flagged:.1%} doubtful</dt><dd>Empty, repeating or echoing captions.</dd>"
+        f"<dt>{quality.flagged:.1%} malformed</dt><dd>Empty captions, and those that repeat "
+        "themselves or echo the instruction.</dd>"
         f"<dt>{quality.distinct:.1%} distinct</dt><dd>Where two pictures share a caption, the "
         "caption lens cannot tell them apart.</dd></dl></section>"
     )

@@ -74,6 +74,6 @@ def group_table(groups: Sequence[QueryGroup]) -> str:
         '<div class="tl-table"><table><thead><tr><th scope="col">queries with</th>'
         '<th scope="col">how many</th><th scope="col">Caption</th><th scope="col">CLIP</th>'
         '<th scope="col">Both</th><th scope="col" class="tl-m-plot">R@5, 0 to 100 %</th>'
-        '<th scope="col">same in ten, %</th></tr></thead>'
+        '<th scope="col">in both first tens, %</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -16,6 +16,8 @@ from core.ui.galleries.shelf import Shelf
 from core.ui.parts.results.states import SAMPLE_EXAMPLES
 from tests.e2e.visiting import Visit
 from tests.planted_app import (
+    drawn,
+    image_id,
     planted_models,
     planted_profile,
     serving,
@@ -29,7 +31,14 @@ def awaited(tmp_path: Path) -> SimpleNamespace:
     """A shelf without a gallery, and one that is on its way."""
     profile = planted_profile(tmp_path)
     shelf = Shelf(profile)
-    shelf.awaited = SimpleNamespace(folder=tmp_path / "sample", total=7, done=0, trouble="")
+    shelf.awaited = SimpleNamespace(
+        folder=tmp_path / "sample",
+        total=7,
+        done=0,
+        shown={},
+        thumbnail={image_id(1): drawn(1)}.get,
+        trouble="",
+    )
     return SimpleNamespace(shelf=shelf, profile=profile, gallery=shelf.awaited)
 
 
@@ -59,8 +68,16 @@ def test_the_page_turns_into_the_gallery_when_that_is_built(chromium, awaited):
         expect(notice).to_contain_text("Building the first gallery: 0 of 7", timeout=30_000)
         answer = httpx.get(f"{page.url}health")
         assert (answer.status_code, answer.json()["status"]) == (503, "starting")
+        expect(page.locator(".tl-how:visible")).to_have_count(2)
+        awaited.gallery.shown = {image_id(1): "a <b>dog</b> sleeps"}
         awaited.gallery.done = 4
         expect(notice).to_contain_text("4 of 7", timeout=30_000)
+        figure = page.locator(".tl-watched figure:visible")
+        expect(figure).to_have_text("a <b>dog</b> sleeps")
+        picture = figure.locator("img")
+        page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+        missing = f"{page.url}{picture.get_attribute('src')}".replace(image_id(1), image_id(2))
+        assert httpx.get(missing).status_code == 404
         arrive(awaited)
         for lens in ("captions", "clip"):
             expect(page.locator(f".tl-lens.{lens} .tl-card")).to_have_count(5, timeout=30_000)

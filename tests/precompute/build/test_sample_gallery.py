@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,11 +13,23 @@ import app
 from core.config import Settings
 from core.errors import SourceError
 from core.files import sha256_of
+from core.gallery.copies import Copies
 from core.gallery.figures.metrics_file import METRICS_FILE
+from core.gallery.layout import THUMBNAILS_FOLDER
+from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES
+from core.records import LENSES
 from precompute.build import sample_gallery as subject
 from precompute.build.sample_gallery import SampleGallery, packaged_photos, stage
-from tests.planted_app import planted_models, planted_profile, write_planted_gallery
+from precompute.build.shards.shard import Shard
+from precompute.build.workspace import Workspace
+from tests.planted_app import (
+    drawn,
+    image_id,
+    planted_models,
+    planted_profile,
+    write_planted_gallery,
+)
 
 
 def test_every_listed_photo_is_an_image_of_an_installed_package():
@@ -83,6 +97,30 @@ def _planted(tmp_path):
     sample.folder.parent.mkdir(parents=True)
     write_planted_gallery(sample.folder, profile)
     return sample, profile
+
+
+def test_photos_are_shown_as_they_come_and_with_their_captions_as_soon_as_these_are_there(tmp_path):
+    sample, profile = _planted(tmp_path)
+    record = Gallery.open(sample.folder, profile).record(image_id(0))
+    workspace = Workspace(sample.folder.resolve())
+    with workspace.locked():
+        workspace.begin({"of": "a test"})
+        for row in range(2):
+            Copies(drawn(row)).write(workspace.copies, image_id(row))
+        (workspace.copies / THUMBNAILS_FOLDER / "00" / f"{'0' * 16}.webp").parent.mkdir(
+            exist_ok=True
+        )
+        (workspace.copies / THUMBNAILS_FOLDER / "00" / f"{'0' * 16}.webp").touch()  # being written
+        sample._look(workspace)
+        assert (sample.done, dict(sample.shown)) == (2, {image_id(0): "", image_id(1): ""})
+        vectors = {lens: np.ones((1, 4), np.float32) for lens in LENSES}
+        workspace.write_shard(0, Shard(rows=1, records=[record]), vectors)
+        sample._look(workspace)
+        assert sample.shown[image_id(0)] == record.caption and not sample.shown[image_id(1)]
+    shutil.rmtree(workspace.root)  # as at the end of a build
+    sample._look(workspace)
+    assert sample.shown[image_id(0)] == record.caption
+    assert sample.thumbnail(image_id(0)) == drawn(0) and sample.thumbnail("f" * 16) is None
 
 
 def test_a_cached_gallery_serves_until_it_is_damaged_or_the_models_change(tmp_path):

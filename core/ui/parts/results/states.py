@@ -12,6 +12,8 @@ from core.ui.galleries.shelf import AwaitedGallery, Shelf, ShelvedGallery
 from core.ui.parts.events import sentence_for
 from core.ui.parts.markup import LENS_WORDS, escape, milliseconds, ordinal, stage
 from core.ui.parts.results.cards import alt_text, plain_row, skeleton_row
+from core.ui.parts.results.measured import case_chips
+from core.ui.parts.thumbnails import awaited_address
 
 EXAMPLES = (
     "two children on a beach",
@@ -37,12 +39,13 @@ def examples_of(entry: ShelvedGallery) -> tuple[str, ...]:
 
 
 def examples_line(entry: ShelvedGallery, current: str = "") -> str:
-    """Return the examples as buttons; the one that was asked is marked."""
-    chips = "".join(
+    """Return the examples, and what only one lens solves, as buttons; what was asked is marked."""
+    first, *others = [
         f'<button type="button" class="tl-chip" data-query="{escape(example)}"'
         f"{' aria-pressed=true' if example == current else ''}>{escape(example)}</button>"
         for example in examples_of(entry)
-    )
+    ]
+    chips = f"{first}{case_chips(entry, current)}{''.join(others)}"
     return f'<div class="tl-try"><span>Try</span>{chips}</div>'
 
 
@@ -109,13 +112,27 @@ def building_state(awaited: AwaitedGallery) -> str:
     if awaited.trouble:
         return no_gallery_state(awaited.trouble)
     count = f"{awaited.done} of {awaited.total}"
+    lenses = "".join(
+        f'<div class="tl-how {lens}"><h3>{words.mark}{words.title} <small>{words.verb}</small></h3>'
+        f"<p>{words.how}</p></div>"
+        for lens, words in LENS_WORDS.items()
+    )
+    photos = (
+        f'<figure class="{"" if caption else "is-waiting"}">'
+        f'<img src="{awaited_address(image_id)}" alt="" width="160" height="160">'
+        f"<figcaption>{escape(caption) or '…'}</figcaption></figure>"
+        for image_id, caption in awaited.shown.items()
+    )
     answer = (
         f'<section class="tl-notice tl-building"><h2>Building the first gallery: {count}</h2>'
         f'<progress max="{awaited.total}" value="{awaited.done}">{count}</progress>'
-        "<p>Photos that came with the installation are being described and indexed, once. This "
-        "page turns into the gallery by itself.</p></section>"
+        "<p>A model is looking at photos that came with the installation and writes a caption for "
+        "each, once. This page turns into the gallery by itself; you can type already what you "
+        f'will look for.</p></section><div class="tl-hows">{lenses}</div>'
+        f'<div class="tl-watched">{"".join(photos)}</div>'
     )
-    return stage(answer, "")
+    # No name of its own for each answer: what was shown before stays, and its pictures with it.
+    return f'<div class="tl-stage"><div class="tl-answer" tabindex="-1">{answer}</div></div>'
 
 
 def error_state(shelf: Shelf, gallery: str | None, sentence: str) -> str:

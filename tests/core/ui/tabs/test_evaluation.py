@@ -83,7 +83,7 @@ def test_every_section_is_there_and_every_tag_is_closed(measured_shelf):
         "Where they differ",
         "Queries that only one of them solves",
         "How sure a score is",
-        "Is IVF worth it?",
+        "Is a faster index worth it?",
         "The captions themselves",
         "What the numbers say, and what not",
     ):
@@ -127,7 +127,7 @@ def test_cider_is_left_out_where_it_was_not_worked_out(measured_shelf):
 def test_a_section_without_figures_is_left_out(measured_shelf):
     figures_of(measured_shelf, captions=None, groups=[], index={})
     view = evaluation_view(measured_shelf, None)
-    for heading in ("The captions themselves", "Where they differ", "Is IVF worth it?"):
+    for heading in ("The captions themselves", "Where they differ", "Is a faster index worth it?"):
         assert heading not in view
 
 
