@@ -25,14 +25,29 @@
     sender.dispatchEvent(new Event("change", { bubbles: true }));
   };
 
+  /** Files of several folders may have one name: then each is sent under its folders' as well. */
+  const named = (files) => {
+    const times = new Map();
+    for (const [file] of files) times.set(file.name, (times.get(file.name) || 0) + 1);
+    return files.map(([file, path]) => {
+      const folders = path.split("/").filter(Boolean).slice(0, -1);
+      if (times.get(file.name) === 1 || !folders.length) return file;
+      const { type, lastModified } = file;
+      return new File([file], [...folders, file.name].join(" \u203a "), { type, lastModified });
+    });
+  };
+
+  /** Sends files, each with its path in what was chosen or dropped. */
   const send = (files) => {
-    waiting.push(...files.filter((file) => !HIDDEN.test(file.name)));
+    waiting.push(...named(files.filter(([file]) => !HIDDEN.test(file.name))));
     give();
   };
 
   const filesOf = async (entry) => {
-    if (entry.isFile)
-      return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      return [[file, entry.fullPath]];
+    }
     const reader = entry.createReader();
     const found = [];
     for (;;) {
@@ -57,7 +72,7 @@
 
   document.addEventListener("change", (event) => {
     if (!zoneOf(event) || !event.target.files) return;
-    send([...event.target.files]);
+    send([...event.target.files].map((file) => [file, file.webkitRelativePath]));
     event.target.value = ""; // the same files may be chosen again
   });
 

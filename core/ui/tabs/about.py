@@ -25,8 +25,8 @@ _NUMBERS = (
     (
         "score",
         "How close your words are to a caption, or to a picture: the cosine of the angle between "
-        "two embeddings, 1 at most. Each lens has its own scale: 0.3 may be poor for the caption "
-        "lens and excellent for CLIP.",
+        "two embeddings, 1 at most. Each lens, and each model, has its own scale: what is good "
+        "in one may be poor in another. The bar under a picture is drawn on the lens's own.",
     ),
     (
         "by chance",

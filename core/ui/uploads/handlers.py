@@ -213,7 +213,7 @@ class UploadHandlers:
 def no_photos() -> str:
     """Return the results area of a visitor without described photos."""
     return stage(
-        '<section class="tl-notice"><p>Results of your photos will appear here.</p></section>',
+        '<section class="tl-notice"><p>Results from your photos will appear here.</p></section>',
         "",
     )
 

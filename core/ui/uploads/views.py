@@ -18,6 +18,8 @@ ACCEPTED = "image/*,.avif,.heic,.heif,.tif,.tiff,.dng,.cr2,.nef,.arw"
 """What a browser's dialog for photos offers; what can be read is found out from the content."""
 PICTURES_WATCHED = 24
 """Pictures shown while a run is under way; the next ones begin a new page."""
+_LEAST_SHOWN = 0.1
+"""Photos a second under which no speed is told: it would read 0.0."""
 
 FORGOTTEN = "Everything is forgotten: your files, captions, embeddings and indexes are deleted."
 
@@ -30,7 +32,7 @@ def introduction(uploads: Uploads) -> str:
         '<div class="tl-upload-intro"><p><strong>Search your own photos.</strong> Drop a folder or '
         f"files: {escape(uploads.captioner.spec.name)} writes a caption for each photo, both "
         "lenses index it, and you can search meanwhile.</p>"
-        "<p>Only you can see them. They leave this server when you press "
+        '<p class="tl-private">Only you can see them. They leave this server when you press '
         f"<em>Forget everything</em>, or {minutes} minute{'s' if minutes > 1 else ''} after you "
         "close this page.</p>"
         f'<p class="tl-note">At most {limits.files:,} photos, {limits.bytes / 1e6:,.0f} MB and '
@@ -101,8 +103,8 @@ def ready_view(uploads: Uploads, session: UploadSession) -> str:
 def running_view(session: UploadSession, progress: Progress, more: int = 0) -> str:
     """Return how far a run is: a bar, numbers, and the pictures as they come."""
     share = progress.settled / progress.total if progress.total else 1.0
-    facts = [f"{progress.settled} of {progress.total}"]
-    if progress.described:
+    facts = [f"{progress.settled} of {_files(progress.total)}"]
+    if progress.images_per_s >= _LEAST_SHOWN:
         facts.append(f"{progress.images_per_s:.1f} photos a second")
     if progress.left_s is not None and not progress.finished:
         facts.append(f"about {_duration(progress.left_s)} left")
@@ -127,7 +129,8 @@ def finished_view(session: UploadSession, progress: Progress, more: int = 0) -> 
         progress: Of the run, at its end.
         more: Pictures that came since the visitor last searched.
     """
-    speed = f" at {progress.images_per_s:.1f} a second" if progress.described else ""
+    quick = progress.images_per_s >= _LEAST_SHOWN
+    speed = f" at {progress.images_per_s:.1f} a second" if quick else ""
     sentence = f"{_photos(progress.described)} described{speed}."
     waiting = len(session.waiting)
     if waiting:

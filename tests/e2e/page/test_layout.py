@@ -149,3 +149,27 @@ def test_results_come_without_the_page_jumping(visit):
     )
     assert visit.page.locator(".tl-lens.both:visible").bounding_box() == before
     assert visit.page.evaluate("window.shift") < 0.1
+
+
+@pytest.mark.parametrize("tab", ["Captions", "CLIP"])
+@pytest.mark.parametrize(
+    "visit", [light, pytest.param({"viewport": PHONE}, id="phone")], indirect=True
+)
+def test_folded_filters_stand_in_the_heading_of_a_lens(visit, tab):
+    visit.open_tab(tab)
+    visit.search("a dog")
+    filters, heading = (
+        visit.page.locator(f"{part}:visible").bounding_box()
+        for part in (".tl-filters summary", ".tl-lens-head h2")
+    )
+    assert abs(middle(filters) - middle(heading)) < 12
+    assert heading["x"] + heading["width"] <= filters["x"]
+    visit.page.locator(".tl-filters summary:visible").click()
+    fields = visit.page.locator(".tl-filter-form:visible").bounding_box()
+    assert (
+        fields["y"] + fields["height"] <= visit.page.locator(".tl-lens:visible").bounding_box()["y"]
+    )
+
+
+def middle(box):
+    return box["y"] + box["height"] / 2
