@@ -25,7 +25,7 @@ def test_files_of_one_name_keep_the_names_of_their_folders(open_tab, uploads, tm
     expect(page.locator(".tl-private")).to_be_visible()
     assert zone.bounding_box()["height"] < before / 1.5
     page.click("#upload-describe")
-    expect(state(visit)).to_contain_text("3 photos described")
+    expect(state(visit)).to_contain_text("3 photos described", timeout=20_000)
     page.get_by_text("Captions and downloads").click()
     names = page.locator("td.tl-file-name")
     expect(names).to_have_count(3)
