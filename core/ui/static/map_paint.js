@@ -205,7 +205,9 @@
       pen.font = `700 11px ${style.fontFamily}`;
       pen.textAlign = "center";
       pen.textBaseline = "middle";
-      const side = rows.length <= MOST_PICTURES ? paintPictures(rows, colours, chosen) : HIT;
+      // Where filters chose some, those alone are pictures: others would lie over them.
+      const pictured = data.passing && !data.chosen.size ? [...data.passing] : rows;
+      const side = pictured.length <= MOST_PICTURES ? paintPictures(pictured, colours, chosen) : HIT;
       if (data.query.query) paintHits(colours, side);
       if (data.pointed >= 0) paintMark(data.pointed, colours);
       if (now.lassoed) paintLasso(now.lassoed, colours[lens]);

@@ -145,12 +145,13 @@ def answer(shelf: Shelf, query: str, k: object, gallery_name: str) -> str:
             rows = entry.service.passing(asked).tolist()
             told["passing"] = rows
             summary = f"{len(rows):,} of {len(entry.gallery):,} pictures pass the filters."
-            parts += f'<p class="tl-note">{summary}</p>'
+            parts += f"<span>{summary}</span>"
         if asked.parts:
             comparison = entry.service.compare(typed, k=picture_count(k))
             told |= drawn(entry, found, comparison)
             ids = [hit.id for hit in comparison.fused]
             summary = top_pictures(entry, ids, "Best of both")
+    parts = f'<div class="tl-asked">{parts}</div>' if parts else ""
     content = (
         f"{examples_line(entry, typed)}{parts}"
         f'<div class="tl-map" data-map="{escape(json.dumps(told, ensure_ascii=False))}"></div>'

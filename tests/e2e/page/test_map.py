@@ -171,7 +171,9 @@ def test_filters_alone_mark_the_points_that_pass(visit: Visit):
     expect(visit.cards()).to_have_count(0)
     before = drawn(page, lens=0)
     visit.search("shape:portrait")
-    expect(page.locator(".tl-note", has_text="2 of 12 pictures pass the filters.")).to_be_visible()
+    expect(
+        page.locator(".tl-asked > span", has_text="2 of 12 pictures pass the filters.")
+    ).to_be_visible()
     assert page.evaluate("[...twolens.map.data().passing]") == [1, 5]
     assert ImageChops.difference(before, drawn(page, lens=0)).getbbox() is not None
     expect(page).to_have_url(re.compile(r"q=shape%3Aportrait&g=planted&tab=map$"))
@@ -180,7 +182,9 @@ def test_filters_alone_mark_the_points_that_pass(visit: Visit):
     page.wait_for_function("twolens.map.data().query.query === 'a red bus shape:portrait'")
     assert sorted(page.evaluate("twolens.map.data().query.hits.clip")) == [1, 5]
     visit.search("shape:square")
-    expect(page.locator(".tl-note", has_text="0 of 12 pictures pass the filters.")).to_be_visible()
+    expect(
+        page.locator(".tl-asked > span", has_text="0 of 12 pictures pass the filters.")
+    ).to_be_visible()
     assert page.evaluate("twolens.map.data().passing.size") == 0
     visit.search("a red bus")
     page.wait_for_function("twolens.map.data().passing === null")
