@@ -166,7 +166,7 @@ class MilvusIndex:
             IndexUnavailableError: The server does not answer.
         """
         self._asked(lambda client: client.flush(self._collection))
-        _ = self.size
+        self._counted(None)
 
     def delete(self, rows: Sequence[int]) -> None:
         """Remove vectors by their rows; raises as :meth:`add` does."""
@@ -175,13 +175,16 @@ class MilvusIndex:
     @property
     def size(self) -> int:
         """Number of vectors, asked of the server after all that anybody wrote before."""
+        return self._counted(self._timeout)
+
+    def _counted(self, timeout_s: float | None) -> int:
         counted = self._asked(
             lambda client: client.query(
                 self._collection,
                 filter="",
                 output_fields=["count(*)"],
                 consistency_level="Strong",
-                timeout=self._timeout,
+                timeout=timeout_s,
             )
         )
         return int(counted[0]["count(*)"])
