@@ -17,19 +17,31 @@ from precompute.terminal import Commands, commands
 app = commands("Jobs of TwoLens: build a gallery, measure it, train its models.", Commands)
 
 
-def _add(name: str, module: str, attribute: str = "run") -> None:
+def _add(name: str, module: str, attribute: str = "run", group: typer.Typer = app) -> None:
     """Add a command, or a group of them; a Space leaves out the rooms that do not run there."""
     if not Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py").is_file():
         return
     found = getattr(import_module(module), attribute)
     if isinstance(found, typer.Typer):
-        app.add_typer(found, name=name)
+        group.add_typer(found, name=name)
     else:
-        app.command(name=name)(found)
+        group.command(name=name)(found)
 
 
-_add("finetune", "precompute.training_commands", "finetune")
-_add("mini", "precompute.training_commands", "mini")
+finetune = commands("Fine-tune a captioner (captions) or a CLIP model (contrastive).")
+_add("captions", "precompute.finetune.captions.command", group=finetune)
+_add("contrastive", "precompute.finetune.clip.command", group=finetune)
+mini = commands(
+    "Train the shipped captioner again (captioner), teach it words from texts without photos "
+    "(words), and what names things for it (names)."
+)
+_add("captioner", "precompute.mini.command", "captioner", mini)
+_add("names", "precompute.calibrate.names.command", group=mini)
+_add("words", "precompute.mini.command", "words", mini)
+
+for name, group in (("finetune", finetune), ("mini", mini)):
+    if group.registered_commands:
+        app.add_typer(group, name=name)
 _add("bench", "precompute.bench.command", "app")
 _add("publish", "precompute.hub.command", "app")
 _add("build", "precompute.build.command")

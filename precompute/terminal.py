@@ -101,12 +101,7 @@ class Commands(CommandGroup):
 
 
 def commands(help_text: str, group: type[TyperGroup] = CommandGroup) -> typer.Typer:
-    """Return an empty group of commands.
-
-    Args:
-        help_text: What they are for.
-        group: How they are found.
-    """
+    """Return an empty group of commands, with what they are for and how they end."""
     return typer.Typer(
         cls=group,
         help=help_text,

@@ -152,6 +152,21 @@ def _fetched(spec: ModelSpec, names: tuple[str, ...]) -> Path:
         ) from error
 
 
+def hub_files(spec: ModelSpec, *names: str) -> list[Path]:
+    """Return files of a model of the Hub, fetched unless they are cached.
+
+    Raises:
+        ModelNotFoundError: One is neither cached nor to be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository = spec.source.removeprefix("hub:")
+    try:
+        return [Path(hf_hub_download(repository, n, revision=spec.revision)) for n in names]
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(spec.name, hub_remedy(spec)) from error
+
+
 def hub_remedy(spec: ModelSpec) -> str:
     """Return what to do about a model of the Hub that is neither cached nor reachable."""
     repository = spec.source.removeprefix("hub:")

@@ -32,19 +32,23 @@ def read_tensors(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
         ValueError: The index is not JSON, or names no file in this folder.
         safetensors.SafetensorError: A file is damaged.
     """
-    from safetensors import safe_open
-
     raw: dict[str, torch.Tensor] = {}
     for path in weight_files(folder, prefix):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                if name.startswith(prefix):
-                    raw[name.removeprefix(prefix)] = file.get_tensor(name)
+        raw |= tensors_below(path, prefix)
     scales = {name.removesuffix(_SCALE): raw.pop(name) for name in list(raw) if _is(name, _SCALE)}
     for owner, scale in scales.items():
         weight = raw[f"{owner}weight"]
         raw[f"{owner}weight"] = weight.float() * (scale.float() / _LARGEST_INT8)[:, None]
     return {name: tensor for name, tensor in raw.items() if not _is(name, _FORMAT)}
+
+
+def tensors_below(file: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file whose names begin so, by what comes after."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): opened.get_tensor(name) for name in names}
 
 
 def is_8_bit(config: object) -> bool:

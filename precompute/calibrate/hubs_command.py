@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from core.quiet import quiet_libraries
 from precompute import terminal
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from core.models.profiles import Models
 
 _SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -46,6 +47,8 @@ def run(
     joined lenses by the share that is taken off and by the weight of the captions, and the least of
     both whose MRR is within one standard error of the best.
     """
+    import numpy as np
+
     from core.config import get_settings
     from core.models.choose import with_clip
     from core.models.clip.hubs import BANK_FILE
@@ -73,6 +76,8 @@ def spread_captions(path: Path, limit: int) -> list[str]:
     Raises:
         SourceError: The file cannot be read.
     """
+    import numpy as np
+
     from precompute.mini.words import read_texts
 
     photos = read_texts([path])
@@ -93,6 +98,8 @@ def measure(
     Returns:
         Float (shares, weights, queries), and int (queries,).
     """
+    import numpy as np
+
     from core.gallery.reader import Gallery
     from core.models.clip.hubs import hubness
     from core.records import Fusion
@@ -127,6 +134,8 @@ def choose(inverse: np.ndarray, about: np.ndarray) -> tuple[float, float]:
         inverse: Float (shares, weights, queries), as :func:`measure` returns it.
         about: int (queries,), likewise.
     """
+    import numpy as np
+
     pictures, at = np.unique(about, return_inverse=True)
     one_hot = np.eye(len(pictures))[at]
     by_picture = inverse @ one_hot / one_hot.sum(axis=0)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.config import ProfileName
 from core.quiet import quiet_libraries
 from precompute.terminal import ProfileOption, commands, say
+
+if TYPE_CHECKING:
+    from core.config import ProfileName
 
 app = commands("Put models, galleries and the app onto the Hub.")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from core.models.captioner.settings import Decoding
 from precompute.evaluate.metrics.caption_metrics import normalise_caption
@@ -29,33 +28,27 @@ SMALL_DECODING = Decoding(
 """How a small model is decoded: a penalty on "a" would bend sentences this short."""
 
 
-@dataclass(frozen=True, slots=True)
-class SmallSizes:
-    """Sizes of everything behind the image tower: what fits into 100 MB beside it in 8 bits.
+QUERIES = 4
+"""Query tokens of the Q-Former, that is image tokens that the language model reads."""
 
-    Attributes:
-        queries: Query tokens of the Q-Former, that is image tokens that the language model reads.
-        qformer_width: Its width; all its layers have cross-attention to the image.
-        qformer_feed_forward: Inner width of its feed-forward layers.
-        qformer_heads: Its attention heads.
-        qformer_layers: Its layers.
-        qformer_dropout: In it; the language model has none, which costs an eighth of the time.
-        width: Of the language model.
-        feed_forward: Inner width of its feed-forward layers.
-        heads: Its attention heads.
-        layers: Of its encoder and of its decoder, for the library sizes its cache by both.
-    """
-
-    queries: int = 4
-    qformer_width: int = 512
-    qformer_feed_forward: int = 1024
-    qformer_heads: int = 8
-    qformer_layers: int = 1
-    qformer_dropout: float = 0.1
-    width: int = 256
-    feed_forward: int = 1536
-    heads: int = 4
-    layers: int = 2
+QFORMER: Mapping[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 1,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+LANGUAGE: Mapping[str, Any] = {
+    "d_model": 256,
+    "d_kv": 64,
+    "d_ff": 1536,
+    "num_heads": 4,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+}
+"""Sizes by transformers' names: with the image tower they fit into 100 MB in 8 bits. The library
+sizes T5's cache by the layers of encoder and decoder both, so these are as many."""
 
 
 def new_tokenizer(captions: Iterable[str], *, min_count: int) -> PreTrainedTokenizerFast:
@@ -95,7 +88,8 @@ def new_model(
     tokenizer: PreTrainedTokenizerFast,
     tower: InstructBlipVisionModel,
     image_processor: BlipImageProcessor,
-    sizes: SmallSizes,
+    qformer: Mapping[str, Any] = QFORMER,
+    language: Mapping[str, Any] = LANGUAGE,
 ) -> tuple[InstructBlipForConditionalGeneration, InstructBlipProcessor]:
     """Put a fresh Q-Former and T5, from torch's seed, behind a pretrained image tower.
 
@@ -103,7 +97,8 @@ def new_model(
         tokenizer: Of the language model.
         tower: The image tower, which becomes part of the model.
         image_processor: What it was trained with.
-        sizes: Of what is fresh.
+        qformer: Sizes of the Q-Former; all its layers have cross-attention to the image.
+        language: Sizes of T5.
     """
     import torch
     from transformers import (
@@ -118,44 +113,33 @@ def new_model(
     # behind the tower.
     prompts = new_tokenizer([DETAIL_PROMPT], min_count=1)
     # The processor adds <image> as a special token, which is in the vocabulary already.
-    processor = InstructBlipProcessor(
-        image_processor, tokenizer, prompts, num_query_tokens=sizes.queries
-    )
+    processor = InstructBlipProcessor(image_processor, tokenizer, prompts, num_query_tokens=QUERIES)
     # BERT's 0.02 suits its width of 768: at this one the image would hardly reach the queries.
-    scale = sizes.qformer_width**-0.5
-    qformer = InstructBlipQFormerConfig(
+    scale = qformer["hidden_size"] ** -0.5
+    reader = InstructBlipQFormerConfig(
         vocab_size=len(prompts),
-        hidden_size=sizes.qformer_width,
-        num_hidden_layers=sizes.qformer_layers,
-        num_attention_heads=sizes.qformer_heads,
-        intermediate_size=sizes.qformer_feed_forward,
-        hidden_dropout_prob=sizes.qformer_dropout,
-        attention_probs_dropout_prob=sizes.qformer_dropout,
         max_position_embeddings=64,
         cross_attention_frequency=1,
         initializer_range=scale,
+        **qformer,
     )
-    language = T5Config(
+    # Without dropout, which costs an eighth of the time.
+    writer = T5Config(
         vocab_size=len(tokenizer),
-        d_model=sizes.width,
-        d_kv=sizes.width // sizes.heads,
-        d_ff=sizes.feed_forward,
-        num_layers=sizes.layers,
-        num_decoder_layers=sizes.layers,
-        num_heads=sizes.heads,
         dropout_rate=0.0,
         feed_forward_proj="relu",
         pad_token_id=0,
         eos_token_id=1,
         decoder_start_token_id=0,
+        **language,
     )
     # Where the tower was read from is nothing to who gets the model.
     vision = {k: v for k, v in tower.config.to_dict().items() if k != "_name_or_path"}
     config = InstructBlipConfig(
         vision_config=vision,
-        qformer_config=qformer.to_dict(),
-        text_config=language.to_dict(),
-        num_query_tokens=sizes.queries,
+        qformer_config=reader.to_dict(),
+        text_config=writer.to_dict(),
+        num_query_tokens=QUERIES,
         image_token_index=SPECIAL_TOKENS.index("<image>"),
         initializer_range=scale,
     )

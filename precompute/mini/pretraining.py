@@ -25,10 +25,12 @@ from core.models.profiles import PROFILES
 from core.models.sentence.encoder import MiniLmEncoder
 from precompute.calibrate.probe import fit_contrastive
 from precompute.finetune.captions.batches import CaptionBatch
-from precompute.finetune.captions.job import CHECKPOINT, Job, Split
+from precompute.finetune.captions.job import CHECKPOINT, Job, Split, Transform
 from precompute.finetune.shared.loop import Loop, Schedule
 
 if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
+
     from precompute.finetune.captions.objective import CaptionObjective
     from precompute.sources.pairs import Pairs
 
@@ -87,7 +89,8 @@ class Targets:
 
     def write(self, folder: Path) -> None:
         """Keep them for a second stage."""
-        write_arrays(folder / TARGETS, self)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / TARGETS, save(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path, captions: int) -> Targets:
@@ -109,7 +112,7 @@ class Targets:
 
 def embeddings_to_read(
     job: Job, pairs: Pairs, recipe: PretrainingRecipe, earlier: Path | None = None
-) -> tuple[Split, EmbeddingInputs]:
+) -> tuple[Split, Transform]:
     """Teach the Q-Former, or take what an earlier run taught; the T5 then reads embeddings.
 
     Args:
@@ -128,36 +131,39 @@ def embeddings_to_read(
     counts = [len(own) for own in pairs.captions]
     if earlier is not None:
         targets = Targets.read(earlier / CHECKPOINT, sum(counts))
-        split = Split(np.zeros((len(pairs), 1, 1), dtype=np.float16), pairs.captions)
+        split = Split.unseen(pairs.captions)
     else:
         split = job.split(pairs)
         targets = teach_qformer(job.objective, split, recipe)
-        if job.writes:
+        if job.processes.is_main_process:
             targets.write(job.folder / CHECKPOINT)
-    return split, EmbeddingInputs(targets, counts, recipe)
+    return split, embedding_inputs(targets, counts, recipe)
 
 
-class EmbeddingInputs:
-    """Puts a blend of a caption's embedding and its image's prediction into the image's place."""
+def embedding_inputs(
+    targets: Targets, counts: Sequence[int], recipe: PretrainingRecipe
+) -> Transform:
+    """Return what puts a blend of a caption's embedding and its image's prediction into a batch.
 
-    def __init__(self, targets: Targets, counts: Sequence[int], recipe: PretrainingRecipe) -> None:
-        """Remember where each image's captions begin."""
-        self._targets = targets
-        self._first = np.cumsum(counts) - counts
-        self._recipe = recipe
+    Args:
+        targets: Both.
+        counts: Captions of each image, in order.
+        recipe: How they are blended.
+    """
+    first = np.cumsum(counts) - counts
 
-    def __call__(self, batch: CaptionBatch) -> CaptionBatch:
-        """Return the batch with image tokens in the place of features."""
-        recipe, targets = self._recipe, self._targets
+    def read(batch: CaptionBatch) -> CaptionBatch:
         rows = batch.rows.numpy()[batch.image_of_caption.numpy()]
-        caption = torch.from_numpy(targets.from_captions[self._first[rows] + batch.numbers.numpy()])
+        caption = torch.from_numpy(targets.from_captions[first[rows] + batch.numbers.numpy()])
         image = torch.from_numpy(targets.predicted[rows])
         share = recipe.least + (recipe.most - recipe.least) * torch.rand(len(rows), 1)
-        read = normalize(caption.lerp(image, share), dim=1)
-        noise = 2 * recipe.noise * torch.rand(len(rows), 1) / read.shape[1] ** 0.5
-        read = normalize(read + noise * torch.randn_like(read), dim=1)
+        blend = normalize(caption.lerp(image, share), dim=1)
+        noise = 2 * recipe.noise * torch.rand(len(rows), 1) / blend.shape[1] ** 0.5
+        blend = normalize(blend + noise * torch.randn_like(blend), dim=1)
         owners = torch.arange(len(rows))
-        return replace(batch, image_of_caption=owners, image_tokens=targets.tokens(read))
+        return replace(batch, image_of_caption=owners, image_tokens=targets.tokens(blend))
+
+    return read
 
 
 def teach_qformer(objective: CaptionObjective, split: Split, recipe: PretrainingRecipe) -> Targets:
@@ -191,12 +197,6 @@ def teach_qformer(objective: CaptionObjective, split: Split, recipe: Pretraining
     return targets
 
 
-def write_arrays(path: Path, arrays: Any) -> None:  # noqa: ANN401
-    """Write a dataclass of arrays as one safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(asdict(arrays)))
-
-
 def embed_captions(captions: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the sentence embeddings of images' captions, float32 (captions, dim), unit norm."""
     encoder = MiniLmEncoder(PROFILES["mini"].sentence)
@@ -213,12 +213,6 @@ def read_all(read: Callable[[torch.Tensor], torch.Tensor], features: np.ndarray)
     return torch.cat(parts).float().cpu().numpy()
 
 
-def _qformer_of(objective: CaptionObjective) -> dict[str, nn.Parameter]:
-    """Return what the first stage trains, by name."""
-    names = ("qformer.", "query_tokens", "language_projection.")
-    return {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
-
-
 def _fit(
     objective: CaptionObjective,
     features: np.ndarray,
@@ -227,7 +221,8 @@ def _fit(
 ) -> None:
     """Train the Q-Former to give an image's ``targets`` (n, queries, width) for any prompt."""
     seed, instructions = objective.recipe.seed, objective.recipe.instructions
-    parts = _qformer_of(objective)
+    names = ("qformer.", "query_tokens", "language_projection.")
+    parts = {n: p for n, p in objective.model.named_parameters() if n.startswith(names)}
     before = {p: p.requires_grad for p in objective.model.parameters()}
     for parameter in before:
         parameter.requires_grad_(any(parameter is part for part in parts.values()))
@@ -308,14 +303,12 @@ def regress_captions(captions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         float32 (captions, dim), the shorter the less a caption says of it.
     """
-    weight, bias = ridge_regression(captions, predicted)
-    return captions @ weight + bias
+    found: np.ndarray = ridge_regression(captions, predicted).predict(captions)
+    return found
 
 
-def ridge_regression(inputs: np.ndarray, aims: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (dim, width) and bias (width,), float32, that bring (n, dim) to (n, width)."""
-    centre, mean = inputs.mean(axis=0), aims.mean(axis=0)
-    rows = inputs - centre
-    gram = rows.T @ rows + _RIDGE * np.eye(rows.shape[1], dtype=np.float32)
-    weight = np.linalg.solve(gram, rows.T @ (aims - mean)).astype(np.float32)
-    return weight, (mean - centre @ weight).astype(np.float32)
+def ridge_regression(inputs: np.ndarray, aims: np.ndarray) -> Ridge:
+    """Fit what brings (n, dim) to (n, width)."""
+    from sklearn.linear_model import Ridge
+
+    return Ridge(alpha=_RIDGE, solver="cholesky").fit(inputs, aims)

@@ -4,6 +4,7 @@ __all__ = [
     "lora",
     "blip",
     "caption_text",
+    "decoding",
     "unsure",
     "instructblip",
     "loading",

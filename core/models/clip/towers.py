@@ -20,9 +20,10 @@ from core.models.clip.sentence_tower import (
     is_sentence_tower,
     sentence_tokenizer,
 )
-from core.models.locate import hub_remedy, local_folder
+from core.models.locate import hub_files, local_folder
 from core.models.sentence.bert import read_config
 from core.models.spec import ModelSpec, Precision
+from core.models.tensors import tensors_below
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ def find_clip_files(spec: ModelSpec) -> ClipFiles:
     """
     folder = local_folder(spec)
     if folder is None:
-        config_path, weights = _hub_files(spec)
+        config_path, weights = hub_files(spec, CONFIG_NAME, HUB_WEIGHTS_NAME)
     else:
         config_path, weights = folder / CONFIG_NAME, folder / LOCAL_WEIGHTS_NAME
         if not config_path.is_file():
@@ -155,7 +156,7 @@ def load_query_tower(files: ClipFiles) -> TextTower:
     )
     length = text_cfg.get("context_length", _CONTEXT_LENGTH)
     try:
-        tensors = _tensors_below(files.weights, "text.")
+        tensors = tensors_below(files.weights, "text.")
         tower = build_sentence_tower(tensors, projection, base)
         return TextTower(tower, sentence_tokenizer(base, length))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -174,14 +175,6 @@ def _projection(features: int, width: int | None, dim: int) -> torch.nn.Module:
     return nn.Sequential(
         nn.Linear(features, middle, bias=False), nn.GELU(), nn.Linear(middle, dim, bias=False)
     )
-
-
-def _tensors_below(file: Path, prefix: str) -> dict[str, torch.Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
-        return {name.removeprefix(prefix): opened.get_tensor(name) for name in names}
 
 
 def new_image_tower(files: ClipFiles) -> ImageTower:
@@ -278,20 +271,6 @@ def _package_folder(name: str) -> Path | None:
     if not name.startswith(_BASE_PREFIX):
         return None
     return local_folder(ModelSpec(name.removeprefix(_BASE_PREFIX), name, licence=""))
-
-
-def _hub_files(spec: ModelSpec) -> tuple[Path, Path]:
-    from huggingface_hub import hf_hub_download
-
-    repository = spec.source.removeprefix("hub:")
-    try:
-        config, weights = (
-            Path(hf_hub_download(repository, name, revision=spec.revision))
-            for name in (CONFIG_NAME, HUB_WEIGHTS_NAME)
-        )
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(spec.name, hub_remedy(spec)) from error
-    return config, weights
 
 
 def tower_owner(files: ClipFiles) -> ModelSpec | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ModelNotFoundError
 from core.models.devices import resolve_device
 from core.models.encoding import Once, embed_texts, require_dim, require_precision
-from core.models.locate import hub_remedy, local_folder
+from core.models.locate import hub_files, local_folder
 from core.models.sentence.bert import FILES, TOKENIZER_NAME, Bert, BertTokenizer, read_config
 from core.models.spec import ModelSpec
 from core.models.tensors import read_tensors
@@ -98,7 +97,7 @@ class MiniLmEncoder:
 
     def _load(self) -> tuple[BertTokenizer, Bert]:
         require_precision(self.spec, "fp32")
-        folder = local_folder(self.spec) or self._hub_folder()
+        folder = local_folder(self.spec) or hub_files(self.spec, *FILES)[0].parent
         from safetensors import SafetensorError
 
         try:
@@ -109,16 +108,3 @@ class MiniLmEncoder:
             raise ModelNotFoundError(self.spec.name, "Its folder is incomplete.") from error
         require_dim(self.spec, bert.width)
         return tokenizer, bert.to(resolve_device(self._device))
-
-    def _hub_folder(self) -> Path:
-        from huggingface_hub import hf_hub_download
-
-        repository = self.spec.source.removeprefix("hub:")
-        try:
-            paths = [
-                Path(hf_hub_download(repository, name, revision=self.spec.revision))
-                for name in FILES
-            ]
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(self.spec.name, hub_remedy(self.spec)) from error
-        return paths[0].parent

@@ -46,7 +46,7 @@ def _write_captioner(folder: Path) -> None:
     import torch
     from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
-    from precompute.mini.captioner_model import SmallSizes, new_model, new_tokenizer
+    from precompute.mini.captioner_model import LANGUAGE, QFORMER, new_model, new_tokenizer
 
     torch.manual_seed(0)
     tower = InstructBlipVisionModel(
@@ -59,19 +59,14 @@ def _write_captioner(folder: Path) -> None:
             patch_size=8,
         )
     )
-    sizes = SmallSizes(
-        qformer_width=_WIDTH,
-        qformer_feed_forward=2 * _WIDTH,
-        qformer_heads=2,
-        width=_WIDTH,
-        feed_forward=2 * _WIDTH,
-        heads=2,
-    )
+    qformer = {"hidden_size": _WIDTH, "intermediate_size": 2 * _WIDTH, "num_attention_heads": 2}
+    language = {"d_model": _WIDTH, "d_kv": _WIDTH // 2, "d_ff": 2 * _WIDTH, "num_heads": 2}
     model, processor = new_model(
         new_tokenizer([_WORDS], min_count=1),
         tower,
         BlipImageProcessor(size={"height": _PX, "width": _PX}),
-        sizes,
+        {**QFORMER, **qformer},
+        {**LANGUAGE, **language},
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

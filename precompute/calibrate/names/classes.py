@@ -109,7 +109,7 @@ def label_in(file_name: str) -> str:
     return re.sub(r"_\d+\Z", "", Path(file_name).stem.partition("_")[2])
 
 
-def taught(namer: Namer, table: Table, features: np.ndarray, places: np.ndarray) -> Namer:
+def train_namer(namer: Namer, table: Table, features: np.ndarray, places: np.ndarray) -> Namer:
     """Return a namer that knows ImageNet's classes, and by maximum likelihood what photos show.
 
     Args:

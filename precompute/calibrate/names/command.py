@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
-    from core.models.captioner.naming import Namer
     from precompute.calibrate.names.classes import Table
-    from precompute.sources.pairs import Pairs
 
 _BATCH = 16
 _MEASURED = 5
@@ -54,7 +51,7 @@ def run(
     from core.models.choose import captioner_spec
     from core.models.devices import resolve_device
     from core.quiet import quiet_libraries
-    from precompute.calibrate.names.classes import measure, read_table, taught
+    from precompute.calibrate.names.classes import measure, read_table, train_namer
     from precompute.calibrate.threshold import writable_folder
     from precompute.sources.pairs import load_pairs
 
@@ -67,38 +64,36 @@ def run(
     limits = replace(namer.naming, least=least)
     namer = Namer(limits, namer.network, namer.weight, namer.bias)
     table = read_table()
-    photos: list[tuple[Callable[[], Image], int]] = []
+    photos: list[tuple[Callable[[], Image], int | None]] = []
     for source in labelled:
         pairs = load_pairs(source, caption_column="label").readable()
-        photos += _known(pairs, lambda labels: table.place_of(labels[0]))
+        places = [table.place_of(labels[0]) for labels in pairs.captions]
+        photos += [(partial(pairs.image, row), place) for row, place in enumerate(places)]
     photos += _named(named or (), table)
     if captioned:
         pairs = load_pairs(captioned).spread(captioned_limit).readable()
-        photos += _known(pairs, table.place_of_captions)
-    if len(photos) < _MEASURED:
+        places = [table.place_of_captions(captions) for captions in pairs.captions]
+        photos += [(partial(pairs.image, row), place) for row, place in enumerate(places)]
+    known = [(image, place) for image, place in photos if place is not None]
+    if len(known) < _MEASURED:
         raise typer.BadParameter("Too few photos have a label that is known.")
-    features = _features(namer, tqdm([image for image, _ in photos], desc="looking", unit="photo"))
-    places = np.array([place for _, place in photos])
-    measured = np.arange(len(places)) % _MEASURED == 0
-    trial = taught(namer, table, features[~measured], places[~measured])
-    typer.echo(measure(trial, features[measured], places[measured]))
-    result = taught(namer, table, features, places)
+    batches = tqdm(range(0, len(known), _BATCH), desc="looking", unit="batch")
+    features = np.concatenate(
+        [namer.features([image() for image, _ in known[at : at + _BATCH]]) for at in batches]
+    )
+    aims = np.array([place for _, place in known])
+    measured = np.arange(len(aims)) % _MEASURED == 0
+    trial = train_namer(namer, table, features[~measured], aims[~measured])
+    typer.echo(measure(trial, features[measured], aims[measured]))
+    result = train_namer(namer, table, features, aims)
     write_atomically(folder / NAMER_FILE, result.to_bytes())
     typer.echo(f"Written into {folder.name}: {len(table.names)} things. Run threshold again.")
 
 
-def _known(
-    pairs: Pairs, place_of: Callable[[Sequence[str]], int | None]
-) -> Iterator[tuple[Callable[[], Image], int]]:
-    """Yield the photos whose texts mean a name, each with the name's place."""
-    for row, texts in enumerate(pairs.captions):
-        place = place_of(texts)
-        if place is not None:
-            yield partial(pairs.image, row), place
-
-
-def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[], Image], int]]:
-    """Yield those whose label is in the file's name."""
+def _named(
+    folders: Sequence[Path], table: Table
+) -> Iterator[tuple[Callable[[], Image], int | None]]:
+    """Yield photos whose label is in the file's name."""
     from core.config import get_settings
     from core.images.decode import DecodeLimits, decode
     from precompute.calibrate.names.classes import label_in
@@ -108,21 +103,5 @@ def _named(folders: Sequence[Path], table: Table) -> Iterator[tuple[Callable[[],
     def image(path: Path) -> Image:
         return decode(path, path.name, limits).image
 
-    for folder in folders:
-        for path in sorted(folder.glob("*.jpg")):
-            place = table.place_of(label_in(path.name))
-            if place is not None:
-                yield partial(image, path), place
-
-
-def _features(namer: Namer, images: Sequence[Callable[[], Image]]) -> np.ndarray:
-    """Return what the network says of photos, float32 (n, width), a few decoded at a time."""
-    import numpy as np
-
-    parts, batch = [], []
-    for image in images:
-        batch.append(image())
-        if len(batch) == _BATCH:
-            parts.append(namer.features(batch))
-            batch = []
-    return np.concatenate([*parts, *([namer.features(batch)] if batch else [])])
+    for path in sorted(path for folder in folders for path in folder.glob("*.jpg")):
+        yield partial(image, path), table.place_of(label_in(path.name))

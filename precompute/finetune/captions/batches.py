@@ -126,49 +126,38 @@ def epoch_batches(
             batches would leave a process idle.
         world: Processes that share the epoch.
     """
+    import torch
+
     order = np.random.default_rng(seed).permutation(len(tokens))
     count = batches_of(len(tokens), recipe, world)
     if world > 1:
         order = np.resize(order, count * world * recipe.batch_size)
+    others = len(recipe.instructions) - 1
     for number in range(first, count):
         start = (number * world + rank) * recipe.batch_size
         rows = order[start : start + recipe.batch_size]
-        yield _batch(features, tokens, recipe, rows, unknown, [seed, number, rank])
-
-
-def _batch(
-    features: np.ndarray,
-    tokens: Tokens,
-    recipe: CaptionRecipe,
-    rows: np.ndarray,
-    unknown: int | None,
-    seed: list[int],
-) -> CaptionBatch:
-    import torch
-
-    others = len(recipe.instructions) - 1
-    random = np.random.default_rng(seed)
-    drawn = 0 if not others or random.random() < 0.5 else 1 + int(random.integers(others))
-    instruction = recipe.instructions[drawn]
-    # By length, so that the loss can cut the batch into parts with little padding.
-    texts = sorted(
-        (
-            (tokens[row][number], image, number)
-            for image, row in enumerate(rows)
-            for number in instruction.chosen(tokens[row])
-        ),
-        key=lambda text: len(text[0]),
-    )
-    labels = torch.full((len(texts), len(texts[-1][0])), -100)
-    for line, (ids, _, _) in enumerate(texts):
-        labels[line, : len(ids)] = torch.tensor(ids)
-    if unknown is not None:
-        labels[labels == unknown] = -100
-    return CaptionBatch(
-        instruction=drawn,
-        rows=torch.from_numpy(rows),
-        features=torch.from_numpy(features[rows].astype(np.float32)),
-        image_of_caption=torch.tensor([image for _, image, _ in texts]),
-        numbers=torch.tensor([number for _, _, number in texts]),
-        labels=labels,
-    )
+        random = np.random.default_rng([seed, number, rank])
+        drawn = 0 if not others or random.random() < 0.5 else 1 + int(random.integers(others))
+        instruction = recipe.instructions[drawn]
+        # By length, so that the loss can cut the batch into parts with little padding.
+        texts = sorted(
+            (
+                (tokens[row][number], image, number)
+                for image, row in enumerate(rows)
+                for number in instruction.chosen(tokens[row])
+            ),
+            key=lambda text: len(text[0]),
+        )
+        labels = torch.full((len(texts), len(texts[-1][0])), -100)
+        for line, (ids, _, _) in enumerate(texts):
+            labels[line, : len(ids)] = torch.tensor(ids)
+        if unknown is not None:
+            labels[labels == unknown] = -100
+        yield CaptionBatch(
+            instruction=drawn,
+            rows=torch.from_numpy(rows),
+            features=torch.from_numpy(features[rows].astype(np.float32)),
+            image_of_caption=torch.tensor([image for _, image, _ in texts]),
+            numbers=torch.tensor([number for _, _, number in texts]),
+            labels=labels,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, dropout
 from transformers.modeling_outputs import BaseModelOutput
 
+from core.models.captioner.decoding import search_arguments
 from core.models.captioner.settings import Decoding
 from precompute.finetune.captions.batches import CaptionBatch
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
@@ -144,6 +146,8 @@ class CaptionObjective(torch.nn.Module):
             num_beams: Instead of the search's own.
         """
         texts: list[str] = []
+        search = search_arguments(replace(decoding, num_beams=num_beams or decoding.num_beams))
+        search["output_logits"] = False
         self.model.eval()
         for start in range(0, len(features), _DECODED_AT_ONCE):
             rows = torch.from_numpy(np.float32(features[start : start + _DECODED_AT_ONCE]))
@@ -159,14 +163,8 @@ class CaptionObjective(torch.nn.Module):
                     **given,
                     attention_mask=torch.ones(encoded.shape[:2], device=self.device).long(),
                     suppress_tokens=self.model.generation_config.suppress_tokens,
-                    do_sample=False,
-                    num_beams=num_beams or decoding.num_beams,
-                    min_new_tokens=decoding.min_new_tokens,
-                    max_new_tokens=decoding.max_new_tokens,
-                    no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-                    repetition_penalty=decoding.repetition_penalty,
-                    length_penalty=decoding.length_penalty,
-                )
+                    **search,
+                ).sequences
             written = tokens[:, 1 if self.has_decoder else encoded.shape[1] :]
             texts += self.processor.batch_decode(written, skip_special_tokens=True)
         return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,8 +55,18 @@ class Prepared(NamedTuple):
     accelerator: Accelerator
 
 
+Change = Callable[[Any, Any, Decoding], tuple[Any, Any, Decoding]]
+"""Makes a model, its processor and its decoding of those that were read."""
+
+
 def prepare(
-    spec: ModelSpec, recipe: CaptionRecipe, out: Path, device: str, *, eight_bit: bool = False
+    spec: ModelSpec,
+    recipe: CaptionRecipe,
+    out: Path,
+    device: str,
+    *,
+    eight_bit: bool = False,
+    change: Change | None = None,
 ) -> Prepared:
     """Read a checkpoint, mark what is trained, and make the run's folder.
 
@@ -65,6 +76,7 @@ def prepare(
         out: Gets the model.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         eight_bit: Whether a whole model is written in 8 bits.
+        change: Makes another model of it, which then has no base; by torch's seed.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or this machine has no such device.
@@ -73,10 +85,10 @@ def prepare(
     import torch
 
     from core.models.captioner.loading import decoding_of, read_instructblip
+    from precompute.finetune.captions.objective import CaptionObjective
 
     accelerator, where = accelerator_on(device)
     gpu = where.startswith("cuda")
-    torch.manual_seed(recipe.seed)
     recipe = recipe.completed(large=_is_large(spec), gpu=gpu)
     if spec.base is not None and recipe.epochs:
         raise SourceError(
@@ -87,26 +99,11 @@ def prepare(
     model, processor = read_instructblip(
         spec, where, recipe.precision or "fp32", dtype="bfloat16" if half else "float32"
     )
-    found = model, processor, decoding_of(spec)
-    return assemble(*found, recipe, out, accelerator, base=spec, eight_bit=eight_bit)
-
-
-def assemble(
-    model: Any,  # noqa: ANN401 - InstructBlipForConditionalGeneration, imported lazily
-    processor: Any,  # noqa: ANN401
-    decoding: Decoding,
-    recipe: CaptionRecipe,
-    out: Path,
-    accelerator: Accelerator,
-    *,
-    base: ModelSpec | None = None,
-    eight_bit: bool = False,
-) -> Prepared:
-    """Make a training of a model on its device; see :func:`prepare`."""
-    import torch
-
-    from precompute.finetune.captions.objective import CaptionObjective
-
+    decoding = decoding_of(spec)
+    if change is not None:
+        torch.manual_seed(recipe.seed)
+        model, processor, decoding = change(model, processor, decoding)
+        model.to(where)
     if recipe.instructions:
         first, *others = (instruction.text for instruction in recipe.instructions)
         decoding = replace(decoding, prompt=first, retry_prompt=others[0] if others else first)
@@ -122,9 +119,9 @@ def assemble(
             module = getattr(part, "modules_to_save", {"default": part})["default"]
             module.gradient_checkpointing_enable({"use_reentrant": False})
     out.mkdir(parents=True, exist_ok=True)
+    base = None if change else spec
     files = CaptionerFiles(out, decoding, adapted, base, eight_bit=eight_bit)
-    objective = CaptionObjective(model, processor, recipe)
-    return Prepared(objective, files, accelerator)
+    return Prepared(CaptionObjective(model, processor, recipe), files, accelerator)
 
 
 def accelerator_on(device: str) -> tuple[Accelerator, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.files import write_atomically
 from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, shared_tower
+from core.models.tensors import tensors_below
 
 if TYPE_CHECKING:
     import torch
@@ -43,23 +44,16 @@ def start_of_logits(
             (https://arxiv.org/abs/2303.15343).
     """
     import torch
-    from safetensors import safe_open
 
-    found: dict[str, torch.Tensor] = {}
-    if start.weights.is_file():
-        with safe_open(start.weights, framework="pt") as file:
-            names = set(file.keys())
-            for name in ("logit_scale", "logit_bias"):
-                if name in names:
-                    found[name] = file.get_tensor(name).float()
-    bias = found.get("logit_bias")
+    found = tensors_below(start.weights, "logit_") if start.weights.is_file() else {}
+    known, bias = found.get("scale"), found.get("bias")
+    first = torch.zeros(()) if known is None else known.float()
     if siglip and bias is None:
-        bias = torch.full_like(found.get("logit_scale", torch.zeros(())), -10.0)
+        bias = torch.full_like(first, -10.0)
         scale = scale or 10.0
-    if scale is None and "logit_scale" in found:
-        return found["logit_scale"], bias
-    shape = found.get("logit_scale", torch.zeros(()))
-    return torch.full_like(shape, math.log(scale or 14.0)), bias
+    if scale is None and known is not None:
+        return first, bias
+    return torch.full_like(first, math.log(scale or 14.0)), bias
 
 
 def write_clip_asset(
@@ -88,44 +82,31 @@ def write_clip_asset(
     prefix = "text." if is_custom else ""
     packaged = (text_cfg.get("hf_model_name") or "").startswith("package:")
     left_out = "transformer." if packaged and model.text.body_is_locked else None
-    with model.image.exported() as image, model.text.exported() as text:
-        shared = shared_tower(start)
-        own = {
-            n: t for n, t in image.items() if n not in shared or not torch.equal(t.cpu(), shared[n])
-        }
-        if len(own) == len(image):
-            config.pop("image_tower", None)
-        tensors = {f"visual.{name}": tensor for name, tensor in own.items()}
-        tensors |= {
-            f"{prefix}{name}": tensor
-            for name, tensor in text.items()
-            if left_out is None or not name.startswith(left_out)
-        }
-        tensors["logit_scale"] = model.logit_scale.detach()
-        if model.logit_bias is not None:
-            tensors["logit_bias"] = model.logit_bias.detach()
-            # open_clip makes room for a bias only where the configuration has one.
-            config["model_cfg"] = {"init_logit_bias": -10.0, **start.model_cfg}
-        kinds = {} if half else _precisions(start.weights)
-        written = {
-            name: tensor.to(
-                "cpu",
-                kinds.get(name, torch.float16) if tensor.is_floating_point() else tensor.dtype,
-            ).contiguous()
-            for name, tensor in tensors.items()
-        }
-        content = save(written, {"format": "pt"})
+    image, text = model.image.module.state_dict(), model.text.module.state_dict()
+    shared = shared_tower(start)
+    own = {n: t for n, t in image.items() if n not in shared or not torch.equal(t.cpu(), shared[n])}
+    if len(own) == len(image):
+        config.pop("image_tower", None)
+    tensors = {f"visual.{name}": tensor for name, tensor in own.items()}
+    tensors |= {
+        f"{prefix}{name}": tensor
+        for name, tensor in text.items()
+        if left_out is None or not name.startswith(left_out)
+    }
+    tensors["logit_scale"] = model.logit_scale.detach()
+    if model.logit_bias is not None:
+        tensors["logit_bias"] = model.logit_bias.detach()
+        # open_clip makes room for a bias only where the configuration has one.
+        config["model_cfg"] = {"init_logit_bias": -10.0, **start.model_cfg}
+    whole = {} if half or not start.weights.is_file() else tensors_below(start.weights, "")
+    kinds = {name: tensor.dtype for name, tensor in whole.items() if tensor.is_floating_point()}
+    written = {
+        name: tensor.to(
+            "cpu",
+            kinds.get(name, torch.float16) if tensor.is_floating_point() else tensor.dtype,
+        ).contiguous()
+        for name, tensor in tensors.items()
+    }
+    content = save(written, {"format": "pt"})
     write_atomically(folder / LOCAL_WEIGHTS_NAME, content)
     write_atomically(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def _precisions(weights: Path) -> dict[str, torch.dtype]:
-    import torch
-    from safetensors import safe_open
-
-    if not weights.is_file():
-        return {}
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    with safe_open(weights, framework="pt") as file:
-        found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return {name: kinds[kind] for name, kind in found.items() if kind in kinds}

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from PIL.Image import Image, Transpose
 
 from core.errors import SourceError
 from core.models.clip.towers import ClipFiles, load_image_tower, load_text_tower, new_text_tower
-from core.models.locate import revision_of
 from precompute.evaluate.metrics.retrieval_metrics import owners_of
 from precompute.finetune.clip.asset import reset_head, start_of_logits
 from precompute.finetune.clip.recipe import ContrastiveRecipe
@@ -45,18 +43,11 @@ class Inputs:
     measured: Sequence[Pairs] = ()
     new_text_head: bool = False
 
-    def identity(self) -> dict[str, Any]:
-        """Return what makes this run another than one with other inputs; JSON values."""
-        return {
-            "data": self.pairs.fingerprint,
-            "model_cfg": dict(self.start.model_cfg),
-            "start": revision_of(self.start.spec),
-            "new_text_head": self.new_text_head,
-        }
 
-
-class Preparation:
-    """Builds the model and reads what it learns from.
+def prepare(
+    inputs: Inputs, recipe: ContrastiveRecipe, device: str, cache: Path
+) -> tuple[TunedClip, Callable[[Pairs], Material]]:
+    """Build the model; return it, and what gives images with captions as it takes them.
 
     Args:
         inputs: What to start and to learn from.
@@ -67,81 +58,77 @@ class Preparation:
     Raises:
         SourceError: Nothing is left to train.
     """
+    start = inputs.start
+    image_tower = load_image_tower(start)
+    packaged = (start.model_cfg["text_cfg"].get("hf_model_name") or "").startswith("package:")
+    # Where all of a text tower is new or in a package, its weights need not be in the file.
+    bare = inputs.new_text_head and packaged
+    text_tower = new_text_tower(start) if bare else load_text_tower(start)
+    image = Tower(
+        image_tower.module,
+        unlocked=recipe.unlock_image,
+        lock_head=recipe.lock_image_head,
+        dropout=recipe.dropout,
+        checkpointing=recipe.gradient_checkpointing,
+    )
+    text = Tower(
+        text_tower.module,
+        unlocked=recipe.unlock_text,
+        lock_head=recipe.lock_text_head,
+        checkpointing=recipe.gradient_checkpointing,
+    )
+    if inputs.new_text_head:
+        reset_head(text.head, recipe.seed)
+    siglip = recipe.loss == "siglip"
+    scale = 14.0 if inputs.new_text_head and not siglip else None
+    logit_scale, bias = start_of_logits(start, scale=scale, siglip=siglip)
+    model = TunedClip(image, text, logit_scale, bias, train_bias=siglip)
+    if set(model.trained()) <= {"logit_scale", "logit_bias"}:
+        raise SourceError("Towers and heads are all locked: nothing is left to train.")
+    model.to(device)
 
-    def __init__(self, inputs: Inputs, recipe: ContrastiveRecipe, device: str, cache: Path) -> None:
-        """Load the towers."""
-        self._recipe, self._cache = recipe, cache
-        start = inputs.start
-        self._image = load_image_tower(start)
-        packaged = (start.model_cfg["text_cfg"].get("hf_model_name") or "").startswith("package:")
-        # Where all of a text tower is new or in a package, its weights need not be in the file.
-        bare = inputs.new_text_head and packaged
-        self._text = new_text_tower(start) if bare else load_text_tower(start)
-        image = Tower(
-            self._image.module,
-            unlocked=recipe.unlock_image,
-            lock_head=recipe.lock_image_head,
-            dropout=recipe.dropout,
-            checkpointing=recipe.gradient_checkpointing,
-        )
-        text = Tower(
-            self._text.module,
-            unlocked=recipe.unlock_text,
-            lock_head=recipe.lock_text_head,
-            checkpointing=recipe.gradient_checkpointing,
-        )
-        if inputs.new_text_head:
-            reset_head(text.head, recipe.seed)
-        siglip = recipe.loss == "siglip"
-        scale = 14.0 if inputs.new_text_head and not siglip else None
-        logit_scale, bias = start_of_logits(start, scale=scale, siglip=siglip)
-        self.model = TunedClip(image, text, logit_scale, bias, train_bias=siglip)
-        if set(self.model.trained()) <= {"logit_scale", "logit_bias"}:
-            raise SourceError("Towers and heads are all locked: nothing is left to train.")
-        self.model.to(device)
+    def material(pairs: Pairs) -> Material:
+        images = _image_reader(image, image_tower.preprocess, pairs, cache)
+        texts = _text_reader(text, text_tower.tokenize, pairs, cache)
+        return Material(pairs.name, images, texts, owners_of(pairs))
 
-    def material(self, pairs: Pairs) -> Material:
-        """Return images with captions as the model takes them."""
-        return Material(
-            name=pairs.name,
-            images=self._image_reader(pairs),
-            texts=self._text_reader(pairs),
-            owners=owners_of(pairs),
-        )
+    return model, material
 
-    def _image_reader(
-        self, pairs: Pairs
-    ) -> Callable[[Iterable[Rows], int | None], Iterator[torch.Tensor]]:
-        tower, preprocess = self.model.image, self._image.preprocess
-        if not tower.body_is_locked:
-            return partial(read_pixels, pairs, preprocess)
 
-        def encode(rows: Sequence[int]) -> torch.Tensor:
-            pixels = torch.stack([preprocess(pairs.image(row)) for row in rows])
-            return tower.features(pixels.to(tower.device, memory_format=torch.channels_last))
+def _image_reader(
+    tower: Tower, preprocess: Callable[[Image], torch.Tensor], pairs: Pairs, cache: Path
+) -> Callable[[Iterable[Rows], int | None], Iterator[torch.Tensor]]:
+    if not tower.body_is_locked:
+        return partial(read_pixels, pairs, preprocess)
 
-        key = digest([pairs.fingerprint, len(pairs), repr(preprocess)], tower.body_state())
-        path, label = self._cache / f"image-{key}.npy", f"features of {pairs.name[:40]}"
-        found = cached_features(encode, range(len(pairs)), path, label=label)
-        features = torch.from_numpy(np.array(found))
-        return lambda batches, _: (features[list(rows)] for rows in batches)
+    def encode(rows: Sequence[int]) -> torch.Tensor:
+        pixels = torch.stack([preprocess(pairs.image(row)) for row in rows])
+        return tower.features(pixels.to(tower.device, memory_format=torch.channels_last))
 
-    def _text_reader(self, pairs: Pairs) -> Callable[[Sequence[int]], torch.Tensor]:
-        tower, tokenize = self.model.text, self._text.tokenize
-        captions = [caption for of_one in pairs.captions for caption in of_one]
-        if not tower.body_is_locked:
-            return lambda numbers: tokenize([captions[number] for number in numbers])
+    key = digest([pairs.fingerprint, len(pairs), repr(preprocess)], tower.body_state())
+    path, label = cache / f"image-{key}.npy", f"features of {pairs.name[:40]}"
+    found = cached_features(encode, range(len(pairs)), path, label=label)
+    features = torch.from_numpy(np.array(found))
+    return lambda batches, _: (features[list(rows)] for rows in batches)
 
-        def encode(rows: Sequence[int]) -> torch.Tensor:
-            return tower.features(tokenize([captions[row] for row in rows]).to(tower.device))
 
-        path = self._cache / f"text-{digest(captions, tower.body_state())}.npy"
-        # Texts of like length side by side waste the least padding.
-        order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
-        label = "features of captions"
-        found = cached_features(encode, order, path, batch=128, label=label)
-        features = torch.from_numpy(np.array(found))
-        return lambda numbers: features[list(numbers)]
+def _text_reader(
+    tower: Tower, tokenize: Callable[[Sequence[str]], torch.Tensor], pairs: Pairs, cache: Path
+) -> Callable[[Sequence[int]], torch.Tensor]:
+    captions = [caption for of_one in pairs.captions for caption in of_one]
+    if not tower.body_is_locked:
+        return lambda numbers: tokenize([captions[number] for number in numbers])
+
+    def encode(rows: Sequence[int]) -> torch.Tensor:
+        return tower.features(tokenize([captions[row] for row in rows]).to(tower.device))
+
+    path = cache / f"text-{digest(captions, tower.body_state())}.npy"
+    # Texts of like length side by side waste the least padding.
+    order = sorted(range(len(captions)), key=lambda row: len(captions[row]))
+    label = "features of captions"
+    found = cached_features(encode, order, path, batch=128, label=label)
+    features = torch.from_numpy(np.array(found))
+    return lambda numbers: features[list(numbers)]
 
 
 def cropped(image: Image, seed: Sequence[int]) -> Image:

@@ -14,12 +14,13 @@ from core.errors import SourceError
 from core.files import write_atomically
 from core.models.clip.encoder import ClipEncoder
 from core.models.devices import resolve_device
+from core.models.locate import revision_of
 from core.models.spec import ImageTextEncoder, ModelSpec
 from precompute.evaluate.metrics.retrieval_metrics import Recall, owners_of, recall
 from precompute.finetune.clip.asset import write_clip_asset
-from precompute.finetune.clip.preparation import Inputs, Preparation
+from precompute.finetune.clip.preparation import Inputs, prepare
 from precompute.finetune.clip.recipe import ContrastiveRecipe
-from precompute.finetune.clip.training import ContrastiveTraining
+from precompute.finetune.clip.training import batched, fit
 from precompute.sources.pairs import Pairs
 
 
@@ -50,20 +51,24 @@ def train(
     """
     where = resolve_device(device)
     _check(inputs, recipe)
-    preparation = Preparation(inputs, recipe, where, out / "features")
-    model, pairs = preparation.model, inputs.pairs
-    material = preparation.material(pairs)
-    probe = preparation.material(inputs.measured[0]) if inputs.measured else None
-    training = ContrastiveTraining(
+    model, material_of = prepare(inputs, recipe, where, out / "features")
+    pairs = inputs.pairs
+    material = material_of(pairs)
+    probe = material_of(inputs.measured[0]) if inputs.measured else None
+    history = fit(
         model,
         recipe,
-        len(material),
+        material,
+        probe,
+        lambda: write_clip_asset(out, inputs.start, model, half=half),
         out=out,
-        identity={**asdict(recipe), **inputs.identity()},
-    )
-
-    history = training.fit(
-        material, probe, lambda: write_clip_asset(out, inputs.start, model, half=half)
+        identity={
+            **asdict(recipe),
+            "data": pairs.fingerprint,
+            "model_cfg": dict(inputs.start.model_cfg),
+            "start": revision_of(inputs.start.spec),
+            "new_text_head": inputs.new_text_head,
+        },
     )
     spec = ModelSpec(out.name, f"path:{out}", licence="", dim=inputs.start.model_cfg["embed_dim"])
     encoder = ClipEncoder(spec, device=where)
@@ -82,8 +87,8 @@ def train(
 
 def evaluate(encoder: ImageTextEncoder, pairs: Pairs) -> Recall:
     """Search every caption of a dataset among all its images."""
-    batches = [range(len(pairs))[start : start + 64] for start in range(0, len(pairs), 64)]
-    images = [encoder.encode_image([pairs.image(row) for row in batch]) for batch in batches]
+    rows = batched(len(pairs))
+    images = [encoder.encode_image([pairs.image(row) for row in batch]) for batch in rows]
     texts = encoder.encode_text([text for captions in pairs.captions for text in captions])
     return recall(pairs.name, np.concatenate(images), texts, owners_of(pairs))
 

@@ -7,8 +7,6 @@ rest is the tower's body, which is locked by blocks, from the input on.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,15 +15,13 @@ from torch.nn import functional
 
 from core.errors import SourceError
 from precompute.finetune.clip.recipe import ALL, ContrastiveRecipe
-from precompute.finetune.shared.loop import decayed, replaced
+from precompute.finetune.shared.loop import decayed
 
 _MATRICES = ("proj", "text_projection")
 
 
 class MatrixHead(nn.Module):
-    """The projection of an open_clip transformer, with a bias on its input.
-
-    The bias is not a part of open_clip's model: :meth:`fold` moves it into the layer norm before.
+    """The projection of an open_clip transformer, with the bias of the layer norm before it.
 
     Args:
         weight: The tower's own parameter, (features, dim).
@@ -33,21 +29,15 @@ class MatrixHead(nn.Module):
     """
 
     def __init__(self, weight: nn.Parameter, norm: nn.LayerNorm) -> None:
-        """Share the tower's parameter."""
+        """Share the tower's parameters."""
         super().__init__()
         self.weight = weight
-        self.bias = nn.Parameter(torch.zeros(len(weight)))
-        self._norm = [norm]  # in a list, or its parameters would count as the head's
+        self.bias = norm.bias
+        self.register_buffer("start", norm.bias.detach().clone(), persistent=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (n, features) to (n, dim)."""
-        return (features + self.bias) @ self.weight
-
-    def folded(self) -> contextlib.AbstractContextManager[None]:
-        """Have the bias in the layer norm meanwhile: the tower then gives what the head gives."""
-        tensors = {"norm": self._norm[0].bias, "bias": self.bias}
-        total = (tensors["norm"] + self.bias).detach()
-        return replaced(tensors, {"norm": total, "bias": torch.zeros_like(self.bias)})
+        """Map (n, features), which hold the bias that training started from, to (n, dim)."""
+        return (features + (self.bias - self.start)) @ self.weight
 
 
 class Tower(nn.Module):
@@ -81,14 +71,14 @@ class Tower(nn.Module):
         self.module = module
         self.body_is_locked = unlocked == 0
         self.head, self._matrix = _find_head(module)
+        if isinstance(self.head, MatrixHead) and not self.body_is_locked:
+            self.head.bias = None  # it learns as a part of the body
         self.dropout = 0.0 if lock_head else dropout
         _lock_body(module, unlocked)
         if checkpointing and unlocked:
             _checkpoint(module)
         for parameter in self.head.parameters():
             parameter.requires_grad_(not lock_head)
-        if isinstance(self.head, MatrixHead) and not self.body_is_locked:
-            self.head.bias.requires_grad_(False)  # the layer norm's own bias does its work
 
     @property
     def device(self) -> torch.device:
@@ -125,16 +115,10 @@ class Tower(nn.Module):
 
     def body_state(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the body by their names in the open_clip module."""
-        head = {parameter.data_ptr() for parameter in self.head.parameters()}
+        norm = self.head.bias if isinstance(self.head, MatrixHead) else None
+        head = {part.data_ptr() for part in self.head.parameters() if part is not norm}
         state = self.module.state_dict()
         return {name: t for name, t in state.items() if t.data_ptr() not in head}
-
-    @contextlib.contextmanager
-    def exported(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the tensors of the open_clip module; after, training goes on as before."""
-        is_matrix = isinstance(self.head, MatrixHead)
-        with self.head.folded() if is_matrix else contextlib.nullcontext():
-            yield self.module.state_dict()
 
     def train_unlocked(self) -> None:
         """Go into training mode, but for the parts whose weights are all locked.

@@ -67,121 +67,104 @@ _Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, and the number of one caption of each."""
 
 
-class ContrastiveTraining:
-    """Trains one model on one recipe; can stop at any moment and go on.
+def fit(
+    model: TunedClip,
+    recipe: ContrastiveRecipe,
+    material: Material,
+    probe: Material | None,
+    keep: Callable[[], None],
+    *,
+    out: Path,
+    identity: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Train one model by one recipe; a run can stop at any moment and go on.
 
     Args:
         model: On its device.
         recipe: How to train.
-        images: Number of training images.
+        material: What to learn from.
+        probe: Measured after every epoch; R@5 decides which is the best, then R@1.
+        keep: See :meth:`~precompute.finetune.shared.loop.Loop.fit`.
         out: Its ``checkpoint`` is what a run goes on from, its ``log`` is for TensorBoard.
         identity: Everything that must be the same for that; JSON values.
+
+    Returns:
+        For every epoch: its number, mean loss, temperature and recall.
 
     Raises:
         SourceError: The checkpoint belongs to another run.
     """
+    device = model.image.device
+    contrast = SigLipLoss() if recipe.loss == "siglip" else ClipLoss()
 
-    def __init__(
-        self,
-        model: TunedClip,
-        recipe: ContrastiveRecipe,
-        images: int,
-        *,
-        out: Path,
-        identity: Mapping[str, Any],
-    ) -> None:
-        """Take up what an earlier run left."""
-        self.model = model
-        self.recipe = recipe
-        self._device = model.image.device
-        self._loss = SigLipLoss() if recipe.loss == "siglip" else ClipLoss()
-        schedule = Schedule(
-            epochs=recipe.epochs,
-            steps=images // recipe.batch_size,
-            warmup=recipe.warmup,
-            max_norm=None,
-            patience=recipe.patience,
-            seed=recipe.seed,
-        )
-        self.loop: Loop[_Batch] = Loop(
-            model.changing(),
-            model.optimizer_groups(recipe),
-            schedule,
-            folder=out / "checkpoint",
-            identity=identity,
-            log=out / "log",
-        )
+    def batches(epoch: int, first: int) -> Iterable[_Batch]:
+        model.image.train_unlocked()
+        model.text.train_unlocked()
+        seed = recipe.seed * 1_000_003 + epoch
+        plan = plan_epoch(material, recipe.batch_size, seed)[first:]
+        images = material.images((rows.tolist() for rows, _ in plan), seed)
+        return zip(images, (captions for _, captions in plan), strict=True)
 
-    def fit(
-        self, material: Material, probe: Material | None, keep: Callable[[], None]
-    ) -> list[dict[str, Any]]:
-        """Train from where the checkpoint is, or from the start.
-
-        Args:
-            material: What to learn from.
-            probe: Measured after every epoch; R@5 decides which is the best, then R@1.
-            keep: See :meth:`~precompute.finetune.shared.loop.Loop.fit`.
-
-        Returns:
-            For every epoch: its number, mean loss, temperature and recall.
-        """
-
-        def batches(epoch: int, first: int) -> Iterable[_Batch]:
-            self.model.image.train_unlocked()
-            self.model.text.train_unlocked()
-            seed = self.recipe.seed * 1_000_003 + epoch
-            plan = plan_epoch(material, self.recipe.batch_size, seed)[first:]
-            images = material.images((rows.tolist() for rows, _ in plan), seed)
-            return zip(images, (captions for _, captions in plan), strict=True)
-
-        def measure() -> tuple[dict[str, Any], Sequence[float]]:
-            assert probe is not None
-            found = self.recall(probe)
-            scale = float(self.model.logit_scale.detach().exp())
-            figures = {"logit_scale": scale, "recall": found.as_json()}
-            return figures, [found.at_5, found.at_1]
-
-        return self.loop.fit(
-            batches,
-            lambda batch: self._backward(material, *batch),
-            measure if probe is not None else None,
-            keep,
-        )
-
-    def _backward(
-        self, material: Material, images: torch.Tensor, captions: torch.Tensor
-    ) -> dict[str, float]:
-        """Leave the gradients of one step in the parameters and return the loss."""
-        model = self.model
+    def backward(batch: _Batch) -> dict[str, float]:
+        images, captions = batch
         with torch.no_grad():
             model.logit_scale.clamp_(max=_MAX_LOGIT_SCALE)
         texts = material.texts(captions.tolist())
-        with self._autocast():
-            image_rows = model.embed_images(images.to(self._device))
-            text_rows = model.embed_texts(texts.to(self._device))
-        loss = self._loss(image_rows, text_rows, model.logit_scale.exp(), model.logit_bias)
+        with _autocast(device):
+            image_rows = model.embed_images(images.to(device))
+            text_rows = model.embed_texts(texts.to(device))
+        loss = contrast(image_rows, text_rows, model.logit_scale.exp(), model.logit_bias)
         loss.backward()
         return {"loss": loss.item()}
 
-    def _autocast(self) -> torch.autocast:
-        is_fast = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=is_fast)
+    def measure() -> tuple[dict[str, Any], Sequence[float]]:
+        assert probe is not None
+        found = _recall(model, probe)
+        scale = float(model.logit_scale.detach().exp())
+        return {"logit_scale": scale, "recall": found.as_json()}, [found.at_5, found.at_1]
 
-    @torch.inference_mode()
-    def recall(self, probe: Material) -> Recall:
-        """Search every caption among all images, whole."""
-        self.model.eval()
+    schedule = Schedule(
+        epochs=recipe.epochs,
+        steps=len(material) // recipe.batch_size,
+        warmup=recipe.warmup,
+        max_norm=None,
+        patience=recipe.patience,
+        seed=recipe.seed,
+    )
+    loop = Loop[_Batch](
+        model.changing(),
+        model.optimizer_groups(recipe),
+        schedule,
+        folder=out / "checkpoint",
+        identity=identity,
+        log=out / "log",
+    )
+    return loop.fit(batches, backward, measure if probe is not None else None, keep)
 
-        def batched(count: int) -> list[range]:
-            return [range(count)[i : i + _PROBE_BATCH] for i in range(0, count, _PROBE_BATCH)]
 
-        with self._autocast():
-            images = [
-                self.model.embed_images(batch.to(self._device)).cpu()
-                for batch in probe.images(batched(len(probe)), None)
-            ]
-            texts = [
-                self.model.embed_texts(probe.texts(numbers).to(self._device)).cpu()
-                for numbers in batched(len(probe.owners))
-            ]
-        return recall(probe.name, torch.cat(images).numpy(), torch.cat(texts).numpy(), probe.owners)
+def _autocast(device: torch.device) -> torch.autocast:
+    is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_fast)
+
+
+def batched(count: int) -> list[range]:
+    """Return the numbers below ``count`` in parts that are measured at once."""
+    return [range(count)[i : i + _PROBE_BATCH] for i in range(0, count, _PROBE_BATCH)]
+
+
+@torch.inference_mode()
+def _recall(model: TunedClip, probe: Material) -> Recall:
+    """Search every caption among all images, whole."""
+    model.eval()
+    device = model.image.device
+
+    with _autocast(device):
+        images = [
+            model.embed_images(batch.to(device)).cpu()
+            for batch in probe.images(batched(len(probe)), None)
+        ]
+        texts = [
+            model.embed_texts(probe.texts(numbers).to(device)).cpu()
+            for numbers in batched(len(probe.owners))
+        ]
+    return recall(probe.name, torch.cat(images).numpy(), torch.cat(texts).numpy(), probe.owners)

@@ -307,10 +307,8 @@ def decayed(
     parameters: Iterable[torch.Tensor], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Return an optimiser's groups: matrices, whose weights decay, and all else."""
-    matrices: list[torch.Tensor] = []
-    others: list[torch.Tensor] = []
-    for parameter in parameters:
-        (matrices if parameter.ndim > 1 else others).append(parameter)
+    given = list(parameters)
+    matrices, others = [p for p in given if p.ndim > 1], [p for p in given if p.ndim < 2]
     return [
         {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": others, "lr": learning_rate, "weight_decay": 0.0},

@@ -63,7 +63,7 @@ def read_table(path: Path, file_column: str | None = None) -> Table:
         SourceError: It cannot be read, or no column names files.
     """
     remarks: list[str] = []
-    rows = _trimmed(_rows(path, remarks))
+    rows = _trimmed(rows_of(path, remarks))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         return Table([], FILE_COLUMNS[0], remarks)
@@ -181,13 +181,22 @@ def _lies(path: Path) -> bool:
         return False
 
 
-def _rows(path: Path, remarks: list[str]) -> Iterator[Row]:
+def rows_of(path: Path, remarks: list[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a table as they are; its format goes by the suffix.
+
+    Args:
+        path: See :func:`read_table`.
+        remarks: Gets sentences for the operator.
+
+    Raises:
+        SourceError: It cannot be read.
+    """
     if path.suffix == ".parquet":
         return _parquet(path)
     text = _text(path)
     if path.suffix == ".jsonl":
         return _json_lines(text, path.name)
-    return _separated(text, path, remarks)
+    return _separated(text, path, [] if remarks is None else remarks)
 
 
 def _text(path: Path) -> str:

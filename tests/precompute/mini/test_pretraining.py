@@ -15,9 +15,9 @@ from core.errors import SourceError
 from precompute.finetune.captions.batches import encoded_images, epoch_batches
 from precompute.finetune.captions.job import Split
 from precompute.mini.pretraining import (
-    EmbeddingInputs,
     PretrainingRecipe,
     Targets,
+    embedding_inputs,
     predict_out_of_fold,
     regress_captions,
     teach_qformer,
@@ -90,7 +90,7 @@ def test_the_language_model_reads_each_caption_and_what_was_predicted(pairs, tmp
 
     def read(least: float, most: float, noise: float = 0.0):
         recipe = PretrainingRecipe(least=least, most=most, noise=noise)
-        return EmbeddingInputs(targets, counts, recipe)(batch)
+        return embedding_inputs(targets, counts, recipe)(batch)
 
     captions = read(0, 0)
     assert len(captions.image_tokens) == len(batch.labels)

@@ -15,18 +15,19 @@ from core.models.captioner.loading import read_instructblip
 from core.models.spec import ModelSpec
 from precompute.__main__ import app
 from precompute.finetune.captions.batches import CaptionBatch
-from precompute.mini.words import AsIfSaid, Said
+from precompute.mini.pretraining import ridge_regression
+from precompute.mini.words import TextsAsTokens
 from tests.tiny_models import save_tiny_instructblip
 
 
 def test_a_text_is_read_as_the_qformer_would_say_it_and_a_photo_as_it_does():
     random = np.random.default_rng(0)
-    said = Said(
-        photos=random.normal(size=(2, 6)).astype(np.float16),
+    said = TextsAsTokens(
+        photos=random.normal(size=(2, 2, 3)).astype(np.float16),
         errors=np.full((3, 6), 0.5, dtype=np.float16),
-        weight=random.normal(size=(4, 6)).astype(np.float32),
-        bias=random.normal(size=6).astype(np.float32),
+        regression=ridge_regression(*(random.normal(size=(9, width)) for width in (4, 6))),
         texts=random.normal(size=(5, 4)).astype(np.float16),
+        first=np.array([0, 2]),
     )
     batch = CaptionBatch(
         instruction=0,
@@ -37,10 +38,10 @@ def test_a_text_is_read_as_the_qformer_would_say_it_and_a_photo_as_it_does():
         labels=torch.zeros(2, 3),
     )
     # Row 3 is the second text of photos 0 and 1: its second caption is the fourth text.
-    read = AsIfSaid(said, photos=2, counts=[2, 3], queries=2)(batch).image_tokens
-    expected = said.texts[3].astype(np.float32) @ said.weight + said.bias + 0.5
+    read = said(batch).image_tokens
+    expected = said.regression.predict(said.texts[3:4].astype(np.float32))[0] + 0.5
     np.testing.assert_allclose(read[0].flatten(), expected, atol=1e-3)
-    np.testing.assert_allclose(read[1].flatten(), said.photos[1], atol=1e-3)
+    np.testing.assert_allclose(read[1].flatten(), said.photos[1].flatten(), atol=1e-3)
 
 
 def test_the_command_adds_words_and_writes_a_captioner(tmp_path):

@@ -18,7 +18,6 @@ from precompute.finetune.captions.batches import (
     tokenise_captions,
 )
 from precompute.finetune.captions.job import Job
-from precompute.finetune.captions.training import CaptionTraining
 from precompute.finetune.shared import loop
 from precompute.mini.captioner_model import new_tokenizer
 from precompute.sources.pairs import Pairs
@@ -27,7 +26,6 @@ from tests.precompute.finetune.captions.tiny_captioner import (
     GREEDY,
     PROMPTS,
     coloured_pairs,
-    objective_of,
     prepared_in,
     recipe_of,
     tiny_model,
@@ -223,8 +221,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(pairs, tmp_path):
 
 def test_another_identity_is_no_continuation(pairs, tmp_path):
     def of(identity):
-        objective = objective_of(pairs)
-        return CaptionTraining(objective, len(pairs), folder=tmp_path, identity=identity)
+        return Job(prepared_in(pairs, tmp_path), pairs, None, identity=identity)
 
     of({"data": "some"}).save()
     assert of({"data": "some"}).taken == 0

@@ -24,21 +24,18 @@ from core.models.captioner.lora import ADAPTER_WEIGHTS
 from core.models.captioner.settings import DECODING_FILE
 from core.models.choose import captioner_spec, with_captioner
 from core.models.locate import revision_of
-from precompute.finetune.captions.batches import encoded_images, tokenise_captions
+from precompute.finetune.captions.batches import tokenise_captions
 from precompute.finetune.captions.command import run
 from precompute.finetune.captions.files import CaptionerFiles
-from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import (
     DETAIL_PROMPT,
     Instruction,
     default_instructions,
 )
-from precompute.finetune.captions.start import mark_trained
-from precompute.finetune.captions.training import CaptionTraining
 from precompute.finetune.shared.loop import CHECKPOINT
 from precompute.sources.pairs import load_pairs
 from tests.precompute.finetune.captions.test_recipe import recipe_file
-from tests.precompute.finetune.captions.tiny_captioner import GREEDY, recipe_of, tiny_model
+from tests.precompute.finetune.captions.tiny_captioner import GREEDY, training_of
 
 ROOT = Path(__file__).resolve().parents[4]
 COLOURS = ("red", "green", "blue", "white", "black", "brown")
@@ -66,13 +63,10 @@ def base(photos, tmp_path_factory) -> Path:
 def save_base(photos: Path, folder: Path, epochs: int = 12) -> Path:
     """Write a captioner that says boat to everything, and its colour."""
     pairs = load_pairs(str(photos))
-    model, processor = tiny_model(pairs)
-    recipe = recipe_of(epochs=epochs, batch_size=4, average_decay=0.9)
-    mark_trained(model, recipe)
-    training = CaptionTraining(CaptionObjective(model, processor, recipe), len(pairs))
-    features = encoded_images(model, processor, pairs, folder.parent / "features")
+    changes = {"epochs": epochs, "batch_size": 4, "average_decay": 0.9}
+    training, features = training_of(pairs, folder.parent / f"{folder.name} run", **changes)
     walls = [[f"the {colour} boat", f"a {colour} boat"] for colour in COLOURS * 2]
-    training.learn(features, tokenise_captions(processor.tokenizer, walls, 20))
+    training.learn(features, tokenise_captions(training.objective.processor.tokenizer, walls, 20))
     folder.mkdir()
     with training.outcome():
         CaptionerFiles(folder, GREEDY).write(training.objective)

@@ -11,26 +11,26 @@ from PIL import Image
 from transformers import BlipImageProcessor, InstructBlipVisionConfig, InstructBlipVisionModel
 
 from core.models.captioner.settings import Decoding
-from precompute.finetune.captions.batches import encoded_images, tokenise_captions
+from precompute.finetune.captions.batches import tokenise_captions
 from precompute.finetune.captions.files import CaptionerFiles
+from precompute.finetune.captions.job import Job
 from precompute.finetune.captions.objective import CaptionObjective
 from precompute.finetune.captions.recipe import CaptionRecipe, Instruction
 from precompute.finetune.captions.start import Prepared, accelerator_on, mark_trained
-from precompute.finetune.captions.training import CaptionTraining
-from precompute.mini.captioner_model import SmallSizes, new_model, new_tokenizer
+from precompute.mini.captioner_model import new_model, new_tokenizer
 from precompute.sources.pairs import Pairs, load_pairs
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
-SIZES = SmallSizes(
-    qformer_width=32,
-    qformer_feed_forward=64,
-    qformer_heads=2,
-    queries=4,
-    width=32,
-    feed_forward=64,
-    heads=2,
-    layers=1,
-    qformer_dropout=0.0,
+SIZES: tuple[dict[str, float], dict[str, float]] = (
+    {
+        **{"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2},
+        **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "num_hidden_layers": 1,
+    },
+    {
+        **{"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2},
+        **{"num_layers": 1, "num_decoder_layers": 1},
+    },
 )
 GREEDY = Decoding(num_beams=1, min_new_tokens=3, max_new_tokens=10, repetition_penalty=1.0)
 
@@ -62,7 +62,7 @@ def tiny_model(pairs: Pairs):
         initializer_range=0.2,
     )
     image_processor = BlipImageProcessor(size={"height": 28, "width": 28})
-    return new_model(tokenizer, InstructBlipVisionModel(config), image_processor, SIZES)
+    return new_model(tokenizer, InstructBlipVisionModel(config), image_processor, *SIZES)
 
 
 PROMPTS = (
@@ -91,11 +91,10 @@ def objective_of(pairs: Pairs, **changes) -> CaptionObjective:
     return CaptionObjective(model, processor, recipe)
 
 
-def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[CaptionTraining, np.ndarray]:
+def training_of(pairs: Pairs, folder: Path, **changes) -> tuple[Job, np.ndarray]:
     """Return a training whose checkpoint is in the folder, and the images' features."""
-    objective = objective_of(pairs, **changes)
-    features = encoded_images(objective.model, objective.processor, pairs, folder / "features")
-    return CaptionTraining(objective, len(pairs), folder=folder / "checkpoint"), features
+    job = Job(prepared_in(pairs, folder, **changes), pairs, None)
+    return job, job.split(pairs).features
 
 
 def tokens_of(objective: CaptionObjective, pairs: Pairs) -> list[list[list[int]]]:
