@@ -17,7 +17,8 @@ from core.gallery.figures.metrics_charts import (
     score_chart,
 )
 from core.gallery.figures.metrics_file import MetricName, Metrics, SolvedByOne
-from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
+from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED
+from precompute.sources.presets import PRESETS, preset_of
 
 REPORT_FILE = "report.md"
 _EXAMPLES_EACH = 5
@@ -256,10 +257,11 @@ def _index_tables(metrics: Metrics) -> str:
 
 def _published(metrics: Metrics) -> str:
     found = metrics.provenance
-    same = benchmark_of(found.source.partition(" at ")[0], found.split or None)
+    same = preset_of(found.source.partition(" at ")[0], found.split or None)
+    same = same if same and same.name in BENCHMARKS else None
     rows = [
         [
-            BENCHMARKS[each.benchmark].title,
+            PRESETS[each.benchmark].title,
             each.model,
             " / ".join("-" if value is None else f"{value:.1f}" for value in each.recall),
             each.source,
@@ -271,7 +273,7 @@ def _published(metrics: Metrics) -> str:
         note = (
             "Not the pictures measured above: these are the standard benchmarks, for the scale of "
             "things only. `python -m precompute build NAME` reads them: "
-            + "; ".join(f"{each.name} is {each.dataset}" for each in BENCHMARKS.values())
+            + "; ".join(f"{name} is {PRESETS[name].dataset}" for name in BENCHMARKS)
             + "."
         )
     else:

@@ -1,86 +1,8 @@
-"""Standard benchmarks, and published figures to stand beside ours."""
+"""Published figures of the standard benchmarks, to stand beside ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """A text-to-image retrieval benchmark: which pictures, which captions, from where.
-
-    Attributes:
-        name: What ``build`` and the report call it.
-        title: What the literature calls it.
-        dataset: Hugging Face dataset id.
-        revision: Commit of the dataset, so that the figures stay comparable.
-        split: Split of the dataset.
-        image_column: Column of the pictures.
-        caption_column: Column of the five captions.
-        caption_lines: Whether that is one text with a caption a line, not a list.
-        images: Pictures in the split.
-        queries: All five captions of each.
-    """
-
-    name: str
-    title: str
-    dataset: str
-    revision: str
-    split: str
-    image_column: str
-    caption_column: str
-    images: int
-    queries: int
-    caption_lines: bool = False
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        Benchmark(
-            name="flickr8k",
-            title="Flickr8k test (1K)",
-            dataset="clip-benchmark/wds_flickr8k",
-            revision="29a4c1415476776da0825c11b5175d5c3bdae68e",
-            split="test",
-            image_column="jpg",
-            caption_column="txt",
-            images=1000,
-            queries=5000,
-            caption_lines=True,
-        ),
-        Benchmark(
-            name="flickr30k",
-            title="Flickr30k test (1K Karpathy)",
-            dataset="royokong/flickr30k_test",
-            revision="e5d418e5d73970abdca4f9d97914e1b4cce76478",
-            split="test",
-            image_column="image",
-            caption_column="text",
-            images=1000,
-            queries=5000,
-        ),
-        Benchmark(
-            name="coco",
-            title="COCO test (5K Karpathy)",
-            dataset="royokong/coco_test",
-            revision="da692c8d9fb7b7b24424984f02499244c80221cf",
-            split="test",
-            image_column="image",
-            caption_column="text",
-            images=5000,
-            queries=25010,
-        ),
-    )
-}
-
-
-def benchmark_of(dataset: str, split: str | None) -> Benchmark | None:
-    """Return the benchmark that a dataset id and split are, or None."""
-    for candidate in BENCHMARKS.values():
-        if (candidate.dataset, candidate.split) == (dataset, split):
-            return candidate
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +11,7 @@ class Published:
 
     Attributes:
         model: As its authors or measurers call it.
-        benchmark: Name in :data:`BENCHMARKS`.
+        benchmark: Name in :data:`precompute.sources.presets.PRESETS`.
         recall: R@1, R@5, R@10; None where not published.
         source: Where the figure was read.
     """
@@ -119,3 +41,6 @@ PUBLISHED: tuple[Published, ...] = (
     Published("BLIP", "coco", (64.5, 86.0, 91.7), _LAVIS),
     Published("BLIP-2 ViT-g", "coco", (68.3, 87.7, 92.6), _BLIP2),
 )
+
+BENCHMARKS = tuple(dict.fromkeys(each.benchmark for each in PUBLISHED))
+"""Names of the presets that figures are published of, all five captions of a picture as queries."""

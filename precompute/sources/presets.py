@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import SourceError
-from precompute.sources.benchmarks import BENCHMARKS
 from precompute.sources.types import SourceOptions
 
 
@@ -67,46 +66,43 @@ class Preset:
         yield f"  try: {' · '.join(self.queries)}"
 
 
-def _benchmark(name: str, licence: str, why: str, queries: tuple[str, ...]) -> Preset:
-    found = BENCHMARKS[name]
-    return Preset(
-        name=name,
-        title=found.title,
-        dataset=found.dataset,
-        revision=found.revision,
-        split=found.split,
-        image_column=found.image_column,
-        caption_column=found.caption_column,
-        images=found.images,
-        licence=licence,
-        why=why,
-        queries=queries,
-        caption_lines=found.caption_lines,
-    )
-
-
 _FLICKR = "photos: their owners', by Flickr's terms, for research and education only"
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        _benchmark(
-            "flickr8k",
-            _FLICKR,
-            "The small benchmark: people and dogs in action, five captions a photo.",
-            (
+        Preset(
+            name="flickr8k",
+            title="Flickr8k test (1K)",
+            dataset="clip-benchmark/wds_flickr8k",
+            revision="29a4c1415476776da0825c11b5175d5c3bdae68e",
+            split="test",
+            image_column="jpg",
+            caption_column="txt",
+            caption_lines=True,
+            images=1000,
+            licence=_FLICKR,
+            why="The small benchmark: people and dogs in action, five captions a photo.",
+            queries=(
                 *("a brown dog runs through the grass", "two children on a beach"),
                 *("a man on a mountain bike", "a girl in a pink dress", "someone climbing a rock"),
                 *("a dog catching a frisbee", "a crowd in the street", "snowboarder in mid-air"),
                 *("a baby laughing", "players fighting for the ball"),
             ),
         ),
-        _benchmark(
-            "flickr30k",
-            _FLICKR,
-            "The benchmark that most papers give figures for; everyday life, five captions a "
+        Preset(
+            name="flickr30k",
+            title="Flickr30k test (1K Karpathy)",
+            dataset="royokong/flickr30k_test",
+            revision="e5d418e5d73970abdca4f9d97914e1b4cce76478",
+            split="test",
+            image_column="image",
+            caption_column="text",
+            images=1000,
+            licence=_FLICKR,
+            why="The benchmark that most papers give figures for; everyday life, five captions a "
             "photo. MiniLM learnt from its captions.",
-            (
+            queries=(
                 *("a street musician with a guitar", "construction workers on a roof"),
                 *("a woman painting a picture", "children in a swimming pool"),
                 *("an old man reading a newspaper", "a barbecue in the garden"),
@@ -114,12 +110,20 @@ PRESETS: dict[str, Preset] = {
                 "a surgeon at work",
             ),
         ),
-        _benchmark(
-            "coco",
-            "captions CC BY 4.0; photos by Flickr's terms, each with a Creative Commons licence",
-            "Larger and with more objects in a photo: where one short caption leaves things out. "
-            "InstructBLIP and MiniLM learnt from its captions.",
-            (
+        Preset(
+            name="coco",
+            title="COCO test (5K Karpathy)",
+            dataset="royokong/coco_test",
+            revision="da692c8d9fb7b7b24424984f02499244c80221cf",
+            split="test",
+            image_column="image",
+            caption_column="text",
+            images=5000,
+            licence="captions CC BY 4.0; photos by Flickr's terms, each with a Creative Commons "
+            "licence",
+            why="Larger and with more objects in a photo: where one short caption leaves things "
+            "out. InstructBLIP and MiniLM learnt from its captions.",
+            queries=(
                 *("a giraffe eating leaves", "a cat asleep on a laptop", "a plate with two pizzas"),
                 *("a red double-decker bus", "a bathroom with a blue sink", "kites over a beach"),
                 *("a traffic light at night", "a man with three phones", "zebras at a waterhole"),

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from core.errors import SourceError
-from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED, benchmark_of
+from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED
 from precompute.sources.presets import PRESETS, expand, preset, preset_of
 from precompute.sources.types import SourceOptions, find_columns
 
@@ -15,7 +15,7 @@ from precompute.sources.types import SourceOptions, find_columns
 @pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
 def test_a_name_becomes_a_pinned_dataset(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found, standard = expand(SourceOptions(name, limit=7)), BENCHMARKS[name]
+    found, standard = expand(SourceOptions(name, limit=7)), PRESETS[name]
     assert (found.source, found.split) == (standard.dataset, "test")
     assert re.fullmatch("[0-9a-f]{40}", found.revision)
     assert (found.image_column, found.caption_column) == (
@@ -23,8 +23,8 @@ def test_a_name_becomes_a_pinned_dataset(name, tmp_path, monkeypatch):
         standard.caption_column,
     )
     assert found.limit == 7
-    assert benchmark_of(found.source, found.split) is standard
-    assert benchmark_of(found.source, "train") is None
+    assert preset_of(found.source, found.split) is standard
+    assert preset_of(found.source, "train") is None
 
 
 def test_what_was_given_beside_the_name_is_kept():
@@ -51,8 +51,9 @@ def test_captions_a_line_are_several_references_only_where_that_is_said():
 
 
 def test_published_figures_are_of_known_benchmarks_and_rise_with_the_rank():
+    assert BENCHMARKS == ("flickr8k", "flickr30k", "coco")
     for each in PUBLISHED:
-        assert each.benchmark in BENCHMARKS and each.source
+        assert each.benchmark in PRESETS and each.source
         known = [value for value in each.recall if value is not None]
         assert known == sorted(known) and all(0 < value < 100 for value in known)
 
