@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gradio as gr
@@ -27,6 +27,31 @@ _ENDPOINT: dict[str, Any] = {
     "concurrency_id": "search",
     "concurrency_limit": None,
 }
+
+_SEARCH = """{finds}
+
+Args:
+    query: What the picture should show, at most 1,000 characters; -word subtracts, "some
+        words"^2 weighs, like:ID adds a picture of the gallery.
+    k: Number of pictures, 1 to 50.
+    index: default takes the gallery's best; flat compares with every {kind}, ivf only
+        with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
+    gallery: Name of a gallery from /galleries; the first one if empty.
+    filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
+        (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
+        all of several count, and a minus sign before one leaves out what it names. With an
+        empty query they are listed in the gallery's order, without scores.
+    start: Pictures to pass over, for a later page.
+    nprobe: Clusters that an index over clusters looks into; by default as many as the
+        build found to be enough.
+
+Returns:
+    query, lens, index, hits (lists of rank, id, file_name, score, caption,
+    its confidence and whether it is unsure, more_captions, image, license, source),
+    total (pictures ranked), matches_well (whether the best hit is a match; null where no
+    threshold was chosen, and of later pages), timings_ms.
+"""
+"""What the endpoint of one lens says of itself."""
 
 
 def add_endpoints(shelf: Shelf) -> None:
@@ -76,77 +101,31 @@ def add_endpoints(shelf: Shelf) -> None:
         entry = shelf.entry(gallery)
         return compare_json(entry, query, k, fusion, caption_weight, filters, text, start)
 
-    @for_endpoint
-    def search_captions(
-        query: str,
-        k: int = 5,
-        index: IndexChoice = "default",
-        gallery: str = "",
-        filters: str = "",
-        start: int = 0,
-        nprobe: int | None = None,
-    ) -> dict[str, Any]:
-        """Find pictures whose generated captions are close to the words.
+    def searching(lens: Lens, finds: str, kind: str) -> Callable[..., dict[str, Any]]:
+        def search(
+            query: str,
+            k: int = 5,
+            index: IndexChoice = "default",
+            gallery: str = "",
+            filters: str = "",
+            start: int = 0,
+            nprobe: int | None = None,
+        ) -> dict[str, Any]:
+            entry = shelf.entry(gallery)
+            return _by_text(entry, query, k, lens, index, filters, start, nprobe)
 
-        Args:
-            query: What the picture should show, at most 1,000 characters; -word subtracts, "some
-                words"^2 weighs, like:ID adds a picture of the gallery.
-            k: Number of pictures, 1 to 50.
-            index: default takes the gallery's best; flat compares with every caption, ivf only
-                with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
-            gallery: Name of a gallery from /galleries; the first one if empty.
-            filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
-                (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
-                all of several count, and a minus sign before one leaves out what it names. With an
-                empty query they are listed in the gallery's order, without scores.
-            start: Pictures to pass over, for a later page.
-            nprobe: Clusters that an index over clusters looks into; by default as many as the
-                build found to be enough.
+        search.__name__ = f"search_{lens}"
+        search.__doc__ = _SEARCH.format(finds=finds, kind=kind)
+        return for_endpoint(search)
 
-        Returns:
-            query, lens, index, hits (lists of rank, id, file_name, score, caption,
-            its confidence and whether it is unsure, more_captions, image, license, source),
-            total (pictures ranked), matches_well (whether the best hit is a match; null where no
-            threshold was chosen, and of later pages), timings_ms.
-        """
-        entry = shelf.entry(gallery)
-        return _by_text(entry, query, k, "captions", index, filters, start, nprobe)
-
-    @for_endpoint
-    def search_clip(
-        query: str,
-        k: int = 5,
-        index: IndexChoice = "default",
-        gallery: str = "",
-        filters: str = "",
-        start: int = 0,
-        nprobe: int | None = None,
-    ) -> dict[str, Any]:
-        """Find pictures that CLIP places close to the words, without reading a caption.
-
-        Args:
-            query: What the picture should show, at most 1,000 characters; -word subtracts, "some
-                words"^2 weighs, like:ID adds a picture of the gallery.
-            k: Number of pictures, 1 to 50.
-            index: default takes the gallery's best; flat compares with every picture, ivf only
-                with those of the nearest clusters. A large gallery has ivfsq8, ivfpq or hnsw.
-            gallery: Name of a gallery from /galleries; the first one if empty.
-            filters: Which pictures are ranked: shape:portrait (landscape, square), megapixels:2
-                (or more), licence:"cc by 2.0" (or none), sure:yes (or no), caption:"some words";
-                all of several count, and a minus sign before one leaves out what it names. With an
-                empty query they are listed in the gallery's order, without scores.
-            start: Pictures to pass over, for a later page.
-            nprobe: Clusters that an index over clusters looks into; by default as many as the
-                build found to be enough.
-
-        Returns:
-            query, lens, index, hits (lists of rank, id, file_name, score, caption,
-            its confidence and whether it is unsure, more_captions, image, license, source),
-            total (pictures ranked), matches_well (whether the best hit is a match; null where no
-            threshold was chosen, and of later pages), timings_ms.
-        """
-        entry = shelf.entry(gallery)
-        return _by_text(entry, query, k, "clip", index, filters, start, nprobe)
+    search_captions = searching(
+        "captions", "Find pictures whose generated captions are close to the words.", "caption"
+    )
+    search_clip = searching(
+        "clip",
+        "Find pictures that CLIP places close to the words, without reading a caption.",
+        "picture",
+    )
 
     @for_endpoint
     def search_words(
