@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, overload, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,6 +129,25 @@ def captions_from(values: Sequence[Mapping[str, Any]] | None) -> tuple[Caption, 
     return tuple(
         Caption(each["text"], tuple(each["flags"]), each["confidence"]) for each in values or ()
     )
+
+
+class RecordSequence(Sequence[ImageRecord], ABC):
+    """Records that become objects when they are asked for."""
+
+    @abstractmethod
+    def made(self, row: int) -> ImageRecord:
+        """Return one, by its row from 0."""
+
+    @overload
+    def __getitem__(self, row: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> tuple[ImageRecord, ...]: ...
+
+    def __getitem__(self, row: int | slice) -> ImageRecord | tuple[ImageRecord, ...]:
+        """Return one, or some; rows below 0 count from the end."""
+        rows = range(len(self))[row]
+        return self.made(rows) if isinstance(rows, int) else tuple(map(self.made, rows))
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ _LAUNCH: tuple[str, ...] = (
     "--num_machines",
 )
 _LAUNCH += ("1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m")
-_WAYS: dict[str, tuple[tuple[str, ...], int]] = {
+WAYS: dict[str, tuple[tuple[str, ...], int]] = {
     "local": ((), 2),
     "accelerate": (_LAUNCH, 1),
     "ray": ((), 2),
@@ -47,18 +48,28 @@ _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
 
 @dataclass(frozen=True, slots=True)
-class _Cost:
+class Cost:
+    """Seconds of CPU, of all processes, and of the clock."""
+
     cpu_s: float
     wall_s: float
 
-    def plus(self, other: _Cost, times: float = 1.0) -> _Cost:
-        return _Cost(self.cpu_s + times * other.cpu_s, self.wall_s + times * other.wall_s)
+    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+        """Return the sum with so many times another."""
+        return Cost(self.cpu_s + times * other.cpu_s, self.wall_s + times * other.wall_s)
 
-    def over(self, pictures: int) -> _Cost:
-        return _Cost(self.cpu_s / pictures, self.wall_s / pictures)
+    def over(self, pictures: int) -> Cost:
+        """Return the cost of each of so many pictures."""
+        return Cost(self.cpu_s / pictures, self.wall_s / pictures)
 
 
-def executors(source: str | None, images: int, name: ProfileName, say: Say) -> dict[str, Any]:
+def executors(
+    source: str | None,
+    images: int,
+    name: ProfileName,
+    say: Say,
+    build: Callable[..., Cost] | None = None,
+) -> dict[str, Any]:
     """Build the same pictures by each executor in turn, few of them first: what starting costs.
 
     What many pictures would take is computed from the start and the time of a further picture.
@@ -68,26 +79,27 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
         images: Most pictures.
         name: Of the profile.
         say: Receives messages on progress.
+        build: Instead of :func:`build_by`.
 
     Raises:
         GalleryError: A build failed, or made other bytes than one process with as many threads.
     """
-    _adopt_orphans()
-    costs: dict[tuple[str, int], _Cost] = {}
+    build = build or build_by
+    costs: dict[tuple[str, int], Cost] = {}
     with tempfile.TemporaryDirectory(prefix="twolens-bench-") as made:
         folder = Path(made)
         source = source or str(packaged_photos(folder / "photos"))
         for count in (_FEW, images):
-            for executor in _WAYS:
+            for executor in WAYS:
                 say(f"{executor}, {count} pictures ...")
                 out = folder / f"{executor}-{count}"
-                cost = costs[executor, count] = _build(executor, source, count, name, out)
+                cost = costs[executor, count] = build(executor, source, count, name, out)
                 say(f"  {cost.cpu_s:.1f} s of CPU in {cost.wall_s:.1f} s")
         say("local with one thread, for its bytes ...")
-        _build("local", source, images, name, folder / f"local-{images}-1", threads=1)
+        build("local", source, images, name, folder / f"local-{images}-1", threads=1)
         for executor in ("accelerate", "ray"):
             out = folder / f"{executor}-{images}"
-            alike = folder / (f"local-{images}-1" if _WAYS[executor][1] == 1 else f"local-{images}")
+            alike = folder / (f"local-{images}-1" if WAYS[executor][1] == 1 else f"local-{images}")
             differ = _differing(out, alike)
             if differ:
                 raise GalleryError(out, f"{executor} made other bytes of {', '.join(differ)}.")
@@ -95,12 +107,12 @@ def executors(source: str | None, images: int, name: ProfileName, say: Say) -> d
         other = _differing(folder / f"local-{images}-1", folder / f"local-{images}")
         say(f"One thread and two make other bytes of: {', '.join(other) or 'nothing'}.")
     figures: list[Figure] = []
-    for executor in _WAYS:
+    for executor in WAYS:
         figures += _figures(executor, costs, images)
     return result(figures, name)
 
 
-def _figures(executor: str, costs: dict[tuple[str, int], _Cost], images: int) -> list[Figure]:
+def _figures(executor: str, costs: dict[tuple[str, int], Cost], images: int) -> list[Figure]:
     further = images - _FEW
     own, alone = (
         _Costs.of(costs[who, _FEW], costs[who, images], further) for who in (executor, "local")
@@ -135,28 +147,34 @@ def _figures(executor: str, costs: dict[tuple[str, int], _Cost], images: int) ->
 class _Costs:
     """What an executor took: in all, before any picture, and for each of those after the first."""
 
-    measured: _Cost
-    start: _Cost
-    each: _Cost
+    measured: Cost
+    start: Cost
+    each: Cost
 
     @classmethod
-    def of(cls, few: _Cost, all_of_them: _Cost, further: int) -> _Costs:
+    def of(cls, few: Cost, all_of_them: Cost, further: int) -> _Costs:
         each = all_of_them.plus(few, -1).over(further)
         return cls(all_of_them, few.plus(each, -_FEW), each)
 
-    def computed(self, pictures: int) -> _Cost:
+    def computed(self, pictures: int) -> Cost:
         return self.start.plus(self.each, pictures)
 
 
-def _build(
+def build_by(
     executor: str,
     source: str,
     count: int,
     name: ProfileName,
     out: Path,
     threads: int | None = None,
-) -> _Cost:
-    launch, usual = _WAYS[executor]
+) -> Cost:
+    """Build a gallery by an executor, with its usual threads or so many, and return the cost.
+
+    Raises:
+        GalleryError: It failed.
+    """
+    _adopt_orphans()
+    launch, usual = WAYS[executor]
     command = [sys.executable, "-m", *launch, "precompute", "build", source, "--out", str(out)]
     command += ["--limit", str(count), "--shard-size", str(_SHARD), "--batch-size", str(_SHARD)]
     command += ["--profile", name, "--executor", executor]
@@ -170,7 +188,7 @@ def _build(
     wall = time.perf_counter() - started
     if done.returncode:
         raise GalleryError(out, f"--executor {executor} failed: {done.stderr[-2000:]}")
-    return _Cost(_cpu_of_children() - before, wall)
+    return Cost(_cpu_of_children() - before, wall)
 
 
 def _adopt_orphans() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.gallery.dataset.image_ids import ImageIds, hex_numbers
-from core.records import ImageRecord, captions_from, record_from
+from core.records import ImageRecord, RecordSequence, captions_from, record_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +110,7 @@ def check_schema(found: pa.Schema) -> None:
         raise ValueError(f"a column is missing or comes twice ({', '.join(sorted(missing))})")
 
 
-class Records(Sequence[ImageRecord]):
+class Records(RecordSequence):
     """The pictures of a table; one becomes an object when it is asked for.
 
     Attributes:
@@ -127,17 +127,8 @@ class Records(Sequence[ImageRecord]):
         """Return the number of pictures."""
         return int(self._starts[-1])
 
-    @overload
-    def __getitem__(self, row: int) -> ImageRecord: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> tuple[ImageRecord, ...]: ...
-
-    def __getitem__(self, row: int | slice) -> ImageRecord | tuple[ImageRecord, ...]:
-        """Return one picture, or some."""
-        if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
-        row = range(len(self))[row]
+    def made(self, row: int) -> ImageRecord:
+        """Return one picture."""
         at = int(np.searchsorted(self._starts, row, "right")) - 1
         (values,) = self._batches[at].slice(row - int(self._starts[at]), 1).to_pylist()
         return record_from(values)

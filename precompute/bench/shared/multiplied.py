@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
-from core.records import LENSES, ImageRecord, Lens
+from core.records import LENSES, ImageRecord, Lens, RecordSequence
 from precompute.bench.shared.figures import Say
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SEED = 0
 _ROWS_AT_ONCE = 50_000
 
 
-class MadeRecords(Sequence[ImageRecord]):
+class MadeRecords(RecordSequence):
     """Records that are made when asked for: each is one of a small gallery's, under another name.
 
     Args:
@@ -36,17 +36,8 @@ class MadeRecords(Sequence[ImageRecord]):
         """Return the number of records."""
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, row: int) -> ImageRecord: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> tuple[ImageRecord, ...]: ...
-
-    def __getitem__(self, row: int | slice) -> ImageRecord | tuple[ImageRecord, ...]:
-        """Make one, or some."""
-        if isinstance(row, slice):
-            return tuple(self[each] for each in range(*row.indices(len(self))))
-        row = range(len(self))[row]
+    def made(self, row: int) -> ImageRecord:
+        """Make one."""
         base = self._bases[self._rows[row]]
         digest = hashlib.sha256(f"picture {row}".encode()).hexdigest()
         return ImageRecord(

@@ -10,25 +10,23 @@ from core.errors import GalleryError
 from precompute.bench import executors as bench
 
 
-def plant(monkeypatch, broken: str = "") -> None:
-    """Let a build take 10 s, and 1 s of CPU a picture, twice that by ranks."""
+def planted(broken: str = ""):
+    """Return a build that takes 10 s, and 1 s of CPU a picture, twice that by ranks."""
 
     def build(executor, source, count, name, out, threads=None):
         out.mkdir()
-        own = threads or bench._WAYS[executor][1]
+        own = threads or bench.WAYS[executor][1]
         (out / "records").write_text(f"{own} threads{'!' * (executor == broken)}")
         (out / "manifest.json").write_text(json.dumps({"files": {"records": {}}}))
         each = 2.0 if executor == "accelerate" else 1.0
-        return bench._Cost(10 + each * count, 10 + each * count / 2)
+        return bench.Cost(10 + each * count, 10 + each * count / 2)
 
-    monkeypatch.setattr(bench, "_build", build)
-    monkeypatch.setattr(bench, "_adopt_orphans", lambda: None)
+    return build
 
 
-def test_starting_is_told_from_each_further_picture(monkeypatch):
-    plant(monkeypatch)
+def test_starting_is_told_from_each_further_picture():
     said: list[str] = []
-    found = bench.executors("photos", 48, "mini", said.append)
+    found = bench.executors("photos", 48, "mini", said.append, planted())
     values = {figure["name"]: figure["value"] for figure in found["figures"]}
     assert values["local: CPU of 48 pictures"] == 58
     assert values["local: CPU of start"] == pytest.approx(10)
@@ -42,7 +40,6 @@ def test_starting_is_told_from_each_further_picture(monkeypatch):
     assert said[-1] == "One thread and two make other bytes of: records."
 
 
-def test_other_bytes_than_those_of_one_process_end_it(monkeypatch):
-    plant(monkeypatch, broken="accelerate")
+def test_other_bytes_than_those_of_one_process_end_it():
     with pytest.raises(GalleryError, match="accelerate made other bytes of records"):
-        bench.executors("photos", 48, "mini", print)
+        bench.executors("photos", 48, "mini", print, planted(broken="accelerate"))
