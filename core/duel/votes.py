@@ -48,6 +48,7 @@ create table if not exists votes (
     unique (voter, gallery, query, pair)
 )
 """
+_MINUTES_APART = 5.0
 _WAIT_S = 30.0
 
 
@@ -178,13 +179,12 @@ class Votes:
             self._file.close()
 
 
-def mirror_to(repository: str, folder: Path, every_minutes: float = 5) -> CommitScheduler:
+def mirror_to(repository: str, folder: Path) -> CommitScheduler:
     """Return what copies votes to a dataset repository of the Hub, every few minutes.
 
     Args:
         repository: OWNER/NAME; made, private, if it is not there.
         folder: Where lines wait until they are sent.
-        every_minutes: Between two commits.
     """
     from huggingface_hub import CommitScheduler
 
@@ -194,7 +194,7 @@ def mirror_to(repository: str, folder: Path, every_minutes: float = 5) -> Commit
         repo_type="dataset",
         folder_path=folder,
         path_in_repo="votes",
-        every=every_minutes,
+        every=_MINUTES_APART,
         private=True,
         squash_history=False,
     )

@@ -26,7 +26,7 @@ from core.records import LENSES, Lens
 from core.search.index import check_embeddings
 
 _MOST_HEADER_BYTES = 4096
-_SMALL_FILE_BYTES = 1_000_000
+SMALL_FILE_BYTES = 1_000_000
 _SAMPLED_ROWS = 256
 _SAMPLED_PICTURES = 4
 
@@ -154,7 +154,7 @@ def check_files(held: GalleryFolder, manifest: Manifest, *, mapped: bool, read: 
     for name, ref in manifest.files.items():
         if name.startswith(f"{LARGE_FOLDER}/") and not has_large:
             continue
-        if name in large or (mapped and ref.bytes > _SMALL_FILE_BYTES):
+        if name in large or (mapped and ref.bytes > SMALL_FILE_BYTES):
             held.check_size(name, ref)
         elif not (read and not mapped and name in needed):
             held.verify(name, ref)

@@ -20,8 +20,8 @@ from core.search.query import check_index_kind, check_lens
 
 T = TypeVar("T")
 
-_BLOCKS, _BLOCK_ROWS = 2048, 16
-_ROWS_AT_ONCE = 1024
+BLOCKS, _BLOCK_ROWS = 2048, 16
+ROWS_AT_ONCE = 1024
 
 
 class PictureSet(ABC):
@@ -208,9 +208,9 @@ def sampled_rows(count: int, block_rows: int = _BLOCK_ROWS) -> np.ndarray:
         count: How many rows there are.
         block_rows: Of each of 2,048 blocks.
     """
-    if count <= _BLOCKS * block_rows:
+    if count <= BLOCKS * block_rows:
         return np.arange(count)
-    starts = np.linspace(0, count - block_rows, _BLOCKS).astype(np.int64)
+    starts = np.linspace(0, count - block_rows, BLOCKS).astype(np.int64)
     rows: np.ndarray = np.unique(starts[:, None] + np.arange(block_rows))
     return rows
 
@@ -219,8 +219,8 @@ def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of rows, of many from a sample: float64 (dim,), (dim, dim)."""
     rows, dim = sampled_rows(len(embeddings)), embeddings.shape[1]
     total, products = np.zeros(dim), np.zeros((dim, dim))
-    for start in range(0, len(rows), _ROWS_AT_ONCE):  # a copy of some, never of all
-        part = read_rows(embeddings, rows[start : start + _ROWS_AT_ONCE])
+    for start in range(0, len(rows), ROWS_AT_ONCE):  # a copy of some, never of all
+        part = read_rows(embeddings, rows[start : start + ROWS_AT_ONCE])
         total += part.sum(axis=0, dtype=np.float64)
         products += part.T @ part
     mean = total / max(1, len(rows))

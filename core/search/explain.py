@@ -17,7 +17,7 @@ import numpy as np
 from core.errors import TwoLensError
 from core.records import LENSES, CaptionPooling, Fusion, Lens
 from core.search.fusion import Spread, standardised
-from core.search.hub_scores import MayBeHubs, owed_to_hubs
+from core.search.hub_scores import HubScored, hub_penalties
 from core.search.query_language.compose import (
     Embedded,
     embed_parts,
@@ -176,7 +176,7 @@ class Explanation:
     failures: Mapping[Lens, str]
 
 
-class Scored(Embedded, MayBeHubs, Protocol):
+class Scored(Embedded, HubScored, Protocol):
     """What an explanation needs of a gallery."""
 
     def scores(self, lens: Lens, image_ids: Sequence[str], query: np.ndarray) -> np.ndarray:
@@ -304,7 +304,7 @@ def joined_parts(
     weights = dict(zip(LENSES, (fusion.weight, 1 - fusion.weight), strict=True))
     own = {lens: np.array(score) for lens, score in scores.items()}
     if fusion.kind == "corrected":
-        own["clip"] = own["clip"] - owed_to_hubs(models, pictures, [image_id])[0]
+        own["clip"] = own["clip"] - hub_penalties(models, pictures, [image_id])[0]
     if fusion.standardises:
         for lens in LENSES:
             spread = pictures.spread(lens, embed_query(models, pictures, lens, query))

@@ -14,10 +14,10 @@ from core.records import Lens
 if TYPE_CHECKING:
     from core.models.profiles import Models
 
-_BLOCK = 2048
+BLOCK = 2048
 
 
-class MayBeHubs(Protocol):
+class HubScored(Protocol):
     """What is needed of a gallery."""
 
     def __len__(self) -> int:
@@ -37,8 +37,8 @@ class MayBeHubs(Protocol):
         ...
 
 
-def owed_to_hubs(
-    models: Models, pictures: MayBeHubs, image_ids: Sequence[str] | None = None
+def hub_penalties(
+    models: Models, pictures: HubScored, image_ids: Sequence[str] | None = None
 ) -> np.ndarray:
     """Return what is taken off CLIP scores where a fusion is ``corrected``: float32 (ids,).
 
@@ -53,8 +53,8 @@ def owed_to_hubs(
     else:
         rows = np.array([pictures.row(image_id) for image_id in image_ids], dtype=np.int64)
     missing = np.unique(rows[np.isnan(known[rows])])
-    for start in range(0, len(missing), _BLOCK):
-        some = missing[start : start + _BLOCK]
+    for start in range(0, len(missing), BLOCK):
+        some = missing[start : start + BLOCK]
         seen = read_rows(pictures.embeddings("clip"), some)
         known[some] = correction(seen, models.profile.clip)
     found: np.ndarray = known[rows]

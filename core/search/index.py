@@ -27,7 +27,7 @@ _SCORE_UNCERTAINTY = 1e-5
 _SPARE_CANDIDATES = 16
 _QUERIES_A_BATCH = 256
 # Comparing with so many vectors, one by one, takes less than looking for them in clusters.
-_FEW_VECTORS = 4096
+FEW_VECTORS = 4096
 
 
 def check_embeddings(embeddings: np.ndarray, dim: int | None = None) -> np.ndarray:
@@ -218,11 +218,6 @@ class Index:
         return self._kind
 
     @property
-    def size(self) -> int:
-        """Number of vectors."""
-        return len(self)
-
-    @property
     def dim(self) -> int:
         """Length of a vector."""
         return int(self._vectors.shape[1])
@@ -298,7 +293,7 @@ class Index:
             )
         allowed = among if self._owners is None else among[self._owners]
         size = int(np.count_nonzero(allowed))
-        if size <= _FEW_VECTORS:
+        if size <= FEW_VECTORS:
             return _Scope(size, None, rows=np.flatnonzero(allowed))
         if found is not None and effort is not None:
             effort = min(found.most_effort, math.ceil(effort * len(self) / size))

@@ -9,7 +9,7 @@ import numpy as np
 
 from core.records import Fusion, Lens
 from core.search.fusion import normalised
-from core.search.hub_scores import MayBeHubs, owed_to_hubs
+from core.search.hub_scores import HubScored, hub_penalties
 from core.search.query_language.compose import Embedded, embed_query
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Edited:
     pictures: int
 
 
-class AllScored(Embedded, MayBeHubs, Protocol):
+class AllScored(Embedded, HubScored, Protocol):
     """What an edit needs of a gallery."""
 
     def all_scores(self, lens: Lens, query: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ def with_caption(
         clip = pictures.all_scores("clip", embed_query(models, pictures, "clip", query))
         owed = np.zeros(1)
         if fusion.kind == "corrected":
-            owed = owed_to_hubs(models, pictures)
+            owed = hub_penalties(models, pictures)
         sums = [_fused(fusion, own, clip, owed) for own in (captions, changed)]
         fused = _place(sums[0], row), _place(sums[1], row)
     return Edited(places, fused, len(captions))

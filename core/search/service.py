@@ -17,7 +17,7 @@ from core.records import LENSES, FusedHit, Fusion, Hit, IndexKind, Lens
 from core.search.agreement import Agreement, agreement
 from core.search.engines.protocol import VectorIndex
 from core.search.fusion import Spread, fuse
-from core.search.hub_scores import MayBeHubs, owed_to_hubs
+from core.search.hub_scores import HubScored, hub_penalties
 from core.search.query import (
     MAX_QUERY_CHARS,
     check_index_kind,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Searchable(Columns, MayBeHubs, Protocol):
+class Searchable(Columns, HubScored, Protocol):
     """What a search needs of a gallery, or of an upload."""
 
     @property
@@ -122,36 +122,24 @@ class SearchService:
         found = self._ranked(asked, encoded, start + k, lens, kind, nprobe, among)
         return replace(found, hits=found.hits[start:]) if start else found
 
-    def by_image(
-        self,
-        image: Image,
-        k: int = 5,
-        lens: Lens = "clip",
-        index: IndexKind | None = None,
-        nprobe: int | None = None,
-    ) -> SearchResult:
+    def by_image(self, image: Image, k: int = 5) -> SearchResult:
         """Rank the pictures by likeness to an image, which only the CLIP lens can embed.
 
         Args:
             image: RGB, oriented.
             k: Hits wanted.
-            lens: ``clip``.
-            index: One that the gallery has; None takes its best.
-            nprobe: As in :meth:`by_text`.
 
         Raises:
             QueryError: The request cannot be answered.
             ModelError: The image tower cannot be loaded.
         """
-        k, kind, nprobe = self._check(k, lens, index, nprobe)
-        if lens != "clip":
-            raise QueryError("Only the CLIP lens can search by a picture: captions are text.")
+        k, kind, _ = self._check(k, "clip", None, None)
         started = time.perf_counter()
         embedding = self.models.clip.encode_image([image])[0]
         encode_ms = _ms_since(started)
-        hits, search_ms = self._search(embedding, k, lens, kind, nprobe)
-        searched(lens)
-        return SearchResult(lens, kind, hits, encode_ms, search_ms, cached=False)
+        hits, search_ms = self._search(embedding, k, "clip", kind, None)
+        searched("clip")
+        return SearchResult("clip", kind, hits, encode_ms, search_ms, cached=False)
 
     def similar(
         self,
@@ -287,7 +275,7 @@ class SearchService:
         owed = None
         if any(fusion.kind == "corrected" for fusion in fusions):
             owed = dict(
-                zip(ids, owed_to_hubs(self.models, self.gallery, ids).tolist(), strict=True)
+                zip(ids, hub_penalties(self.models, self.gallery, ids).tolist(), strict=True)
             )
         return [fuse(fusion, rankings, scores, spreads, read, owed) for fusion in fusions]
 

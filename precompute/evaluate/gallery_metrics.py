@@ -280,7 +280,8 @@ def _curves(asked: AskedQueries, plan: Plan) -> dict[str, IndexCurve]:
             "flat": gallery.manifest.files[embeddings_file(lens)].bytes,
             "ivf": gallery.manifest.files[index_file(lens, clustered)].bytes,
         }
-        curves[lens] = index_curve.measure(flat, ivf, asked.embedded[lens][sample], sizes)
+        vectors, queries = len(gallery.indexed_vectors(lens)[0]), asked.embedded[lens][sample]
+        curves[lens] = index_curve.measure(flat, ivf, vectors, queries, sizes)
     if plan.synthetic_vectors > len(gallery) > 1:
         curves["synthetic"] = index_curve.measure_enlarged(
             gallery.embeddings("captions"),

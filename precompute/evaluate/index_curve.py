@@ -21,13 +21,18 @@ _NOISE = 0.3
 
 
 def measure(
-    flat: VectorIndex, ivf: VectorIndex, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
+    flat: VectorIndex,
+    ivf: VectorIndex,
+    vectors: int,
+    queries: np.ndarray,
+    bytes_of: Mapping[IndexKind, int],
 ) -> IndexCurve:
     """Search both indexes one query at a time, IVF at nprobe 1, 2, 4 ... nlist.
 
     Args:
         flat: The exact index; what it finds counts as found.
         ivf: Over the same vectors.
+        vectors: How many both hold.
         queries: float32 (q, dim), unit norm.
         bytes_of: Size of each index's file, by kind.
 
@@ -40,23 +45,21 @@ def measure(
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        return _measured(flat, ivf, queries, bytes_of)
+        nlist = ivf.nlist or 1
+        exact, milliseconds = _searched(flat, queries, None)
+        points = [_point("flat", None, exact, exact, milliseconds, bytes_of["flat"] / vectors)]
+        for nprobe in nprobes(nlist):
+            found, milliseconds = _searched(ivf, queries, nprobe)
+            size = bytes_of["ivf"] / vectors
+            points.append(_point("ivf", nprobe, exact, found, milliseconds, size))
     finally:
         faiss.omp_set_num_threads(threads)
-
-
-def _measured(
-    flat: VectorIndex, ivf: VectorIndex, queries: np.ndarray, bytes_of: Mapping[IndexKind, int]
-) -> IndexCurve:
-    nlist = ivf.nlist or 1
-    exact, milliseconds = _searched(flat, queries, None)
-    points = [_point("flat", None, exact, exact, milliseconds, bytes_of["flat"] / flat.size)]
-    for nprobe in nprobes(nlist):
-        found, milliseconds = _searched(ivf, queries, nprobe)
-        size = bytes_of["ivf"] / ivf.size
-        points.append(_point("ivf", nprobe, exact, found, milliseconds, size))
     return IndexCurve(
-        vectors=flat.size, dim=flat.dim, nlist=nlist, queries=len(queries), points=tuple(points)
+        vectors=vectors,
+        dim=queries.shape[1],
+        nlist=nlist,
+        queries=len(queries),
+        points=tuple(points),
     )
 
 
@@ -89,7 +92,7 @@ def measure_enlarged(
             path = Path(folder) / index.kind
             index.save(path)
             sizes[index.kind] = path.stat().st_size
-    return measure(flat, ivf, queries, sizes)
+    return measure(flat, ivf, vectors, queries, sizes)
 
 
 def enlarged(

@@ -17,8 +17,8 @@ DEPTH = 1000
 """Ranks beyond this one count as not found, except in the median rank."""
 
 # A matrix product is fast over many queries, everything after it over scores that are in the cache.
-_BLOCK_BYTES = 52_000_000
-_PART_BYTES = 4_000_000
+BLOCK_BYTES = 52_000_000
+PART_BYTES = 4_000_000
 # Sums of float32 products differ in their last bits with the shape of a block; two captions that
 # read the same must tie all the same.
 _DECIMALS = 6
@@ -42,9 +42,9 @@ def scored(
     Yields:
         Which queries, and for each scorer their scores against every picture: (rows, images).
     """
-    for block in blocks(0, queries, images, _BLOCK_BYTES):
+    for block in blocks(0, queries, images, BLOCK_BYTES):
         whole = [scorer(block) for scorer in scorers]
-        for part in blocks(block.start, block.stop, images, _PART_BYTES):
+        for part in blocks(block.start, block.stop, images, PART_BYTES):
             rows = slice(part.start - block.start, part.stop - block.start)
             yield part, [scores[rows] for scores in whole]
 
@@ -75,7 +75,7 @@ def best_scorer(queries: np.ndarray, vectors: np.ndarray, first: np.ndarray) -> 
     def score(block: slice) -> np.ndarray:
         asked = queries[block]
         scores = np.empty((len(asked), images), dtype=np.float32)
-        step = max(1, _PART_BYTES // (4 * len(asked) * most))
+        step = max(1, PART_BYTES // (4 * len(asked) * most))
         for start in range(0, images, step):
             stop = min(start + step, images)
             products = asked @ every[first[start] : first[stop]].T

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 400_000_000
 """A shard ends with the batch in which it reaches this size."""
-_BATCH_ROWS = 1000
+BATCH_ROWS = 1000
 _BATCH_BYTES = 32_000_000
 
 
@@ -129,7 +129,7 @@ def _batches(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> Iterator[p
     for row in rows:
         waiting.append(row)
         size += len(row[IMAGE_COLUMN]["bytes"])
-        if len(waiting) == _BATCH_ROWS or size >= _BATCH_BYTES:
+        if len(waiting) == BATCH_ROWS or size >= _BATCH_BYTES:
             yield pa.RecordBatch.from_pylist(waiting, schema=schema)
             waiting, size = [], 0
     if waiting:

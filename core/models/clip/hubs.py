@@ -31,7 +31,7 @@ NEAREST = 10
 SHARE = 0.5
 """Of the hubness, what is taken off a score: chosen on held-out photos by that command."""
 
-_BLOCK = 2048
+BLOCK = 2048
 
 
 def text_bank(clip: ModelSpec) -> np.ndarray | None:
@@ -67,10 +67,10 @@ def hubness(images: np.ndarray, bank: np.ndarray) -> np.ndarray:
     """
     nearest = min(NEAREST, len(bank))
     found = np.empty(len(images), np.float32)
-    for start in range(0, len(images), _BLOCK):
-        cosines = np.asarray(images[start : start + _BLOCK]) @ bank.T
+    for start in range(0, len(images), BLOCK):
+        cosines = np.asarray(images[start : start + BLOCK]) @ bank.T
         cosines.partition(len(bank) - nearest, axis=1)
-        found[start : start + _BLOCK] = cosines[:, -nearest:].mean(axis=1)
+        found[start : start + BLOCK] = cosines[:, -nearest:].mean(axis=1)
     let_go(images)
     return found
 

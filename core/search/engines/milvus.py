@@ -31,7 +31,7 @@ _SCORE_UNCERTAINTY = 1e-5
 _SPARE_CANDIDATES = 16
 _MOST_CANDIDATES = 16_384
 """Milvus answers with no more."""
-_MOST_NAMED_ROWS = 10_000
+MOST_NAMED_ROWS = 10_000
 _BATCH_BYTES = 16 << 20
 _MISSING, _RELEASED = 100, 101
 _LICENCE_CHARS = 500
@@ -241,7 +241,7 @@ class MilvusIndex:
             rows = np.flatnonzero(among)
             if not len(rows):
                 return [[] for _ in queries]
-            if len(rows) <= _MOST_NAMED_ROWS:
+            if len(rows) <= MOST_NAMED_ROWS:
                 named = f"row in {rows.tolist()}"
                 rule = f"{rule} and {named}" if rule else named
             else:

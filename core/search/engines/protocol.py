@@ -22,16 +22,6 @@ class VectorIndex(Protocol):
         ...
 
     @property
-    def size(self) -> int:
-        """Number of vectors."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        ...
-
-    @property
     def nlist(self) -> int | None:
         """Number of clusters; None where there are none, or they are not known."""
         ...

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("twolens")
 
-_AGAIN_S = 10.0
+AGAIN_S = 10.0
 """After a gallery could not be opened, nobody makes the app try again for this long."""
 _WAIT_S = 5.0
 """Longest wait for a gallery that somebody else is opening, or that is being fetched."""
@@ -169,7 +169,7 @@ class ListedGallery:
         return True
 
     def _open(self) -> None:
-        if time.monotonic() - self._failed_at < _AGAIN_S:
+        if time.monotonic() - self._failed_at < AGAIN_S:
             raise GalleryError(Path(self.name), self.trouble)
         assert self._place is not None  # what has none is open
         try:

@@ -51,7 +51,7 @@ def add_upload_endpoints(desk: UploadDesk) -> None:
         answer = gr.JSON()
         trigger = gr.Button()
 
-    on = _Endpoints(desk)
+    on = UploadEndpoints(desk)
 
     def add(handler: Any, name: str, inputs: list, **options: Any) -> None:  # noqa: ANN401
         trigger.click(handler, inputs, answer, api_name=name, **{**_ENDPOINT, **options})
@@ -68,10 +68,11 @@ def add_upload_endpoints(desk: UploadDesk) -> None:
     add(on.on_forget, "upload_forget", [])
 
 
-class _Endpoints:
+class UploadEndpoints:
     """One method an endpoint; the session of its request tells whose upload is meant."""
 
     def __init__(self, desk: UploadDesk) -> None:
+        """Answer for the uploads of a desk."""
         self._desk = desk
 
     @for_endpoint

@@ -25,6 +25,7 @@ CONTENT: dict[QueryKind, str] = {
 }
 """The kinds of query that are told apart, and what the figures call them."""
 
+_EXAMPLES = 12
 _LENGTHS = ((1, 6), (7, 9), (10, 12), (13, 16), (17, None))
 
 
@@ -92,17 +93,14 @@ def solved_by_one(
     records: Sequence[ImageRecord],
     outcome: Outcome,
     caption_of: Callable[[int, int], str],
-    *,
-    each: int = 12,
 ) -> tuple[SolvedByOne, ...]:
-    """Return queries that one lens puts first and the other furthest down, one a picture.
+    """Return some queries that one lens puts first and the other furthest down, one a picture.
 
     Args:
         queries: What was asked.
         records: The pictures, in row order.
         outcome: What the lenses did.
         caption_of: Returns the caption of a picture that is nearest to a query, by their rows.
-        each: At most this many for each lens, chosen by how far down the other has them.
     """
     examples: list[SolvedByOne] = []
     for winner, loser in (("captions", "clip"), ("clip", "captions")):
@@ -131,7 +129,7 @@ def solved_by_one(
                     }
                 )
             )
-            if len(used) == each:
+            if len(used) == _EXAMPLES:
                 break
     return tuple(examples)
 

@@ -54,7 +54,7 @@ def test_rows_are_told_by_their_ids():
 @pytest.fixture
 def sharded(planted, monkeypatch):
     """The planted gallery in shards of 7 pictures."""
-    monkeypatch.setattr(writing, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(writing, "BATCH_ROWS", 7)
     monkeypatch.setattr(writing, "SHARD_BYTES", 1)
     manifest = write(planted, planted.folder)
     assert manifest.shards == shards_of(f"data-{n:05d}-of-00009.arrow" for n in range(9))
@@ -118,7 +118,7 @@ def test_a_large_gallery_that_lacks_something_is_refused(sharded, monkeypatch):
     refused(shard, lambda found: found[:-8], "is not the file that was built")
     refused("clip.npy", lambda found: found + b"\0", "clip.npy is not the file that was built")
     refused("state.json", lambda found: found[::-1], "state.json is not the file that was built")
-    monkeypatch.setattr(parts, "_SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr(parts, "SMALL_FILE_BYTES", 0)
     refused(shard, lambda found: found.replace(first, b"0" * 16, 1), "is not that of")
     refused(shard, lambda found: found.replace(b"WEBP", b"WEPB", 1), "is not webp")
     assert len(Gallery.open(sharded.folder, sharded.profile, verify_up_to=0)) == 60

@@ -39,7 +39,7 @@ def test_a_gallery_is_searched_by_the_index_that_it_has(planted, tmp_path, kind,
 def test_an_index_of_something_else_is_refused_before_faiss_reads_it(
     planted, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parts, "_SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr(parts, "SMALL_FILE_BYTES", 0)
     write(planted, tmp_path, indexes=("ivfsq8",))
     path = tmp_path / index_file("clip", "ivfsq8")
     content = bytearray(path.read_bytes())
@@ -62,9 +62,9 @@ def test_a_sample_of_rows_lies_all_over_them():
 
 def test_a_spread_is_that_of_all_scores_or_of_those_of_a_sample(planted, tmp_path, monkeypatch):
     write(planted, tmp_path)
-    monkeypatch.setattr(picture_set, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(picture_set, "ROWS_AT_ONCE", 4)
     for blocks in (2048, 2):
-        monkeypatch.setattr(picture_set, "_BLOCKS", blocks)
+        monkeypatch.setattr(picture_set, "BLOCKS", blocks)
         gallery = Gallery.open(tmp_path, planted.profile)
         rows = sampled_rows(len(gallery))
         assert len(rows) == min(len(gallery), 16 * blocks)

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import Blip2ForImageTextRetrieval, BlipForImageTextRetrieval
 
 from core.errors import ModelError
+from core.models.captioner.loading import read_matcher
 from core.models.choose import with_matcher
 from core.models.matcher import ImageTextMatcher
 from core.models.profiles import PROFILES
@@ -36,7 +37,7 @@ def test_scores_are_those_of_the_models_own_class(kind, tmp_path):
     images, texts = noise(10), ["two dogs on sand", "a ball"]
     found = np.stack([matcher.match(images, text) for text in texts])
     own = KINDS[kind].from_pretrained(tmp_path / kind).eval()
-    loaded = matcher._model.get().processor
+    _, loaded = read_matcher(matcher.spec, torch.float32)
     expected = []
     for text in texts:
         inputs = loaded.tokenizer([text] * len(images), return_tensors="pt")

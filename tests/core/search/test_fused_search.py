@@ -12,7 +12,7 @@ from core.records import LENSES, PLAIN_RRF, Fusion
 from core.search import hub_scores
 from core.search.explain import joined_parts
 from core.search.fusion import normalised
-from core.search.hub_scores import owed_to_hubs
+from core.search.hub_scores import hub_penalties
 from core.search.picture_ranks import with_caption
 from tests.core.search.conftest import CountingGallery, ids, planted_texts
 
@@ -82,11 +82,11 @@ def test_what_a_picture_owes_to_being_a_hub_is_worked_out_once(service, bank, mo
         return correction(rows, clip)
 
     monkeypatch.setattr(hub_scores, "correction", counted)
-    monkeypatch.setattr(hub_scores, "_BLOCK", 7)
+    monkeypatch.setattr(hub_scores, "BLOCK", 7)
     expected = 0.5 * hubness(gallery.embeddings("clip"), bank)
     some = [ids(gallery)[row] for row in (5, 3, 5, 0)]
-    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
-    assert owed_to_hubs(service.models, gallery) == pytest.approx(expected)
-    assert owed_to_hubs(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
+    assert hub_penalties(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
+    assert hub_penalties(service.models, gallery) == pytest.approx(expected)
+    assert hub_penalties(service.models, gallery, some) == pytest.approx(expected[[5, 3, 5, 0]])
     assert sum(met) == len(gallery) and max(met) == 7
-    assert owed_to_hubs(service.models, gallery, []).shape == (0,)
+    assert hub_penalties(service.models, gallery, []).shape == (0,)

@@ -165,8 +165,6 @@ def test_by_image_ranks_by_the_clip_embedding(service):
     result = service.by_image(Image.new("RGB", (4, 4), RED), k=7)
     assert list(result.hits) == expected(service, "clip", unit_rows(1, 6, seed=13)[0], 7)
     assert (result.lens, result.cached) == ("clip", False)
-    with pytest.raises(QueryError, match="Only the CLIP lens"):
-        service.by_image(Image.new("RGB", (4, 4), RED), lens="captions")
 
 
 @pytest.mark.parametrize("lens", LENSES)

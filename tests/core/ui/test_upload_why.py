@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from core.ui.uploads.desk import UploadDesk
-from core.ui.uploads.endpoints import _Endpoints
+from core.ui.uploads.endpoints import UploadEndpoints
 from core.uploads.registry import Uploads
 from tests.core.ui.tabs.test_text_and_rerank import Explained
 from tests.tiny_uploads import colour_uploads, describe, photos, send
@@ -31,7 +31,7 @@ def test_the_holder_of_the_secret_is_told_why_and_nobody_else(uploads):
     session, other = uploads.start("a"), uploads.start("b")
     send(uploads, session, photos(3))
     describe(uploads, session)
-    on = _Endpoints(UploadDesk(uploads, inbox=None))
+    on = UploadEndpoints(UploadDesk(uploads, inbox=None))
     record = session.snapshot.records[1]
     found = on.on_why(record.caption, record.id, session.view_token)
     assert found["captions"]["score"] == pytest.approx(1, abs=1e-4)  # its caption is the query

@@ -354,7 +354,7 @@ def test_a_token_of_nobody_finds_nothing(open_tab, uploads, tmp_path):
     owner = open_tab()
     drop_files(owner, path)
     expect(state(owner)).to_contain_text("1 photo is ready")
-    (session,) = (place.session for place in uploads._places.values() if place.session.waiting)
+    (session,) = (session for session in uploads.sessions() if session.waiting)
     assert uploads.by_keep_token(session.keep_token) is session
     for guess in ("", session.view_token, session.keep_token[:-1], "ä"):
         assert uploads.by_keep_token(guess) is None

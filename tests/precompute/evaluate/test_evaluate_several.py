@@ -96,7 +96,7 @@ def test_one_caption_an_image_has_one_way(tmp_path):
 
 
 def test_the_best_of_uneven_groups_over_many_small_parts(monkeypatch):
-    monkeypatch.setattr("precompute.evaluate.rankings._PART_BYTES", 400)
+    monkeypatch.setattr("precompute.evaluate.rankings.PART_BYTES", 400)
     counts = np.random.default_rng(0).integers(1, 6, 300)
     first = np.concatenate([[0], np.cumsum(counts)])
     vectors, queries = unit_rows(int(first[-1]), 8), unit_rows(9, 8, seed=1)

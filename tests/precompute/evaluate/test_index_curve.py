@@ -23,7 +23,7 @@ def test_recall_is_what_ivf_keeps_of_flat_and_all_clusters_keep_all():
     flat, ivf = Index.build(vectors, ids, "flat"), Index.build(vectors, ids, "ivf")
     queries = unit_rows(40, 16, seed=1)
     threads = faiss.omp_get_max_threads()
-    curve = measure(flat, ivf, queries, {"flat": 600 * 64 + 45, "ivf": 60_000})
+    curve = measure(flat, ivf, 600, queries, {"flat": 600 * 64 + 45, "ivf": 60_000})
     assert faiss.omp_get_max_threads() == threads
     assert (curve.vectors, curve.dim, curve.nlist, curve.queries) == (600, 16, ivf.nlist, 40)
     first, *probed = curve.points

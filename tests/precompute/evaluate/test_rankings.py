@@ -99,7 +99,7 @@ def test_blocks_cover_every_query_once_and_stay_small():
 
 
 def test_the_scores_that_are_yielded_are_those_of_the_whole(monkeypatch):
-    monkeypatch.setattr(rankings, "_PART_BYTES", 3 * 4 * 15)
+    monkeypatch.setattr(rankings, "PART_BYTES", 3 * 4 * 15)
     lenses = [dense_scorer(unit_rows(50, 8, seed), unit_rows(15, 8, 9)) for seed in (1, 2)]
     parts = list(scored(lenses, 50, 15))
     assert [part.stop - part.start for part, _ in parts] == [3] * 16 + [2]

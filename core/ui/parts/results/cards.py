@@ -334,7 +334,7 @@ def plain_row(entry: ShelvedGallery, image_ids: Sequence[str], within: str = "")
     return f'<ol class="tl-row"{among}>{"".join(items)}</ol>'
 
 
-def skeleton_row(pictures: int = 5) -> str:
-    """Return a row of placeholders of a card's shape."""
+def skeleton_row() -> str:
+    """Return a row of five placeholders of a card's shape."""
     block = '<li class="tl-item"><span class="tl-frame"></span><span class="tl-facts"></span></li>'
-    return f'<ul class="tl-row">{block * pictures}</ul>'
+    return f'<ul class="tl-row">{block * 5}</ul>'

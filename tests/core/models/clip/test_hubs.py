@@ -21,7 +21,7 @@ def test_hubness_is_the_mean_cosine_to_the_ten_nearest_texts(monkeypatch):
     images, bank = unit_rows(9, 6, 1), unit_rows(40, 6, 2)
     expected = [np.sort(bank @ image)[-10:].mean() for image in images]
     assert hubness(images, bank) == pytest.approx(expected, abs=1e-6)
-    monkeypatch.setattr(hubs, "_BLOCK", 4)
+    monkeypatch.setattr(hubs, "BLOCK", 4)
     assert hubness(images, bank) == pytest.approx(expected, abs=1e-6)
     few = [(bank[:3] @ image).mean() for image in images]
     assert hubness(images, bank[:3]) == pytest.approx(few, abs=1e-6)

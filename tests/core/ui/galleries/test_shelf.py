@@ -84,7 +84,7 @@ def test_the_first_gallery_is_opened_and_each_other_one_when_it_is_chosen(
     assert str(absent.value) == "absent cannot be opened: its folder is not there."
     shutil.rmtree(folders[2])
     write_planted_gallery(folders[2], profile, name="bad")
-    monkeypatch.setattr("core.ui.galleries.listed._AGAIN_S", 0)
+    monkeypatch.setattr("core.ui.galleries.listed.AGAIN_S", 0)
     assert len(shelf.entry("bad").gallery) == 12 and not shelf.find("bad").trouble
 
 

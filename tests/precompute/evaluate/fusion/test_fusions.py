@@ -166,8 +166,8 @@ def test_tuning_leans_to_the_better_lens_and_beats_both():
 
 
 def test_memory_does_not_grow_with_the_number_of_queries(monkeypatch):
-    monkeypatch.setattr(rankings, "_BLOCK_BYTES", 500_000)
-    monkeypatch.setattr(rankings, "_PART_BYTES", 100_000)
+    monkeypatch.setattr(rankings, "BLOCK_BYTES", 500_000)
+    monkeypatch.setattr(rankings, "PART_BYTES", 100_000)
     queries, images = 1000, 5000
     lenses = [dense_scorer(unit_rows(queries, 4, seed), unit_rows(images, 4)) for seed in (1, 2)]
     relevant = Relevant.of([{row: 1} for row in range(queries)])
