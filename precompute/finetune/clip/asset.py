@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
 
 from core.files import write_atomically
 from core.models.clip.towers import CONFIG_NAME, LOCAL_WEIGHTS_NAME, ClipFiles, shared_tower
 from core.models.tensors import tensors_below
-
-if TYPE_CHECKING:
-    import torch
-
-    from precompute.finetune.clip.towers import TunedClip
+from precompute.finetune.clip.towers import MatrixHead, TunedClip
 
 
 def reset_head(head: torch.nn.Module, seed: int) -> None:
     """Draw the weights of a head anew, by the rule of its layers."""
-    import torch
-
-    from precompute.finetune.clip.towers import MatrixHead
-
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in head.modules():
@@ -43,8 +37,6 @@ def start_of_logits(
         siglip: Whether a bias is needed; a model without one gets those that SigLIP started from
             (https://arxiv.org/abs/2303.15343).
     """
-    import torch
-
     found = tensors_below(start.weights, "logit_") if start.weights.is_file() else {}
     known, bias = found.get("scale"), found.get("bias")
     first = torch.zeros(()) if known is None else known.float()
@@ -72,9 +64,6 @@ def write_clip_asset(
         model: The trained model.
         half: Whether every tensor is written in half precision.
     """
-    import torch
-    from safetensors.torch import save
-
     config = dict(start.config)
     text_cfg = start.model_cfg["text_cfg"]
     is_custom = bool(start.model_cfg.get("custom_text")) or bool(text_cfg.get("hf_model_name"))
