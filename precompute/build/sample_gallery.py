@@ -248,9 +248,9 @@ class SampleGallery:
             try:
                 return self._running.wait(0.5)
             except subprocess.TimeoutExpired:
-                self._look(workspace)
+                self.follow(workspace)
 
-    def _look(self, workspace: Workspace) -> None:
+    def follow(self, workspace: Workspace) -> None:
         """Remember what a build has done so far; its workspace goes when it is finished."""
         with suppress(OSError):  # it may be going at this moment
             for path in workspace.thumbnails():

@@ -111,14 +111,14 @@ def test_photos_are_shown_as_they_come_and_with_their_captions_as_soon_as_these_
             exist_ok=True
         )
         (workspace.copies / THUMBNAILS_FOLDER / "00" / f"{'0' * 16}.webp").touch()  # being written
-        sample._look(workspace)
+        sample.follow(workspace)
         assert (sample.done, dict(sample.shown)) == (2, {image_id(0): "", image_id(1): ""})
         vectors = {lens: np.ones((1, 4), np.float32) for lens in LENSES}
         workspace.write_shard(0, Shard(rows=1, records=[record]), vectors)
-        sample._look(workspace)
+        sample.follow(workspace)
         assert sample.shown[image_id(0)] == record.caption and not sample.shown[image_id(1)]
     shutil.rmtree(workspace.root)  # as at the end of a build
-    sample._look(workspace)
+    sample.follow(workspace)
     assert sample.shown[image_id(0)] == record.caption
     assert sample.thumbnail(image_id(0)) == drawn(0) and sample.thumbnail("f" * 16) is None
 
