@@ -133,8 +133,8 @@ def build_page(
             with gr.Tab("Map", id="map"):
                 maps = map_tab(shelf, gallery)
             if votes is not None:
-                with gr.Tab("Blind duel", id="duel"):
-                    duel_tab(shelf, gallery, votes)
+                with gr.Tab("Blind duel", id="duel") as tab:
+                    duel_tab(shelf, gallery, votes, tab)
             with gr.Tab("Break a lens", id="limits") as tab:
                 limits_tab(shelf, gallery, tab)
             with gr.Tab("Which is better?", id="evaluation") as tab:

@@ -21,11 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from core.errors import GalleryError, ManifestMismatchError, SourceError
-from core.gallery.figures.metrics_file import METRICS_FILE
+from core.gallery.figures.metrics_file import METRICS_FILE, Metrics
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES, Profile
 from core.records import SAMPLE_NAME
+from precompute.evaluate.written_queries.written import written_sha256
 
 if TYPE_CHECKING:
     from precompute.build.workspace import Workspace
@@ -184,8 +187,12 @@ class SampleGallery:
 
     @property
     def measured(self) -> bool:
-        """Whether it was evaluated."""
-        return (self.folder / METRICS_FILE).is_file()
+        """Whether it was evaluated, by all queries that are written for its photos today."""
+        try:
+            metrics = Metrics.model_validate_json((self.folder / METRICS_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return False
+        return metrics.provenance.written_sha256 == written_sha256(SAMPLE_NAME)
 
     def build(self) -> None:
         """Build it by ``python -m precompute build``, whose words go to the terminal.

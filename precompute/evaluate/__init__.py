@@ -1,3 +1,12 @@
 """Measuring a gallery: queries, rankings, metrics, intervals, tests and the report."""
 
-__all__ = ["command", "fusion", "index_curve", "metrics", "qrels", "queries", "votes_command"]
+__all__ = [
+    "command",
+    "fusion",
+    "index_curve",
+    "metrics",
+    "qrels",
+    "queries",
+    "votes_command",
+    "written_queries",
+]

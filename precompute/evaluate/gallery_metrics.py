@@ -39,6 +39,8 @@ from precompute.evaluate.metrics import caption_metrics
 from precompute.evaluate.qrels import QuerySet, from_flickr8k_judgements, from_references, from_trec
 from precompute.evaluate.queries import AskedQueries
 from precompute.evaluate.rankings import DEPTH, Scorer, bm25_scorer, random_scorer
+from precompute.evaluate.written_queries.kind_figures import kind_figures
+from precompute.evaluate.written_queries.written import written_sha256
 from precompute.packages import versions_of
 
 logger = logging.getLogger("twolens")
@@ -147,6 +149,8 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
     with clock.stage("intervals and tests"):
         figures = lens_results.figures(results, asked, resamples=plan.resamples, seed=plan.seed)
         tests = lens_results.paired_tests(results, asked, flips=plan.flips, seed=plan.seed)
+    with clock.stage("kinds of query"):
+        kinds = kind_figures(gallery, models)
     with clock.stage("captions"):
         captions = _caption_quality(gallery, models)
     with clock.stage("index"):
@@ -166,6 +170,7 @@ def evaluate(plan: Plan, models: Models | None = None) -> Metrics:
         captions=captions,
         index=curves,
         groups=groups(queries.queries, outcome),
+        kinds=kinds,
         solved_by_one=solved_by_one(
             queries.queries, gallery.records, outcome, asked.nearest_caption
         ),
@@ -328,6 +333,7 @@ def _provenance(gallery: Gallery, queries: QuerySet, plan: Plan) -> Provenance:
             f"{name} {found or 'not installed'}" for name, found in versions_of(_LIBRARIES).items()
         ),
         command=plan.command,
+        written_sha256=written_sha256(source.id),
     )
 
 

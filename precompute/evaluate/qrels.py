@@ -11,6 +11,9 @@ from core.errors import SourceError
 from core.records import ImageRecord
 from core.text import composed, has_content, one_line
 
+SOLVED_RANK = 5
+"""A query is solved by a lens that has a right picture among its first five."""
+
 EXPERTS_FILE = "ExpertAnnotations.txt"
 CROWD_FILE = "CrowdFlowerAnnotations.txt"
 TOKENS_FILE = "Flickr8k.token.txt"
@@ -28,7 +31,8 @@ class Query:
     Attributes:
         id: Unique in its set.
         text: What is searched for.
-        relevant: Grade, 1 or more, by row of the picture in the gallery; never empty.
+        relevant: Grade, 1 or more, by row of the picture in the gallery; empty only for a text of
+            which no rank is measured.
         cluster: Queries of one cluster are not independent: the row of the picture they describe,
             or a number below 0 of their own.
     """
@@ -109,14 +113,30 @@ def _lines(record: ImageRecord) -> list[str]:
     return found
 
 
-def from_trec(qrels: Path, queries: Path, records: Sequence[ImageRecord]) -> QuerySet:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a line of qrels says.
+
+    Attributes:
+        query_id: Of which query.
+        picture: Id or file name.
+        grade: Relevant from 1; 0 or less is judged and wrong.
+    """
+
+    query_id: str
+    picture: str
+    grade: int
+
+
+def read_trec(qrels: Path, queries: Path) -> tuple[dict[str, str], list[Judgement]]:
     """Read TREC qrels (``QUERY 0 PICTURE GRADE``) and queries (``QUERY<tab>TEXT``).
 
-    A picture is named by its id or by its file name; grades of 0 or less mean judged and wrong.
+    Returns:
+        Text by query id, and the judgements, both in file order.
 
     Raises:
-        SourceError: A file cannot be read, a line is malformed, a picture or a query is unknown,
-            an id comes twice, or nothing is relevant.
+        SourceError: A file cannot be read, a line is malformed, a query is unknown, or an id comes
+            twice.
     """
     texts: dict[str, str] = {}
     for number, line in _numbered(queries):
@@ -129,9 +149,7 @@ def from_trec(qrels: Path, queries: Path, records: Sequence[ImageRecord]) -> Que
                 f"The query id {query_id.strip()[:40]!r} comes twice in {queries.name}."
             )
         texts[query_id.strip()] = text
-    rows = _rows_by_name(records)
-    relevant: dict[str, dict[int, int]] = defaultdict(dict)
-    judged: set[tuple[str, int]] = set()
+    judgements = []
     for number, line in _numbered(qrels):
         parts = line.split()
         if len(parts) != 4 or not parts[3].lstrip("-").isdecimal():
@@ -141,15 +159,31 @@ def from_trec(qrels: Path, queries: Path, records: Sequence[ImageRecord]) -> Que
             raise SourceError(
                 f"{qrels.name} names the query {query_id[:40]!r}, which {queries.name} lacks."
             )
-        row = _row(rows, name, qrels)
-        if (query_id, row) in judged:
+        judgements.append(Judgement(query_id, name, int(grade)))
+    return texts, judgements
+
+
+def from_trec(qrels: Path, queries: Path, records: Sequence[ImageRecord]) -> QuerySet:
+    """Make a set of what :func:`read_trec` reads.
+
+    Raises:
+        SourceError: As there; or a picture is unknown or judged twice for a query, or nothing is
+            relevant.
+    """
+    texts, judgements = read_trec(qrels, queries)
+    rows = rows_by_name(records)
+    relevant: dict[str, dict[int, int]] = defaultdict(dict)
+    judged: set[tuple[str, int]] = set()
+    for each in judgements:
+        row = _row(rows, each.picture, qrels)
+        if (each.query_id, row) in judged:
             raise SourceError(
-                f"{qrels.name} judges the picture {name[:80]!r} twice for the query "
-                f"{query_id[:40]!r}."
+                f"{qrels.name} judges the picture {each.picture[:80]!r} twice for the query "
+                f"{each.query_id[:40]!r}."
             )
-        judged.add((query_id, row))
-        if int(grade) > 0:
-            relevant[query_id][row] = int(grade)
+        judged.add((each.query_id, row))
+        if each.grade > 0:
+            relevant[each.query_id][row] = each.grade
     return _query_set(texts, relevant, {}, f"qrels {qrels.name}")
 
 
@@ -169,7 +203,7 @@ def from_flickr8k_judgements(folder: Path, records: Sequence[ImageRecord]) -> Qu
     Raises:
         SourceError: No file of judgements, a malformed line, an unknown picture or caption.
     """
-    rows = _rows_by_name(records)
+    rows = rows_by_name(records)
     relevant: dict[str, dict[int, int]] = defaultdict(dict)
     own: dict[str, int] = {}
     read = []
@@ -264,7 +298,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _rows_by_name(records: Iterable[ImageRecord]) -> dict[str, int]:
+def rows_by_name(records: Iterable[ImageRecord]) -> dict[str, int]:
     """Map ids, file names and file names without folders (NFC) to rows; ambiguous ones to -1."""
     rows: dict[str, int] = {}
     for row, record in enumerate(records):

@@ -15,8 +15,10 @@ from core.gallery.figures.metrics_charts import (
     percent,
     recall_chart,
     score_chart,
+    share,
 )
 from core.gallery.figures.metrics_file import MetricName, Metrics, SolvedByOne
+from core.gallery.figures.written_kinds import KIND_NAMES, TEST_NAMES
 from precompute.sources.benchmarks import BENCHMARKS, PUBLISHED
 from precompute.sources.presets import PRESETS, preset_of
 
@@ -65,6 +67,7 @@ def markdown(metrics: Metrics) -> str:
         *_captions(metrics),
         "## Where the lenses differ",
         _groups_table(metrics),
+        *_kinds_table(metrics),
         *_charts_table(metrics, "score"),
         *_examples(metrics),
         "## Flat against IVF",
@@ -190,9 +193,9 @@ def _groups_table(metrics: Metrics) -> str:
         [
             group.name,
             f"{group.queries:,}",
-            *(percent(group.r_at_5[lens]) for lens in ("captions", "clip", "fused")),
-            percent(group.only_captions),
-            percent(group.only_clip),
+            *(share(group.r_at_5[lens], group.queries) for lens in ("captions", "clip", "fused")),
+            share(group.only_captions, group.queries),
+            share(group.only_clip, group.queries),
             percent(group.overlap_at_10),
         ]
         for group in metrics.groups
@@ -203,6 +206,23 @@ def _groups_table(metrics: Metrics) -> str:
         f"{_table(head, rows)}\n\nSolved: a right picture among the first five. Counts, colours, "
         "actions and negation are found by word lists, so they are approximate."
     )
+
+
+def _kinds_table(metrics: Metrics) -> list[str]:
+    if not metrics.kinds:
+        return []
+    lenses = list(metrics.kinds[0].right)
+    rows = [
+        [
+            KIND_NAMES[each.kind],
+            TEST_NAMES[each.test],
+            *(f"{each.right[lens]} of {each.queries}" for lens in lenses),
+            f"{each.chance:.1f}",
+        ]
+        for each in metrics.kinds
+    ]
+    head = ["queries about", "right is", *(LENS_NAMES[lens] for lens in lenses), "by chance"]
+    return ["### Queries that were written for these pictures", _table(head, rows)]
 
 
 def _examples_shown(metrics: Metrics) -> list[SolvedByOne]:

@@ -33,7 +33,10 @@ _BUILDING_PACKAGES = {
     *("foolbox", "mvtb-data", "scikit-image"),
 }
 """What only those need, or that holds photos of the default gallery."""
-_SUFFIXES = (".py", ".json", ".css", ".js", ".safetensors", ".md", ".jinja", ".txt", ".model")
+_SUFFIXES = (
+    *(".py", ".json", ".css", ".js", ".safetensors", ".md", ".jinja", ".txt", ".model"),
+    *(".tsv", ".qrels"),
+)
 
 _ZERO_PINS = {"torch": "2.11.0", "torchvision": "0.26.0"}
 """The newest pair that ZeroGPU lists; see docs/deploy.md."""

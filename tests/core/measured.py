@@ -92,6 +92,14 @@ def planted_metrics(folder: Path, hostile: str = "", **changes: object) -> Metri
             {"group": "length", "name": "1 to 6 words"} | group,
             {"group": "content", "name": "a colour"} | group,
         ],
+        "kinds": [
+            {"kind": "negation", "test": "two_pictures", "queries": 17, "chance": 8.5}
+            | {"right": {"captions": 6, "clip": 9}},
+            {"kind": "rare", "test": "first_five", "queries": 16, "chance": 1.05}
+            | {"right": {"captions": 3, "clip": 8}},
+            {"kind": "style", "test": "first_five", "queries": 4, "chance": 0.26}
+            | {"right": {"captions": 1, "clip": 4}},
+        ],
         "solved_by_one": [
             {"winner": "captions", "image_id": ids[0], "shown_instead": ids[1]} | example,
             {"winner": "clip", "image_id": ids[2], "shown_instead": ids[3]} | example,

@@ -38,6 +38,9 @@ LENS_NAMES: dict[LensName, str] = {
     "random": "Chance",
 }
 
+ENOUGH = 50
+"""Queries or pictures of which a share is told in percent."""
+
 _CHART_LENSES: tuple[LensName, ...] = ("captions", "clip", "fused", "bm25", "random")
 _GROUP_LENSES: tuple[LensName, ...] = ("captions", "clip", "fused")
 _SOFT = "#5d564a"
@@ -51,6 +54,16 @@ _BAR_LEFT, _BAR_WIDTH, _BAR_ROW = 150, 230, 25
 def percent(value: float | None) -> str:
     """Return a fraction in percent with one decimal, without the sign; "" for None."""
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def share(value: float | None, of: int) -> str:
+    """Return a share of so many: of few as a count, ``"11 of 12"``, else ``"91.7 %"``; "" for None.
+
+    A decimal of a percent of twelve queries would say more than was measured.
+    """
+    if value is None:
+        return ""
+    return f"{round(value * of)} of {of}" if of < ENOUGH else f"{percent(value)} %"
 
 
 def curve_name(name: str) -> str:
@@ -73,15 +86,20 @@ def recall_chart(metrics: Metrics, metric: MetricName) -> str:
         if figures is None:
             continue
         value, (low, high) = figures.value(metric) or 0.0, figures.ci95[metric]
-        rows.append(_bar(lens, _BAR_ROW * len(rows) + 4, value, low, high))
-        label.append(
-            f"{LENS_NAMES[lens]} {percent(value)} percent, {percent(low)} to {percent(high)}"
-        )
+        told = f"{percent(value)} percent, {percent(low)} to {percent(high)}"
+        shown = percent(value)
+        if figures.queries < ENOUGH:
+            counted = metric.startswith("R@")
+            told = share(value, figures.queries) if counted else f"{100 * value:.0f} percent"
+            shown = told.replace(" of ", "/") if counted else f"{100 * value:.0f}"
+        rows.append(_bar(lens, _BAR_ROW * len(rows) + 4, value, (low, high), shown))
+        label.append(f"{LENS_NAMES[lens]} {told}")
     width, height = _BAR_LEFT + _BAR_WIDTH + 50, _BAR_ROW * len(rows)
     return _svg("bars", width, height, f"{metric}: {'; '.join(label)}.", "".join(rows), size=14)
 
 
-def _bar(lens: LensName, top: int, value: float, low: float, high: float) -> str:
+def _bar(lens: LensName, top: int, value: float, interval: tuple[float, float], shown: str) -> str:
+    low, high = interval
     length, middle = _BAR_WIDTH * value, top + 8
     left, right = _BAR_LEFT + _BAR_WIDTH * low, _BAR_LEFT + _BAR_WIDTH * max(low, high)
     # Stripes tell the CLIP lens apart where colours look alike.
@@ -96,7 +114,7 @@ stroke-dasharray="3 7" d="M{_BAR_LEFT + 7} {middle}h{max(0.0, length - 7):.1f}"/
         f'<path class="whisker" fill="none" stroke="#1e1b16" stroke-width="1.5" '
         f'd="M{left:.1f} {middle}H{right:.1f}M{left:.1f} {middle - 5}v10M{right:.1f} {middle - 5}'
         f'v10"/><text x="{_BAR_LEFT + _BAR_WIDTH + 48}" y="{top + 13}" fill="{_SOFT}" '
-        f'text-anchor="end">{percent(value)}</text></g>'
+        f'text-anchor="end">{shown}</text></g>'
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import GalleryError
+from core.gallery.figures.written_kinds import KindName, KindTest
 
 if TYPE_CHECKING:
     from core.gallery.reader import Gallery
@@ -220,6 +221,26 @@ class QueryGroup(_Frozen):
     overlap_at_10: float
 
 
+class KindFigures(_Frozen):
+    """Queries of one kind, written for these pictures, and how many each lens answers rightly.
+
+    Attributes:
+        kind: What they are about.
+        test: What is right: a relevant picture among the first five; of two pictures, the relevant
+            one placed before the other; of two texts with the same words, the true one scoring
+            higher for the picture.
+        queries: How many.
+        right: How many are answered rightly, by lens.
+        chance: How many an order or a choice at random gets right, on average.
+    """
+
+    kind: KindName
+    test: KindTest
+    queries: int
+    right: dict[LensName, int]
+    chance: float
+
+
 class SolvedByOne(_Frozen):
     """A query that one lens solves and the other does not.
 
@@ -268,6 +289,7 @@ class Provenance(_Frozen):
         machine: Processor, cores, Python, numpy.
         program: Versions of the libraries that measured.
         command: What to run for the same figures.
+        written_sha256: Of the queries that were written for its pictures; "" for none.
     """
 
     manifest_sha256: str
@@ -282,6 +304,7 @@ class Provenance(_Frozen):
     machine: str
     program: str
     command: str
+    written_sha256: str = ""
 
 
 class Metrics(_Frozen):
@@ -298,7 +321,8 @@ class Metrics(_Frozen):
         fusion: How ``fused`` joins the two.
         captions: Quality of the generated captions; None where they were given.
         index: Flat against IVF, by lens, and ``"synthetic"`` for a size beyond the gallery's.
-        groups: The lenses by kind of query.
+        groups: The lenses by length and content of the query.
+        kinds: The lenses by what was asked on purpose; empty where nothing was written for it.
         solved_by_one: Examples.
         scores: Score distributions by lens.
         notes: What a reader must know to read the figures rightly.
@@ -317,6 +341,7 @@ class Metrics(_Frozen):
     captions: CaptionQuality | None = None
     index: dict[str, IndexCurve]
     groups: tuple[QueryGroup, ...]
+    kinds: tuple[KindFigures, ...] = ()
     solved_by_one: tuple[SolvedByOne, ...]
     scores: dict[str, Histogram]
     notes: tuple[str, ...]

@@ -10,8 +10,9 @@ from random import SystemRandom
 
 import gradio as gr
 
-from core.gallery.figures.metrics_charts import percent
-from core.gallery.figures.metrics_file import Metrics, QueryGroup, read_metrics
+from core.gallery.figures.metrics_charts import share
+from core.gallery.figures.metrics_file import KindFigures, Metrics, QueryGroup, read_metrics
+from core.gallery.figures.written_kinds import TEST_NAMES, KindName
 from core.records import LENSES, Lens
 from core.search.picture_ranks import place_of
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
@@ -26,7 +27,7 @@ _FOUND = 5
 _MISSED = 10
 """It misses one that is not among its first so many."""
 _FEWEST = 10
-"""Measured queries of a kind under which their share is not shown: 3 of 3 is no "100 %"."""
+"""Measured queries of a kind under which their share is not shown: 3 of 3 says nothing."""
 _MOST_OPEN = 2_000
 
 
@@ -38,12 +39,14 @@ class Limit:
         title: What it is about.
         why: Why it is hard, in a sentence.
         pair: Two queries that mean different things.
-        group: What the figures of an evaluated gallery call queries of the kind, or "".
+        kind: What the figures of a gallery call queries that were written about it.
+        group: What they call captions by people that speak of it, or "".
     """
 
     title: str
     why: str
     pair: tuple[str, str]
+    kind: KindName
     group: str = ""
 
 
@@ -52,44 +55,58 @@ LIMITS = (
         "Not and without",
         "Both lenses look for what is named, wanted or not.",
         ("a street with cars", "a street without cars"),
+        "negation",
         "a negation",
     ),
     Limit(
         "Counting",
         "Three of a thing look much like one; a caption may say “some”.",
         ("one person", "three people"),
+        "count",
         "a count",
     ),
     Limit(
         "Who does what to whom",
         "The same words in another order are nearly the same embedding.",
         ("a dog chasing a man", "a man chasing a dog"),
+        "roles",
     ),
     Limit(
         "Colour of which thing",
         "A picture with red and with white in it fits both orders.",
         ("a red car and a white house", "a white car and a red house"),
+        "colour",
         "a colour",
     ),
     Limit(
         "Small things",
         "Pictures are made small before a model sees them, and captions name what is large.",
         ("a picture of a clock", "a small clock far away"),
+        "small",
     ),
     Limit(
         "Writing in the picture",
         "Neither lens reads; some words have been seen often enough to be known by their look.",
         ("a sign that says stop", "a sign that says exit"),
+        "text",
     ),
     Limit(
         "Feelings and ideas",
         "Nobody writes “freedom” under a photo, so no caption says it.",
         ("freedom", "loneliness"),
+        "abstract",
+    ),
+    Limit(
+        "Style",
+        "How a picture was taken is seldom said: captions say what is in it.",
+        ("a photo taken at night", "a photo taken from above"),
+        "style",
     ),
     Limit(
         "Rare things",
         "What a model met seldom it calls by the name of something common.",
         ("a dog", "a quokka"),
+        "rare",
     ),
 )
 
@@ -153,8 +170,12 @@ def tour(shelf: Shelf, gallery: str | None, asked: str = "") -> str:
     """
     entry = shelf.entry(gallery)
     found = read_metrics(entry.gallery)
-    groups = {group.name: group for group in found.groups} if isinstance(found, Metrics) else {}
-    parts = "".join(_limit(entry, limit, groups.get(limit.group), asked) for limit in LIMITS)
+    metrics = found if isinstance(found, Metrics) else None
+    awaited = shelf.awaited
+    soon = awaited is not None and not awaited.trouble and awaited.folder == entry.gallery.folder
+    parts = "".join(
+        _limit(entry, limit, _measured(limit, metrics, soon=soon), asked) for limit in LIMITS
+    )
     return (
         '<section class="tl-limits"><h2>Where they fail</h2><p>Each pair means different things. '
         "A lens that shows the same pictures for both has not read the difference.</p>"
@@ -162,24 +183,58 @@ def tour(shelf: Shelf, gallery: str | None, asked: str = "") -> str:
     )
 
 
-def _limit(entry: ShelvedGallery, limit: Limit, group: QueryGroup | None, asked: str) -> str:
+def _limit(entry: ShelvedGallery, limit: Limit, measured: str, asked: str) -> str:
     chips = "".join(
         f'<button type="button" class="tl-chip" data-query="{escape(query)}"'
         f"{' aria-pressed=true' if query == asked else ''}>{escape(query)}</button>"
         for query in limit.pair
     )
-    measured = ""
-    if group is not None and group.queries >= _FEWEST:
-        measured = (
-            f'<p class="tl-note">Measured on this gallery: of {group.queries:,} such queries the '
-            f"caption lens has the right picture among its first five for "
-            f"{percent(group.r_at_5.get('captions'))} %, the CLIP lens for "
-            f"{percent(group.r_at_5.get('clip'))} %.</p>"
-        )
     answer = _pair(entry, limit, asked) if asked in limit.pair else ""
     return (
-        f'<article class="tl-limit"><h3>{limit.title}</h3><p>{limit.why}</p>{measured}'
+        f'<article class="tl-limit"><h3>{limit.title}</h3><p>{limit.why}</p>'
+        f'<p class="tl-note">{measured}</p>'
         f'<div class="tl-try"><span>Try</span>{chips}</div>{answer}</article>'
+    )
+
+
+def _measured(limit: Limit, metrics: Metrics | None, *, soon: bool) -> str:
+    """Return how often each lens is right on the gallery with queries of a kind, or why not."""
+    written = {each.kind: each for each in metrics.kinds} if metrics else {}
+    groups = {each.name: each for each in metrics.groups} if metrics else {}
+    kind, group = written.get(limit.kind), groups.get(limit.group)
+    if kind is not None and kind.queries >= _FEWEST:
+        return _written(kind)
+    if soon:
+        return "Being measured on this gallery at this moment."
+    if group is not None and group.queries >= _FEWEST:
+        return _spoken_of(limit, group)
+    return "Not measured on this gallery: nobody wrote queries of this kind for its pictures."
+
+
+def _written(kind: KindFigures) -> str:
+    lenses = ", ".join(
+        f'<strong class="{lens}">{LENS_WORDS[lens].title} '
+        f"{share(kind.right[lens] / kind.queries, kind.queries)}</strong>"
+        for lens in LENSES
+    )
+    read = kind.right.get("text")
+    if kind.kind == "text" and read is not None:
+        lenses += (
+            f", the text that was read in the pictures {share(read / kind.queries, kind.queries)}"
+        )
+    chance = f"{round(2 * kind.chance) / 2:g}"
+    return f"Measured on this gallery, {TEST_NAMES[kind.test]}: {lenses}; by chance {chance}."
+
+
+def _spoken_of(limit: Limit, group: QueryGroup) -> str:
+    found = " and ".join(
+        f"the {LENS_WORDS[lens].title} for {share(group.r_at_5.get(lens), group.queries)}"
+        for lens in LENSES
+    )
+    return (
+        f"Not measured by itself on this gallery. Of {group.queries:,} captions by people with "
+        f"{limit.group} in them, a picture is found among the first five by {found}; the other "
+        "words of a caption help."
     )
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from random import SystemRandom
 
@@ -18,7 +19,7 @@ from core.errors import QueryError, VoteError
 from core.records import FusedHit, Hit
 from core.search.results import Comparison
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
-from core.ui.parts.events import SEARCH_EVENT, sentence_for
+from core.ui.parts.events import PAGE_EVENT, SEARCH_EVENT, sentence_for
 from core.ui.parts.markup import BOTH_MARK, LENS_WORDS, escape
 from core.ui.parts.query.search_box import RESULTS_BRIDGE, words_field
 from core.ui.parts.results.cards import Standing, alt_text, card, standing_of
@@ -159,13 +160,14 @@ def row_of(comparison: Comparison, contender: Contender) -> Sequence[Hit | Fused
     return found.hits if found else ()
 
 
-def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes) -> None:
+def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes, tab: gr.Tab) -> None:
     """Build the tab inside the current ``gr.Tab`` and connect its events.
 
     Args:
         shelf: The galleries.
         gallery: The component whose value is the name of the gallery to search.
         votes: Where votes are kept.
+        tab: The tab itself.
     """
     duels = Duels(shelf, votes)
     with gr.Row(elem_classes=["tl-search"], equal_height=True):
@@ -209,6 +211,7 @@ def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes) -> None:
 
         return on_vote
 
+    tab.select(partial(_ready, duels), [query, gallery], query, **PAGE_EVENT)
     gr.on([query.submit, go.click], on_begin, [query, gallery], [view, choices], **SEARCH_EVENT)
     draw.click(on_draw, gallery, [query, view, choices], **SEARCH_EVENT)
     for choice, button in buttons:
@@ -224,11 +227,19 @@ def _notice(sentence: str) -> str:
     return f'<div class="tl-notice" role="alert"><p>{escape(sentence)}</p></div>'
 
 
+def _ready(duels: Duels, text: str, gallery: str) -> object:
+    """Return words for a field that is empty, so that a duel is one press away."""
+    return gr.skip() if text or not duels.shelf.entries else duels.draw(gallery)
+
+
 def _start(duels: Duels) -> str:
     return (
-        '<section class="tl-duel-start"><h2>Which row answers better?</h2><p>You see two rows of '
-        "pictures and not who found them: the caption lens, the CLIP lens, or both joined. Vote, "
-        f"then see. Nothing but the query and the vote is kept.</p></section>{_score(duels)}"
+        '<section class="tl-duel-start"><h2>Which row answers better?</h2><ol>'
+        "<li>Words stand ready above; type your own, or draw others. Then press Begin.</li>"
+        "<li>Two rows of pictures come, and not who found them: the caption lens, the CLIP lens, "
+        "or both joined.</li><li>You say which fits the words better. Then you see who they were, "
+        "and how each stands by all votes.</li></ol>"
+        f"<p>Nothing but the query and the vote is kept.</p></section>{_score(duels)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from core.gallery.figures.metrics_charts import LENS_NAMES, percent
+from core.gallery.figures.metrics_charts import ENOUGH, LENS_NAMES, percent, share
 from core.gallery.figures.metrics_file import (
     IndexCurve,
     LensFigures,
@@ -129,25 +129,26 @@ def _verdict(metrics: Metrics) -> str:
     sure = test is not None and test.p_value < 0.05 and captions.r_at_5 != clip.r_at_5
     better: Lens = "captions" if captions.r_at_5 > clip.r_at_5 else "clip"
     other: Lens = "clip" if better == "captions" else "captions"
+    queries = "queries" if captions.queries < ENOUGH else "queries in 100"
     if sure:
         headline = f"The {_IN_A_SENTENCE[better]}, on these pictures"
         sentence = (
-            f"The right picture is among the first five for {_of_100(metrics.lenses[better])} "
-            f"queries in 100, against {_of_100(metrics.lenses[other])} with the "
+            f"The right picture is among the first five for {_found(metrics.lenses[better])} "
+            f"{queries}, against {_found(metrics.lenses[other])} with the "
             f"{_IN_A_SENTENCE[other]}{evidence}."
         )
     else:
         headline = "Neither, on these pictures"
         sentence = (
-            f"The right picture is among the first five for {_of_100(captions)} queries in 100 "
-            f"with the caption lens and {_of_100(clip)} with CLIP; a difference this small may be "
+            f"The right picture is among the first five for {_found(captions)} {queries} "
+            f"with the caption lens and {_found(clip)} with CLIP; a difference this small may be "
             f"luck{evidence}."
         )
     both = metrics.lenses["fused"]
     together = (
-        f"Both together find it for {_of_100(both)}."
+        f"Both together find it for {_found(both)}."
         if metrics.fusion.beats_both
-        else f"Both together find it for {_of_100(both)}: no clear gain."
+        else f"Both together find it for {_found(both)}: no clear gain."
     )
     split = f", split {escape(metrics.provenance.split)}" if metrics.provenance.split else ""
     return (
@@ -159,7 +160,10 @@ def _verdict(metrics: Metrics) -> str:
     )
 
 
-def _of_100(figures: LensFigures) -> str:
+def _found(figures: LensFigures) -> str:
+    """Return how many of 100 queries are solved, or of how many there are if they are few."""
+    if figures.queries < ENOUGH:
+        return share(figures.r_at_5, figures.queries)
     return f"{100 * figures.r_at_5:.0f}"
 
 
@@ -171,11 +175,7 @@ def _figures(metrics: Metrics) -> str:
     ]
     rows = []
     for lens, figures in metrics.lenses.items():
-        cells = "".join(
-            f"<td>{percent(figures.value(name))}<br><small>{percent(figures.ci95[name][0])} to "
-            f"{percent(figures.ci95[name][1])}</small></td>"
-            for name in names
-        )
+        cells = "".join(_cell(figures, name) for name in names)
         rows.append(
             f'<tr><th scope="row">{LENS_NAMES[lens]}</th>{cells}'
             f"<td>{figures.median_rank:g}</td></tr>"
@@ -201,6 +201,15 @@ def _figures(metrics: Metrics) -> str:
         '<th scope="col">difference</th><th scope="col">p</th></tr></thead>'
         f"<tbody>{tests}</tbody></table></div></details></section>"
     )
+
+
+def _cell(figures: LensFigures, name: MetricName) -> str:
+    value, (low, high) = figures.value(name), figures.ci95[name]
+    if figures.queries >= ENOUGH:
+        return f"<td>{percent(value)}<br><small>{percent(low)} to {percent(high)}</small></td>"
+    # Of few queries whole percents say all that there is, and counts say it better.
+    shown = share(value, figures.queries) if name.startswith("R@") else f"{100 * (value or 0):.0f}"
+    return f"<td>{shown}<br><small>{100 * low:.0f} to {100 * high:.0f} %</small></td>"
 
 
 def _differences(metrics: Metrics) -> str:
@@ -328,10 +337,10 @@ def _captions(metrics: Metrics) -> str:
         f"{cider}<dt>CLIPScore {quality.clip_score:.2f}</dt><dd>How well captions fit their "
         f"pictures, as {escape(quality.clip_model)} sees it; it does not compare with another "
         "CLIP's.</dd>"
-        f"<dt>{quality.flagged:.1%} malformed</dt><dd>Empty captions, and those that repeat "
-        "themselves or echo the instruction.</dd>"
-        f"<dt>{quality.distinct:.1%} distinct</dt><dd>Where two pictures share a caption, the "
-        "caption lens cannot tell them apart.</dd></dl></section>"
+        f"<dt>{share(quality.flagged, quality.images)} malformed</dt><dd>Empty captions, and those "
+        "that repeat themselves or echo the instruction.</dd>"
+        f"<dt>{share(quality.distinct, quality.images)} distinct</dt><dd>Where two pictures share "
+        "a caption, the caption lens cannot tell them apart.</dd></dl></section>"
     )
 
 

@@ -10,9 +10,9 @@ from core.gallery.figures.metrics_charts import (
     curve_name,
     group_chart,
     index_chart,
-    percent,
     recall_chart,
     score_chart,
+    share,
 )
 from core.gallery.figures.metrics_file import Metrics, QueryGroup
 from core.ui.parts.markup import escape
@@ -62,18 +62,18 @@ def group_table(groups: Sequence[QueryGroup]) -> str:
     rows = []
     for group in groups:
         values = "".join(
-            f'<td class="tl-m-number {lens}">{percent(group.r_at_5.get(lens))}</td>'
+            f'<td class="tl-m-number {lens}">{share(group.r_at_5.get(lens), group.queries)}</td>'
             for lens in ("captions", "clip", "fused")
         )
         rows.append(
             f'<tr><th scope="row">{escape(group.name)}</th><td class="tl-m-number">'
             f'{group.queries:,}</td>{values}<td class="tl-m-plot">{group_chart(group)}</td>'
-            f'<td class="tl-m-number">{percent(group.overlap_at_10)}</td></tr>'
+            f'<td class="tl-m-number">{10 * group.overlap_at_10:.1f}</td></tr>'
         )
     return (
         '<div class="tl-table"><table><thead><tr><th scope="col">queries with</th>'
         '<th scope="col">how many</th><th scope="col">Caption</th><th scope="col">CLIP</th>'
         '<th scope="col">Both</th><th scope="col" class="tl-m-plot">R@5, 0 to 100 %</th>'
-        '<th scope="col">in both first tens, %</th></tr></thead>'
+        '<th scope="col">in both first tens</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

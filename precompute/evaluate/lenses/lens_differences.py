@@ -11,11 +11,7 @@ from core.gallery.figures.metrics_file import Histogram, QueryGroup, SolvedByOne
 from core.records import ImageRecord
 from core.search.query_kinds import QueryKind, kinds_of
 from core.text import words_of
-from precompute.evaluate.qrels import Query
-
-SOLVED_RANK = 5
-"""A query is solved by a lens that has a right picture among its first five."""
-
+from precompute.evaluate.qrels import SOLVED_RANK, Query
 
 CONTENT: dict[QueryKind, str] = {
     "count": "a count",

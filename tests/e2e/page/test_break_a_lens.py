@@ -3,12 +3,76 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
 
-from core.ui.tabs.break_a_lens import LIMITS, Challenges
-from tests.e2e.visiting import PHONE, Visit
+from core.gallery.figures.metrics_file import METRICS_FILE
+from core.ui.tabs.break_a_lens import LIMITS, Challenges, tour
+from tests.core.measured import planted_metrics
+from tests.e2e.visiting import DESKTOP, PHONE, Visit
+from tests.planted_app import planted_shelf, serving
+
+NOT_MEASURED = "Not measured on this gallery: nobody wrote queries of this kind for its pictures."
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A gallery with figures, of which some are by kind."""
+    shelf = planted_shelf(tmp_path_factory.mktemp("measured"), [("planted", 12)])
+    folder = shelf.entries[0].gallery.folder
+    (folder / METRICS_FILE).write_text(planted_metrics(folder).to_json(), encoding="utf-8")
+    return shelf
+
+
+@pytest.fixture(scope="module")
+def measured_address(measured):
+    with serving(measured) as url:
+        yield url
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_under_each_kind_stands_what_was_measured(chromium, measured_address, viewport, scheme):
+    context = chromium.new_context(viewport=viewport, color_scheme=scheme)
+    visit = Visit(context.new_page(), measured_address)
+    visit.page.get_by_role("tab", name="Break a lens").click()
+    kinds = visit.page.locator(".tl-limit")
+    expect(kinds).to_have_count(len(LIMITS))
+    lines = {
+        each.locator("h3").inner_text(): each.locator(".tl-note").inner_text()
+        for each in kinds.all()
+    }
+    assert lines.pop("Not and without") == (
+        "Measured on this gallery, of two pictures alike but for this, the right one first: "
+        "Caption lens 6 of 17, CLIP lens 9 of 17; by chance 8.5."
+    )
+    assert lines.pop("Rare things") == (
+        "Measured on this gallery, a right picture among the first five: "
+        "Caption lens 3 of 16, CLIP lens 8 of 16; by chance 1."
+    )
+    assert lines.pop("Colour of which thing") == (
+        "Not measured by itself on this gallery. Of 40 captions by people with a colour in them, "
+        "a picture is found among the first five by the Caption lens for 16 of 40 and the CLIP "
+        "lens for 24 of 40; the other words of a caption help."
+    )
+    assert len(lines) == len(LIMITS) - 3  # of style four queries were asked, which say nothing
+    assert set(lines.values()) == {NOT_MEASURED}
+    assert visit.low_contrast(".tl-limits") == []
+    assert visit.overflow() == 0
+    assert visit.problems == [] and visit.elsewhere == []
+    context.close()
+
+
+def test_without_figures_it_says_so_or_that_they_are_coming(tmp_path):
+    shelf = planted_shelf(tmp_path, [("planted", 12)])
+    assert tour(shelf, None).count(NOT_MEASURED) == len(LIMITS)
+    folder = shelf.entries[0].gallery.folder
+    shelf.awaited = SimpleNamespace(folder=folder, trouble="")
+    assert tour(shelf, None).count("Being measured on this gallery at this moment") == len(LIMITS)
+    shelf.awaited = SimpleNamespace(folder=folder, trouble="The disk is full.")
+    assert tour(shelf, None).count(NOT_MEASURED) == len(LIMITS)
 
 
 @pytest.mark.parametrize("visit", [{"viewport": PHONE, "color_scheme": "dark"}], indirect=True)

@@ -59,6 +59,20 @@ def test_a_visitor_votes_blindly_and_then_sees(visit: Visit, file: Path):
     assert table[1] == f"{vote.gallery},dog beach,other,{vote.first},{vote.second},first"
 
 
+def test_words_stand_ready_and_what_will_happen_is_told(visit: Visit):
+    page = visit.page
+    page.get_by_role("tab", name="Blind duel").click()
+    field = page.locator("#duel-query input")
+    expect(field).not_to_have_value("")
+    expect(page.locator(".tl-duel-start li")).to_have_count(3)
+    field.fill("my own words")
+    page.get_by_role("tab", name="About").click()
+    page.get_by_role("tab", name="Blind duel").click()
+    expect(page.locator(".tl-duel-start")).to_be_visible()
+    expect(field).to_have_value("my own words")
+    assert visit.low_contrast(".tl-duel-start") == []
+
+
 def test_a_drawn_query_is_answered_and_a_vote_needs_a_duel(visit: Visit):
     page = visit.page
     page.get_by_role("tab", name="Blind duel").click()

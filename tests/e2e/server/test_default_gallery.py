@@ -20,6 +20,15 @@ from tests.e2e.running_app import need_mini, running_app
 
 BUILD_LIMIT_S = 600
 
+KINDS_OF_THREE = {
+    "count": ("two_pictures", 2),
+    "roles": ("two_texts", 1),
+    "colour": ("two_texts", 1),
+    "abstract": ("first_five", 1),
+    "style": ("first_five", 3),
+}
+"""What is asked about a cheetah, a lion and a tower."""
+
 T = TypeVar("T")
 
 
@@ -38,9 +47,21 @@ def test_the_default_gallery_is_built_once_while_the_page_is_served(tmp_path):
     found = json.loads(metrics.read_text())
     assert found["queries"] == 15
     assert "TwoLens team wrote" in found["provenance"]["query_origin"]
+    asked = {each["kind"]: (each["test"], each["queries"]) for each in found["kinds"]}
+    assert asked == KINDS_OF_THREE
+    assert all(0 <= n <= each["queries"] for each in found["kinds"] for n in each["right"].values())
     written = metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns
+    old = found | {"provenance": {**found["provenance"]}}
+    del old["kinds"], old["provenance"]["written_sha256"]
+    metrics.write_text(json.dumps(old))
+    with running_app(**few) as address:  # one of before these queries were asked gets them
+        assert len(Client(address, verbose=False).predict(api_name="/galleries")) == 1
+        _until(lambda: json.loads(metrics.read_text()).get("kinds"))
+    assert json.loads(metrics.read_text())["kinds"] == found["kinds"]
+    measured = metrics.stat().st_mtime_ns
     with running_app(**few) as address:
         assert len(Client(address, verbose=False).predict(api_name="/galleries")) == 1
+    assert metrics.stat().st_mtime_ns == measured
     assert metrics.with_name(MANIFEST_FILE).stat().st_mtime_ns == written
     assert get_settings().cache_dir != tmp_path
 

@@ -18,11 +18,13 @@ from core.gallery.figures.metrics_file import METRICS_FILE
 from core.gallery.layout import THUMBNAILS_FOLDER
 from core.gallery.reader import Gallery
 from core.models.profiles import PROFILES
-from core.records import LENSES
+from core.records import LENSES, SAMPLE_NAME
 from precompute.build import sample_gallery as subject
 from precompute.build.sample_gallery import SampleGallery, packaged_photos, stage
 from precompute.build.shards.shard import Shard
 from precompute.build.workspace import Workspace
+from precompute.evaluate.written_queries.written import written_sha256
+from tests.core.measured import planted_metrics
 from tests.planted_app import (
     drawn,
     image_id,
@@ -145,7 +147,7 @@ def test_a_cached_gallery_is_not_built_again(tmp_path, monkeypatch):
 
 def test_a_measured_gallery_that_cannot_serve_is_awaited(tmp_path):
     sample, profile = _planted(tmp_path)
-    (sample.folder / METRICS_FILE).write_text("{}")
+    _write_figures(sample, written_sha256(SAMPLE_NAME))
     settings = Settings(cache_dir=tmp_path / "cache", sample_photos=3)
     models = planted_models(profile)
     shelf = app.open_shelf(settings, models)
@@ -153,6 +155,29 @@ def test_a_measured_gallery_that_cannot_serve_is_awaited(tmp_path):
     (sample.folder / "data-00000-of-00001.arrow").write_bytes(b"")
     shelf = app.open_shelf(settings, models)
     assert not shelf.entries and shelf.awaited is not None
+
+
+def _write_figures(sample, sha256):
+    metrics = planted_metrics(sample.folder)
+    metrics = metrics.model_copy(
+        update={"provenance": metrics.provenance.model_copy(update={"written_sha256": sha256})}
+    )
+    (sample.folder / METRICS_FILE).write_text(metrics.to_json(), encoding="utf-8")
+
+
+def test_figures_that_lack_a_query_of_today_are_measured_anew(tmp_path):
+    """It opens as it is; what is missing comes while it is served."""
+    sample, profile = _planted(tmp_path)
+    settings = Settings(cache_dir=tmp_path / "cache", sample_photos=3)
+    for stale in ("", "0" * 64):
+        _write_figures(sample, stale)
+        shelf = app.open_shelf(settings, planted_models(profile))
+        assert shelf.entries and shelf.awaited is not None
+    for damaged in ("{}", "", "[1"):
+        (sample.folder / METRICS_FILE).write_text(damaged)
+        assert not sample.measured
+    _write_figures(sample, written_sha256(SAMPLE_NAME))
+    assert sample.measured
 
 
 def test_another_choice_of_photos_is_another_gallery(tmp_path):

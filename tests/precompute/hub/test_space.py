@@ -106,6 +106,8 @@ def test_with_a_gallery_nothing_goes_along_that_would_build_one(tmp_path):
     for name, space in {"bare": bare, "served": served}.items():
         stage_space(space, tmp_path / name)
     assert (tmp_path / "bare/precompute/build/sample_gallery.py").is_file()
+    written = "precompute/evaluate/written_queries/sample-photos"
+    assert {path.suffix for path in tmp_path.glob(f"bare/{written}.*")} == {".tsv", ".qrels"}
     assert not (tmp_path / "served/precompute").exists()
     left_out = (
         dict(PIN.findall(requirements_for(bare))).keys()

@@ -13,6 +13,7 @@ from core.gallery.figures.metrics_charts import (
     index_chart,
     recall_chart,
     score_chart,
+    share,
 )
 from core.gallery.figures.metrics_file import Metrics
 from tests.core.measured import BASE, planted_metrics
@@ -46,6 +47,18 @@ def test_bars_are_as_long_as_their_figures(metrics):
         ends = [(float(end) - left) / width for end in (low, high)]
         assert ends == pytest.approx([BASE[lens] - 0.05, BASE[lens] + 0.05], abs=1e-3)
     assert "Caption lens 20.0 percent, 15.0 to 25.0; CLIP lens 30.0" in chart.get("aria-label")
+
+
+def test_of_few_queries_counts_are_told_and_of_many_percents(metrics):
+    assert share(11 / 12, 12) == "11 of 12"
+    assert share(11 / 12, 49) == "45 of 49"
+    assert share(11 / 12, 50) == "91.7 %"
+    assert share(None, 12) == ""
+    clip = metrics.lenses["clip"].model_copy(update={"queries": 40})
+    few = metrics.model_copy(update={"lenses": {"clip": clip}})
+    assert "CLIP lens 24 of 40." in recall_chart(few, "R@5")
+    assert ">24/40</text>" in recall_chart(few, "R@5")
+    assert "CLIP lens 35 percent." in recall_chart(few, "MRR")
 
 
 def test_the_outlines_of_scores_are_as_high_as_their_shares(metrics):

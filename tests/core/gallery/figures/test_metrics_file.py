@@ -64,3 +64,13 @@ def test_figures_of_another_build_are_refused(planted):
 def test_figures_leave_the_gallery_valid(planted):
     (planted.folder / METRICS_FILE).write_text(planted_metrics(planted.folder).to_json())
     assert Gallery.open(planted.folder, planted.profile).manifest == planted.manifest
+
+
+def test_figures_of_before_kinds_were_asked_on_purpose_are_read(planted):
+    content = json.loads(planted_metrics(planted.folder).to_json())
+    del content["kinds"], content["provenance"]["written_sha256"]
+    (planted.folder / METRICS_FILE).write_text(json.dumps(content), encoding="utf-8")
+    found = figures_of(planted)
+    assert isinstance(found, Metrics)
+    assert (found.kinds, found.provenance.written_sha256) == ((), "")
+    assert found.groups == planted_metrics(planted.folder).groups
