@@ -227,14 +227,11 @@ def _written(kind: KindFigures) -> str:
 
 
 def _spoken_of(limit: Limit, group: QueryGroup) -> str:
-    found = " and ".join(
-        f"the {LENS_WORDS[lens].title} for {share(group.r_at_5.get(lens), group.queries)}"
-        for lens in LENSES
-    )
+    captions, clip = (share(group.r_at_5.get(lens), group.queries) for lens in LENSES)
     return (
         f"Not measured by itself on this gallery. Of {group.queries:,} captions by people with "
-        f"{limit.group} in them, a picture is found among the first five by {found}; the other "
-        "words of a caption help."
+        f"{limit.group} in them, the caption lens finds the picture among its first five for "
+        f"{captions}, the CLIP lens for {clip}; the other words of a caption help."
     )
 
 

@@ -54,8 +54,8 @@ def test_under_each_kind_stands_what_was_measured(chromium, measured_address, vi
     )
     assert lines.pop("Colour of which thing") == (
         "Not measured by itself on this gallery. Of 40 captions by people with a colour in them, "
-        "a picture is found among the first five by the Caption lens for 16 of 40 and the CLIP "
-        "lens for 24 of 40; the other words of a caption help."
+        "the caption lens finds the picture among its first five for 16 of 40, the CLIP lens for "
+        "24 of 40; the other words of a caption help."
     )
     assert len(lines) == len(LIMITS) - 3  # of style four queries were asked, which say nothing
     assert set(lines.values()) == {NOT_MEASURED}
