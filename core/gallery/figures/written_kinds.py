@@ -25,7 +25,7 @@ KIND_NAMES: dict[KindName, str] = {
 KindTest = Literal["first_five", "two_pictures", "two_texts"]
 
 TEST_NAMES: dict[KindTest, str] = {
-    "first_five": "a right picture among the first five",
-    "two_pictures": "of two pictures alike but for this, the right one first",
-    "two_texts": "a true sentence above the same words in another order",
+    "first_five": "a right picture is among the first five",
+    "two_pictures": "of two pictures alike but for this, the right one comes first",
+    "two_texts": "a true sentence scores above the same words in another order",
 }

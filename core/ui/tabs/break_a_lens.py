@@ -176,9 +176,15 @@ def tour(shelf: Shelf, gallery: str | None, asked: str = "") -> str:
     parts = "".join(
         _limit(entry, limit, _measured(limit, metrics, soon=soon), asked) for limit in LIMITS
     )
+    counted = ""
+    if metrics and metrics.kinds:
+        counted = (
+            " Under each kind stands how often a lens was right with queries that were written for "
+            "the pictures of this gallery."
+        )
     return (
         '<section class="tl-limits"><h2>Where they fail</h2><p>Each pair means different things. '
-        "A lens that shows the same pictures for both has not read the difference.</p>"
+        f"A lens that shows the same pictures for both has not read the difference.{counted}</p>"
         f"{parts}</section>"
     )
 
@@ -223,7 +229,7 @@ def _written(kind: KindFigures) -> str:
             f", the text that was read in the pictures {share(read / kind.queries, kind.queries)}"
         )
     chance = f"{round(2 * kind.chance) / 2:g}"
-    return f"Measured on this gallery, {TEST_NAMES[kind.test]}: {lenses}; by chance {chance}."
+    return f"{lenses}, chance {chance}: {TEST_NAMES[kind.test]}."
 
 
 def _spoken_of(limit: Limit, group: QueryGroup) -> str:

@@ -45,12 +45,12 @@ def test_under_each_kind_stands_what_was_measured(chromium, measured_address, vi
         for each in kinds.all()
     }
     assert lines.pop("Not and without") == (
-        "Measured on this gallery, of two pictures alike but for this, the right one first: "
-        "Caption lens 6 of 17, CLIP lens 9 of 17; by chance 8.5."
+        "Caption lens 6 of 17, CLIP lens 9 of 17, chance 8.5: "
+        "of two pictures alike but for this, the right one comes first."
     )
     assert lines.pop("Rare things") == (
-        "Measured on this gallery, a right picture among the first five: "
-        "Caption lens 3 of 16, CLIP lens 8 of 16; by chance 1."
+        "Caption lens 3 of 16, CLIP lens 8 of 16, chance 1: "
+        "a right picture is among the first five."
     )
     assert lines.pop("Colour of which thing") == (
         "Not measured by itself on this gallery. Of 40 captions by people with a colour in them, "

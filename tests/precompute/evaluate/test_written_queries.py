@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 from math import comb
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -16,6 +17,8 @@ from core.gallery.reader import Gallery
 from core.models.profiles import Models
 from core.records import SAMPLE_NAME
 from precompute.build.sample_gallery import packaged_photos
+from precompute.evaluate import written_queries as room
+from precompute.evaluate.qrels import read_trec
 from precompute.evaluate.written_queries.kind_figures import kind_figures
 from precompute.evaluate.written_queries.written import (
     WrittenQuery,
@@ -25,6 +28,7 @@ from precompute.evaluate.written_queries.written import (
 from tests.core.planted import PlantedEncoder, gallery_on_disk, profile, records
 
 PICTURES = 8
+FOLDER = Path(room.__file__).parent
 QUERIES = """\
 rare-01\ta yurt
 rare-02\tan ibis
@@ -153,6 +157,19 @@ def of_sample() -> dict[str, list[WrittenQuery]]:
     for query in written_queries(SAMPLE_NAME, named):
         by_kind[query.kind].append(query)
     return by_kind
+
+
+def test_of_another_gallery_what_can_be_read_in_its_photos_is_asked():
+    _, judgements = read_trec(FOLDER / "coco_cc.qrels", FOLDER / "coco_cc.tsv")
+    names = sorted({each.picture for each in judgements})
+    named = [
+        replace(record, file_name=name)
+        for record, name in zip(records(len(names)), names, strict=True)
+    ]
+    queries = written_queries("coco_cc", named)
+    assert len(queries) == 40
+    assert {(query.kind, query.test) for query in queries} == {("text", "first_five")}
+    assert sum(len(query.right) for query in queries) == len(judgements)
 
 
 def test_every_photo_was_looked_at():
