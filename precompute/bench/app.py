@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from core.models.profiles import Models
 
 _REPEATED = 50
+_EXPLAINED = 50
 _IMPORT_RUNS = 3
 _CHILD_LIMIT_S = 120
 
@@ -72,6 +73,8 @@ class _Asked:
     repeated_ms: list[float]
     http_ms: list[float]
     memory_mb: float
+    why_ms: list[float]
+    another_caption_ms: list[float]
 
 
 def _ask_app(gallery: Path, profile: ProfileName, count: int, folder: Path) -> _Asked:
@@ -79,22 +82,30 @@ def _ask_app(gallery: Path, profile: ProfileName, count: int, folder: Path) -> _
     with running_app([gallery], profile, "warm up", folder) as app:
         # Both encoders are in memory now; one more, since a first pass is never typical.
         app.compare("warm up again")
-        fresh, search = [], []
+        fresh, search, found = [], [], []
         for query in texts:
             answer, took_ms = app.compare(query)
             if answer["failures"]:
                 raise GalleryError(gallery, f"A lens failed: {answer['failures']}.")
             fresh.append(took_ms)
+            found.append(answer["clip"][0]["id"])
             search += [answer["timings_ms"][lens]["search"] for lens in ("captions", "clip")]
         repeated = [app.compare(texts[0])[1] for _ in range(_REPEATED)]
         http_ms = [app.ask("galleries")[1] for _ in range(_REPEATED)]
+        memory_mb = app.memory().resident  # before the image tower is there, which /why needs
+        explained = list(zip(texts, found, strict=True))[:_EXPLAINED]
+        app.ask("why", *explained[0])
+        why_ms = [app.ask("why", *each)[1] for each in explained]
+        other_ms = [app.ask("try_caption", *each, f"not {each[0]}")[1] for each in explained]
         return _Asked(
             first_answer_s=app.first_answer_s,
             fresh_ms=fresh,
             search_ms=search,
             repeated_ms=repeated,
             http_ms=http_ms,
-            memory_mb=app.memory().resident,
+            memory_mb=memory_mb,
+            why_ms=why_ms,
+            another_caption_ms=other_ms,
         )
 
 
@@ -148,6 +159,20 @@ def _search_figures(asked: _Asked, gallery: Gallery, models: Models, count: int)
             target=1.0,
             floor=median(product_ms),
             floor_name="numpy matrix product",
+        ),
+        *(
+            Figure(
+                name=f"{name}, p{percent}",
+                value=_quantile(took, percent),
+                unit="ms",
+                n=len(took),
+                target=target,
+            )
+            for name, took, target in (
+                ("/why: words of the captions and map of the picture", asked.why_ms, 150.0),
+                ("/try_caption: both ranks with another caption", asked.another_caption_ms, 100.0),
+            )
+            for percent in (50, 95)
         ),
         Figure(
             name="memory, query encoders only",
