@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.errors import QueryError
+from core.gallery.figures.metrics_charts import ENOUGH
 from core.gallery.figures.metrics_file import METRICS_FILE, Metrics, SolvedByOne, read_metrics
 from core.gallery.reader import Gallery
 from core.records import LENSES, Lens
@@ -19,10 +20,11 @@ _NOTHING = 0
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What is shown of an evaluation: found of 100 queries, and a case for each lens."""
+    """What is shown of an evaluation: found of 100 queries, or of all few; a case for each lens."""
 
-    of_100: Mapping[str, str]
+    found: Mapping[str, str]
     cases: Mapping[Lens, SolvedByOne]
+    of: int = 100
 
 
 def case_chips(entry: ShelvedGallery, current: str = "") -> str:
@@ -42,7 +44,8 @@ def solved_queries(entry: ShelvedGallery) -> tuple[str, ...]:
 
 def measured_line(entry: ShelvedGallery) -> str:
     """Return how often each lens finds the right picture, as a button that leads to the figures."""
-    found = _measured(entry).of_100
+    measured = _measured(entry)
+    found = measured.found
     if not found:
         return ""
     shares = ", ".join(
@@ -50,8 +53,8 @@ def measured_line(entry: ShelvedGallery) -> str:
         for lens, name in (("captions", "captions"), ("clip", "CLIP"), ("fused", "both"))
     )
     return (
-        '<button type="button" class="tl-verdict" data-tab="Which is better?">Of 100 searches '
-        f"measured here, found: {shares}</button>"
+        '<button type="button" class="tl-verdict" data-tab="Which is better?">'
+        f"Of {measured.of} searches measured here, found: {shares}</button>"
     )
 
 
@@ -73,8 +76,9 @@ def _measured(entry: ShelvedGallery) -> _Measured:
 
 
 def _shown(metrics: Metrics) -> _Measured:
-    shares = {
-        lens: f"{100 * metrics.lenses[lens].r_at_5:.0f}" for lens in ("captions", "clip", "fused")
+    of = metrics.queries if metrics.queries < ENOUGH else 100
+    found = {
+        lens: f"{of * metrics.lenses[lens].r_at_5:.0f}" for lens in ("captions", "clip", "fused")
     }
     cases: dict[Lens, SolvedByOne] = {}
     for lens in LENSES:
@@ -82,7 +86,7 @@ def _shown(metrics: Metrics) -> _Measured:
         case = next((case for case in solved if _is_plain(case.query)), None)
         if case is not None:
             cases[lens] = case
-    return _Measured(shares, cases)
+    return _Measured(found, cases, of)
 
 
 def _is_plain(query: str) -> bool:

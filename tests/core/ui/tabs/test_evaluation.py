@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from core.gallery.figures.metrics_file import METRICS_FILE
+from core.ui.parts.results.measured import measured_line
 from core.ui.tabs.evaluation import evaluation_view
 from tests.core.measured import planted_metrics
 from tests.planted_app import HOSTILE_CAPTION, image_id, planted_shelf
@@ -122,6 +123,23 @@ def test_cider_is_left_out_where_it_was_not_worked_out(measured_shelf):
     figures_of(measured_shelf, captions=quality.model_dump())
     view = evaluation_view(measured_shelf, None)
     assert "CIDEr" not in view and "BLEU-4" in view
+
+
+def test_of_few_queries_the_page_tells_how_many(measured_shelf):
+    entry = measured_shelf.entries[0]
+    figures = figures_of(measured_shelf)
+    assert "Of 100 searches measured here" in measured_line(entry)
+    few = {
+        name: each.model_copy(update={"queries": 40}).model_dump(by_alias=True, exclude_none=True)
+        for name, each in figures.lenses.items()
+    }
+    figures_of(measured_shelf, lenses=few, queries=40)
+    view = evaluation_view(measured_shelf, None)
+    assert "for 24 of 40 queries, against 16 of 40 with the caption lens" in view
+    assert ">24/40</text>" in view and "<td>24 of 40<br>" in view
+    assert '<td class="tl-m-number clip">24 of 40</td>' in view
+    found = re.sub("<.*?>", "", measured_line(entry))
+    assert found == "Of 40 searches measured here, found: captions 16, CLIP 24, both 28"
 
 
 def test_a_section_without_figures_is_left_out(measured_shelf):
