@@ -33,8 +33,8 @@
     return ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
   };
 
-  /** Makes what paints a lens's map; `sight` has data(), where(), screenOf() and toScreen(). */
-  page.mapPainter = (lens, node, canvas, sight) => {
+  /** Makes what paints a lens's map; `viewport` has data(), where(), screenOf() and toScreen(). */
+  page.mapPainter = (lens, node, canvas, viewport) => {
     const pen = canvas.getContext("2d");
     let pixels = null;
     let image = null;
@@ -55,7 +55,7 @@
 
     /** Paints all points, or those of `only`, and returns the rows in sight, or the first of many. */
     const stamp = (radius, colour, only = null) => {
-      const { places, scale, left, top } = sight.where();
+      const { places, scale, left, top } = viewport.where();
       const [s, x0, y0] = [scale * now.dense, left * now.dense, top * now.dense];
       const [w, right, bottom] = [canvas.width, canvas.width - radius, canvas.height - radius];
       const { at } = discOf(radius);
@@ -74,7 +74,7 @@
     };
 
     const paintPoints = (colours, chosen) => {
-      const { count } = sight.data();
+      const { count } = viewport.data();
       const size = count > 4000 ? 1.2 : count > 800 ? 2.2 : 3.2;
       const radius = Math.round(Math.min(5, size * Math.sqrt(Math.sqrt(now.zoom))) * now.dense);
       pixels.fill(0);
@@ -100,10 +100,10 @@
       const still = performance.now() - now.moving > 120;
       if (!still) setTimeout(now.again, 140);
       for (const row of rows) {
-        const [x, y] = sight.screenOf(row);
+        const [x, y] = viewport.screenOf(row);
         const cell = [Math.floor(x / (side * 0.8)), Math.floor(y / (side * 0.8))].join();
         if (taken.has(cell)) continue;
-        const picture = thumbnail(sight.data().thumbnail(row), now.again, still);
+        const picture = thumbnail(viewport.data().thumbnail(row), now.again, still);
         if (!picture) continue;
         taken.add(cell);
         const marked = chosen && chosen.has(row);
@@ -121,8 +121,8 @@
     };
 
     const paintHits = (colours, side) => {
-      const { hits, places } = sight.data().query;
-      const start = places[lens] && sight.toScreen(...places[lens]);
+      const { hits, places } = viewport.data().query;
+      const start = places[lens] && viewport.toScreen(...places[lens]);
       for (const [other, rows] of Object.entries(hits)) {
         pen.strokeStyle = colours[other];
         pen.lineWidth = 1;
@@ -131,7 +131,7 @@
           for (const row of rows) {
             pen.beginPath();
             pen.moveTo(...start);
-            pen.lineTo(...sight.screenOf(row));
+            pen.lineTo(...viewport.screenOf(row));
             pen.stroke();
           }
         pen.globalAlpha = 1;
@@ -140,9 +140,9 @@
       const order = Object.keys(hits).sort((a) => (a === lens ? 1 : -1));
       for (const other of order)
         [...hits[other]].reverse().forEach((row, back) => {
-          const [x, y] = sight.screenOf(row);
+          const [x, y] = viewport.screenOf(row);
           const rank = hits[other].length - back;
-          const picture = thumbnail(sight.data().thumbnail(row), now.again, true);
+          const picture = thumbnail(viewport.data().thumbnail(row), now.again, true);
           if (picture && other === lens) framed(picture, x, y, side, 3, colours[other]);
           const [bx, by] = other === lens ? [x - side / 2, y - side / 2] : [x, y];
           shape(other, bx, by, 9);
@@ -164,10 +164,10 @@
     };
 
     const paintMark = (row, colours) => {
-      const [x, y] = sight.screenOf(row);
+      const [x, y] = viewport.screenOf(row);
       // What lies outside is marked at the edge that it lies behind.
       const [cx, cy] = [Math.max(4, Math.min(now.width - 4, x)), Math.max(4, Math.min(now.height - 4, y))];
-      const picture = cx === x && cy === y && thumbnail(sight.data().thumbnail(row), now.again, true);
+      const picture = cx === x && cy === y && thumbnail(viewport.data().thumbnail(row), now.again, true);
       if (picture) framed(picture, x, y, 46, 3, colours.ink);
       for (const [radius, line, colour] of [[picture ? 31 : 12, 5, colours.surface], [picture ? 31 : 12, 2.5, colours.ink]]) {
         pen.beginPath();
@@ -194,7 +194,7 @@
     /** Paints what is in sight; `state` has width, height, dense, zoom, moving, lassoed, again(). */
     const paint = (state) => {
       now = state;
-      const data = sight.data();
+      const data = viewport.data();
       const style = getComputedStyle(node);
       const colours = Object.fromEntries(
         COLOURS.map((name) => [name, style.getPropertyValue(`--tl-${name}`).trim()]),
