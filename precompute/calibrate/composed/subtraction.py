@@ -38,6 +38,7 @@ class Subtraction:
         how: The query: ``X``, ``X without Y``, or ``X -Y`` by weight.
         wanted: Share of the first 10 pictures of which a reference names X.
         unwanted: Share of which one names Y.
+        meant: Share of which one names X and none Y: what was asked for.
         pairs: How many pairs of words.
     """
 
@@ -45,6 +46,7 @@ class Subtraction:
     how: str
     wanted: float
     unwanted: float
+    meant: float
     pairs: int
 
 
@@ -94,9 +96,11 @@ def _of_lens(
 
     def measured(how: str, queries: list[np.ndarray]) -> Subtraction:
         ranked = _firsts(gallery, lens, queries)
-        wanted = [shows[x][rows].mean() for (x, _), rows in zip(pairs, ranked, strict=True)]
-        unwanted = [shows[y][rows].mean() for (_, y), rows in zip(pairs, ranked, strict=True)]
-        return Subtraction(lens, how, float(np.mean(wanted)), float(np.mean(unwanted)), len(pairs))
+        each = zip(pairs, ranked, strict=True)
+        shown = [(shows[x][rows], shows[y][rows]) for (x, y), rows in each]
+        wanted, unwanted = (np.mean(found) for found in zip(*shown, strict=True))
+        meant = np.mean([x & ~y for x, y in shown])
+        return Subtraction(lens, how, float(wanted), float(unwanted), float(meant), len(pairs))
 
     found = [measured("X", [embeddings[x] for x, _ in pairs])]
     texts = [f"{x} without {y}" for x, y in pairs]
@@ -115,9 +119,10 @@ def _firsts(gallery: Gallery, lens: Lens, queries: Sequence[np.ndarray]) -> list
 
 def table(found: Sequence[Subtraction]) -> str:
     """Return the measurements as lines for a terminal."""
-    lines = [f"{'lens':<10}{'query':<14}{'shows X':>9}{'shows Y':>9}{'pairs':>7}"]
+    lines = [f"{'lens':<10}{'query':<14}{'shows X':>9}{'shows Y':>9}{'X, no Y':>9}{'pairs':>7}"]
     lines += [
-        f"{each.lens:<10}{each.how:<14}{each.wanted:>9.0%}{each.unwanted:>9.0%}{each.pairs:>7}"
+        f"{each.lens:<10}{each.how:<14}{each.wanted:>9.0%}{each.unwanted:>9.0%}"
+        f"{each.meant:>9.1%}{each.pairs:>7}"
         for each in found
     ]
     return "\n".join(lines)

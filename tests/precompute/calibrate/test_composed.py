@@ -41,7 +41,8 @@ def test_what_is_subtracted_is_left_out_and_what_is_wanted_kept():
     plain, without, *subtracted = [each for each in found if each.lens == "clip"]
     assert plain.unwanted > 0.2 and plain.pairs > 0
     assert without.unwanted > plain.unwanted
-    assert all(each.unwanted == 0 and each.wanted == 1 for each in subtracted)
+    assert all(each.unwanted == 0 and each.wanted == each.meant == 1 for each in subtracted)
+    assert plain.wanted - plain.unwanted < plain.meant + 1e-9 < plain.wanted
     assert "X -Y at 0.5" in table(found)
 
 
