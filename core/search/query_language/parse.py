@@ -14,8 +14,8 @@ from core.errors import QueryError
 from core.search.query_language.filters import Filter, find_filters
 from core.text import has_content
 
-SUBTRACTED = 0.5
-"""Weight of a part that is subtracted, unless it has one of its own."""
+SUBTRACTED = 0.75
+"""Weight of a part that is subtracted, unless it has one of its own; ``composed`` measures it."""
 
 MOST_PARTS = 8
 """Most parts of one query; each is embedded."""
