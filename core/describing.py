@@ -92,7 +92,7 @@ class Describer:
     ) -> tuple[tuple[Caption, ...], ...]:
         rule = read_unsure_rule(self.captioner.spec, self.clip.spec)
         if rule is None:
-            return captions
+            return tuple(tuple(caption.plain() for caption in own) for own in captions)
         counts = [len(own) for own in captions]
         flat = [caption for own in captions for caption in own]
         judged = iter(with_doubts(flat, clip_embeddings.repeat(counts, axis=0), self.clip, rule))

@@ -60,6 +60,26 @@ class Caption:
     flags: tuple[str, ...] = ()
     confidence: float | None = None
 
+    def plain(self) -> Caption:
+        """Return it without what no record keeps."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCaption(Caption):
+    """A caption of a picture that a classifier saw too; no record keeps what that said.
+
+    Attributes:
+        seen: Probability in [0, 1] that the classifier, which reads no captions, gives to the
+            things that the text mentions.
+    """
+
+    seen: float = 0.0
+
+    def plain(self) -> Caption:
+        """Return it without what no record keeps."""
+        return Caption(self.text, self.flags, self.confidence)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:

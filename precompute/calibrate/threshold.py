@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from core.errors import ImageError, ModelError, SourceError
 from core.files import write_atomically
 from core.images.decode import DecodeLimits, decode
 from core.models.captioner.settings import DECODING_FILE
-from core.models.captioner.unsure import HUBNESS_WEIGHT, UnsureRule, fits
+from core.models.captioner.unsure import HUBNESS_WEIGHT, SEEN_WEIGHT, UnsureRule, sureness
 from core.models.clip.hubs import text_bank
 from core.models.locate import local_folder, revision_of
+from core.records import Caption
 from precompute.calibrate.out_of_distribution import made_pictures, sample_files
 
 if TYPE_CHECKING:
@@ -77,19 +78,18 @@ def choose_rule(
     from sklearn.metrics import roc_auc_score
 
     images = [*(photos.image(row) for row in range(len(photos))), *(one for _, one in others)]
-    texts: list[str] = []
-    sure: list[float] = []
+    captions: list[Caption] = []
     parts = []
     for start in tqdm(range(0, len(images), _BATCH), desc="captions", unit="batch"):
         batch = images[start : start + _BATCH]
-        captions = models.captioner.caption(batch)
-        texts += [caption.text for caption in captions]
-        sure += [caption.confidence or 0.0 for caption in captions]
+        captions += models.captioner.caption(batch)
         parts.append(models.clip.encode_image(batch))
+    texts = [caption.text for caption in captions]
     usual = tuple(dict.fromkeys(texts[: len(photos)]))[:_USUAL]
     clip = models.profile.clip
     weight = HUBNESS_WEIGHT if text_bank(clip) is not None else 0.0
-    fit = fits(models.clip, texts, np.concatenate(parts), usual, weight)
+    draft = UnsureRule(0.0, usual, revision_of(clip), weight, SEEN_WEIGHT)
+    fit = sureness(captions, np.concatenate(parts), models.clip, draft)
     own, rest = fit[: len(photos)], fit[len(photos) :]
     below = round(float(np.quantile(own, share)), 4)
     called, caught = own < below, rest < below
@@ -97,7 +97,7 @@ def choose_rule(
     is_like = np.arange(len(fit)) < len(photos)
     close = _closeness(texts[: len(photos)], photos, models)
     return UnsureChoice(
-        rule=UnsureRule(below, usual, revision_of(clip), weight),
+        rule=replace(draft, below=below),
         like=len(own),
         out_of_distribution=len(rest),
         called=float(called.mean()),
@@ -106,7 +106,7 @@ def choose_rule(
             kind: float(caught[kinds == kind].mean()) for kind in dict.fromkeys(kinds.tolist())
         },
         auc_fit=float(roc_auc_score(is_like, fit)),
-        auc_confidence=float(roc_auc_score(is_like, sure)),
+        auc_confidence=float(roc_auc_score(is_like, [one.confidence or 0.0 for one in captions])),
         closeness_unsure=float(close[called].mean()) if called.any() else None,
         closeness_others=float(close[~called].mean()) if not called.all() else None,
     )
@@ -162,6 +162,7 @@ def write_rule(folder: Path, choice: UnsureChoice, clip: str, photos: str) -> No
         "clip": clip,
         "clip_revision": choice.rule.clip_revision,
         "hubness_weight": choice.rule.hubness_weight,
+        "seen_weight": choice.rule.seen_weight,
         "chosen_on": f"{photos}, {choice.like} photos",
         "called_unsure": round(choice.called, 3),
         "out_of_distribution_caught": round(choice.caught, 3),

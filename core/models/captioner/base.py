@@ -26,7 +26,7 @@ from core.models.captioner.rerank import RerankProbe, best_caption, select_capti
 from core.models.captioner.settings import Decoding
 from core.models.encoding import Once
 from core.models.spec import ModelSpec, TextEncoder
-from core.records import Caption
+from core.records import Caption, SeenCaption
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,11 +94,22 @@ class _Described:
         caption: The one that is chosen.
         others: The undoubted candidates beside it, the likeliest first.
         predicted: Where its captions should lie, float32 (dim,); None without a probe.
+        shares: What the namer sees in it, float64 (names + 1,); None without a namer.
     """
 
     caption: Caption
     others: tuple[Caption, ...] = ()
     predicted: np.ndarray | None = None
+    shares: np.ndarray | None = None
+
+    def seen(self, namer: Namer | None, captions: Sequence[Caption]) -> tuple[Caption, ...]:
+        """Return captions of it that know how likely the things are that they mention."""
+        if namer is None or self.shares is None:
+            return tuple(captions)
+        return tuple(
+            SeenCaption(one.text, one.flags, one.confidence, namer.seen(self.shares, one.text))
+            for one in captions
+        )
 
 
 class GeneratingCaptioner(ABC):
@@ -148,7 +159,7 @@ class GeneratingCaptioner(ABC):
             return []
         loaded = self.load()
         described = self._describe(loaded, images, self._encode(loaded, images), {})
-        return [one.caption for one in described]
+        return [caption for one in described for caption in one.seen(loaded.namer, [one.caption])]
 
     def caption_several(self, images: Sequence[Image], count: int) -> list[tuple[Caption, ...]]:
         """Write several captions of each RGB image, in order.
@@ -176,7 +187,7 @@ class GeneratingCaptioner(ABC):
                 embeddings = self._embedded(captions, known)
                 order = select_captions(embeddings, one.predicted, first=0)
                 captions = tuple(captions[place] for place in order)
-            found.append(captions)
+            found.append(one.seen(loaded.namer, captions))
         return found
 
     def _describe(
@@ -203,7 +214,8 @@ class GeneratingCaptioner(ABC):
                 chosen = better(described[row].caption, second.caption)
                 described[row] = replace(second, caption=chosen)
         if loaded.namer is not None:
-            missed = loaded.namer.missed(images, [one.caption.text for one in described])
+            shares = loaded.namer.shares(loaded.namer.features(images))
+            missed = loaded.namer.missed(shares, [one.caption.text for one in described])
             if missed:
                 starts = [sighting.name.phrase for sighting in missed.values()]
                 rows = encoded.take(list(missed))
@@ -211,9 +223,12 @@ class GeneratingCaptioner(ABC):
                 for (row, sighting), second in zip(missed.items(), named, strict=True):
                     first = described[row]
                     if not second.caption.flags and sighting.outweighs(
-                        self._nearness(second, known) - self._nearness(first, known)
+                        first.caption.text,
+                        self._nearness(second, known) - self._nearness(first, known),
                     ):
                         described[row] = replace(second, others=(*second.others, *first.others))
+            seen = zip(described, shares, strict=True)
+            described = [replace(one, shares=own) for one, own in seen]
         return described
 
     def _nearness(self, one: _Described, known: dict[str, np.ndarray]) -> float:

@@ -5,7 +5,9 @@ probabilities say little about that. The CLIP lens looks at the same picture, th
 tower in the small models, but learnt to compare and not to write: the fit of a caption is how much
 nearer it lies to the picture, in CLIP's space, than what this captioner writes of other pictures.
 A picture that is near to nothing that people say of photos, as a page or a drawing, fits worse: its
-hubness (:mod:`core.models.clip.hubs`) counts too.
+hubness (:mod:`core.models.clip.hubs`) counts too. So does a second opinion, where the captioner has
+a namer (:mod:`core.models.captioner.naming`): how likely a classifier, a network of its own, finds
+the things that the caption mentions.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from core.errors import ModelError
 from core.models.captioner.settings import DECODING_FILE
 from core.models.clip.hubs import hubness, text_bank
 from core.models.locate import files_of, revision_of
-from core.records import UNSURE, Caption
+from core.records import UNSURE, Caption, SeenCaption
 
 if TYPE_CHECKING:
     from core.models.spec import ModelSpec, TextEncoder
@@ -40,17 +42,22 @@ class UnsureRule:
         clip_revision: Of the CLIP model that it was chosen with; another one measures otherwise.
         hubness_weight: What the picture's hubness counts in the fit; 0 where the CLIP model had no
             bank of texts.
+        seen_weight: What it counts that a classifier sees what the caption mentions.
     """
 
     below: float
     usual: tuple[str, ...]
     clip_revision: str
     hubness_weight: float = 0.0
+    seen_weight: float = 0.0
 
 
 HUBNESS_WEIGHT = 2.0
 """Of new rules: with 1 fewer pictures unlike photos are caught, with 3 more right captions are
 flagged."""
+
+SEEN_WEIGHT = 0.3
+"""Of new rules: with more, a pie chart passes in which the classifier sees a clock."""
 
 
 _usual_embeddings: WeakKeyDictionary[TextEncoder, tuple[tuple[str, ...], np.ndarray]] = (
@@ -88,6 +95,7 @@ def _parsed(path: Path, name: str, version: tuple[int, ...]) -> UnsureRule | Non
             tuple(str(text) for text in values["usual"]),
             str(values["clip_revision"]),
             float(values.get("hubness_weight", 0.0)),
+            float(values.get("seen_weight", 0.0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{DECODING_FILE} of {name} has no rule for unsure.") from error
@@ -118,6 +126,24 @@ def fits(
     return found if bank is None else found + np.float32(hubness_weight) * hubness(images, bank)
 
 
+def sureness(
+    captions: Sequence[Caption], images: np.ndarray, clip: TextEncoder, rule: UnsureRule
+) -> np.ndarray:
+    """Return what a rule's threshold is compared with, float32 (n,): fit, hubness and what is seen.
+
+    Args:
+        captions: n captions.
+        images: Embeddings of their pictures: float32 (n, dim), rows of unit norm.
+        clip: The model that embedded them.
+        rule: The captioner's.
+    """
+    texts = [caption.text for caption in captions]
+    seen = [each.seen if isinstance(each, SeenCaption) else 0.0 for each in captions]
+    found = fits(clip, texts, images, rule.usual, rule.hubness_weight)
+    total: np.ndarray = found + np.float32(rule.seen_weight) * np.array(seen, np.float32)
+    return total
+
+
 def _mean_embedding(clip: TextEncoder, texts: tuple[str, ...]) -> np.ndarray:
     """Return the mean embedding, float32 (dim,), of texts that every batch is compared with."""
     known = _usual_embeddings.get(clip)
@@ -138,9 +164,8 @@ def with_doubts(
         clip: The model that embedded them.
         rule: The captioner's.
     """
-    texts = [caption.text for caption in captions]
-    found = fits(clip, texts, images, rule.usual, rule.hubness_weight)
+    found = sureness(captions, images, clip, rule)
     return [
-        replace(caption, flags=(*caption.flags, UNSURE)) if fit < rule.below else caption
-        for caption, fit in zip(captions, found, strict=True)
+        replace(caption, flags=(*caption.flags, UNSURE)) if sure < rule.below else caption
+        for caption, sure in zip((each.plain() for each in captions), found, strict=True)
     ]

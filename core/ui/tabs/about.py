@@ -64,7 +64,8 @@ _NUMBERS = (
     (
         "unsure",
         "A caption that hardly fits its picture, as the CLIP lens sees it: no better than what the "
-        "captioner says of anything. The threshold was chosen on photos.",
+        "captioner says of anything. In the small captioner a classifier that sees what the "
+        "caption mentions makes up for some of that. The threshold was chosen on photos.",
     ),
 )
 

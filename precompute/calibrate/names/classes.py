@@ -31,6 +31,7 @@ _BATCH = 256
 _RATE = 0.01
 _DECAY = 1e-3
 _FIRST_BIAS = -4.0
+_SURE = 0.5
 _LARGEST = 50.0
 """Of a logit above the largest known one, so that no exponential is infinite."""
 
@@ -156,7 +157,7 @@ def train_namer(namer: Namer, table: Table, features: np.ndarray, places: np.nda
 def measure(namer: Namer, features: np.ndarray, places: np.ndarray) -> str:
     """Return in a sentence how often a namer names photos, and how often rightly."""
     shares = namer.shares(features)[:, :-1]
-    sure = shares.max(axis=1) >= namer.naming.least
+    sure = shares.max(axis=1) >= _SURE
     right = shares.argmax(axis=1) == places
     return (
         f"Of {len(places):,} photos it names {sure.mean():.1%}, {right[sure].sum():,} of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,9 +32,6 @@ def run(
         str | None, typer.Option(help="Imagefolder with captions: people, and dogs.")
     ] = None,
     captioned_limit: Annotated[int, typer.Option(min=2, help="Photos of that, spread.")] = 750,
-    least: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability from which on a name is tried.")
-    ] = 0.5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Teach a captioner's namer what labelled photos show, and write it beside the captioner.
@@ -47,7 +43,7 @@ def run(
     from tqdm import tqdm
 
     from core.files import write_atomically
-    from core.models.captioner.naming import NAMER_FILE, Namer, read_namer
+    from core.models.captioner.naming import NAMER_FILE, read_namer
     from core.models.choose import captioner_spec
     from core.models.devices import resolve_device
     from core.quiet import quiet_libraries
@@ -61,8 +57,6 @@ def run(
     namer = read_namer(spec, resolve_device(device))
     if namer is None:
         raise typer.BadParameter(f"{spec.name} has no {NAMER_FILE} to start from.")
-    limits = replace(namer.naming, least=least)
-    namer = Namer(limits, namer.network, namer.weight, namer.bias)
     table = read_table()
     photos: list[tuple[Callable[[], Image], int | None]] = []
     for source in labelled:

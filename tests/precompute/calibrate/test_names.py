@@ -44,7 +44,7 @@ def folders(tmp_path_factory) -> Path:
             photo(COLOURS[label], random).save(root / "named" / name)
     photo((0, 0, 0), random).save(root / "named" / "things_nothing_known_001.jpg")
     torch.manual_seed(0)
-    naming = Naming("test_efficientnet", 64, (), (-1,) * IMAGENET_CLASSES, 0.5)
+    naming = Naming("test_efficientnet", 64, (), (-1,) * IMAGENET_CLASSES)
     network = build_network(naming.architecture)
     torch.nn.init.constant_(network.bn2.weight, 2000.0)  # else it hardly says anything
     weight, bias = torch.zeros(IMAGENET_CLASSES, network.num_features), torch.zeros(1000)
@@ -58,8 +58,6 @@ def test_the_command_teaches_what_labelled_photos_show(folders):
         "mini",
         "names",
         str(folders / "captioner"),
-        "--least",
-        "0.6",
         "--device",
         "cpu",
     ]
@@ -70,12 +68,13 @@ def test_the_command_teaches_what_labelled_photos_show(folders):
     namer = read_namer(spec_of(folders / "captioner"), "cpu")
     random = np.random.default_rng(1)
     photos = [photo(colour, random) for colour in COLOURS.values()]
-    missed = namer.missed(photos, ["a picture"] * 3)
+    shares = namer.shares(namer.features(photos))
+    missed = namer.missed(shares, ["a picture"] * 3)
     assert {row: sighting.name.phrase for row, sighting in missed.items()} == {
         0: "a bunch of tomatoes",
         1: "a cucumber",
     }
-    assert namer.missed(photos, ["a tomato", "a man with a cucumber", "a picture"]) == {}
+    assert namer.missed(shares, ["a tomato", "a man with a cucumber", "a picture"]) == {}
 
 
 def test_without_a_namer_the_command_says_what_is_missing(tmp_path, folders):

@@ -40,16 +40,16 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 255, (50, 40, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def save_namer(folder: Path, images, least: float = 0.9) -> Path:
-    """Write a namer that is sure of a bird in the first image and of a bike in the second."""
+def save_namer(folder: Path, images, sure: bool = True) -> Path:
+    """Write a namer that sees a bird in the first image and a bike in the second, or nothing."""
     torch.manual_seed(0)
-    naming = Naming("test_efficientnet", 64, (BIRD, BIKE), (0, 1, -1), least)
+    naming = Naming("test_efficientnet", 64, (BIRD, BIKE), (0, 1, -1))
     blank = Namer(naming, build_network(naming.architecture), torch.zeros(3, 1), torch.zeros(3))
     first, second = (torch.from_numpy(row) for row in blank.features(images))
     apart = 50 * (first - second) / (first - second).square().sum()
     weight = torch.stack([apart, -apart, torch.zeros_like(apart)])
     middle = float(apart @ (first + second) / 2)
-    bias = torch.tensor([-middle, middle, -99.0])
+    bias = torch.tensor([-middle, middle, -99.0 if sure else 99.0])
     (folder / NAMER_FILE).write_bytes(Namer(naming, blank.network, weight, bias).to_bytes())
     return folder
 
@@ -78,17 +78,25 @@ def test_captions_begin_with_what_is_sure(tmp_path, images):
     together = captioner_of(folder).caption(images)
     assert together[0].text.startswith("a red bird ")
     assert BIKE.said_in(together[1].text)
+    assert all(caption.seen > 0.9 for caption in together)
     assert captioner_of(folder).caption(images[:1])[0].text == together[0].text
-    save_namer(folder, images, least=1.1)
-    assert [caption.text for caption in captioner_of(folder).caption(images)] == before
+    save_namer(folder, images, sure=False)
+    unnamed = captioner_of(folder).caption(images)
+    assert [caption.text for caption in unnamed] == before
+    assert all(caption.seen < 0.1 for caption in unnamed)
 
 
 def test_a_name_gives_way_where_its_caption_is_further_from_what_is_predicted(tmp_path, images):
-    assert Sighting(BIRD, 0.9).outweighs(0.0)
-    assert not Sighting(BIRD, 0.9).outweighs(-0.1)
-    assert Sighting(BIRD, 0.6).outweighs(0.1)
-    assert not Sighting(BIRD, 0.6).outweighs(0.0)
-    assert not Sighting(BIRD, 1.0).outweighs(-0.5)
+    thing, people = "a photo of a desk", "two men in a room"
+    assert Sighting(BIRD, 0.9).outweighs(thing, 0.0)
+    assert not Sighting(BIRD, 0.9).outweighs(thing, -0.2)
+    assert Sighting(BIRD, 0.6).outweighs(thing, 0.0)
+    assert not Sighting(BIRD, 0.6).outweighs(people, 0.0)
+    assert Sighting(BIRD, 0.6).outweighs(people, 0.1)
+    assert not Sighting(BIRD, 0.6).outweighs(thing, -0.1)
+    assert Sighting(BIRD, 0.4).outweighs(thing, 0.1)
+    assert not Sighting(BIRD, 0.4).outweighs(thing, 0.0)
+    assert not Sighting(BIRD, 1.0).outweighs(thing, -0.5)
     folder = save_tiny_instructblip(tmp_path / "tiny")
     sentence = MiniLmEncoder(SENTENCE, device="cpu")
     before = [caption.text for caption in captioner_of(folder).caption(images)]
@@ -116,6 +124,9 @@ def test_the_named_caption_is_the_first_of_several_and_chosen_by_the_probe(tmp_p
     assert one[0].text.startswith("a red bird ")
     assert [own[0].text for own in several] == [caption.text for caption in one]
     assert all(len({caption.text for caption in own}) == len(own) for own in several)
+    assert [own[0].seen for own in several] == [caption.seen for caption in one]
+    seen = [caption.seen > 0.9 for caption in several[0]]
+    assert seen == [BIRD.said_in(caption.text) for caption in several[0]]
 
 
 def test_a_captioner_without_the_file_has_no_namer(tmp_path):

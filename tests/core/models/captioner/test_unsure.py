@@ -13,10 +13,16 @@ from safetensors.numpy import save_file
 
 from core.describing import Describer
 from core.errors import ModelError
-from core.models.captioner.unsure import UnsureRule, fits, read_unsure_rule, with_doubts
+from core.models.captioner.unsure import (
+    UnsureRule,
+    fits,
+    read_unsure_rule,
+    sureness,
+    with_doubts,
+)
 from core.models.clip import hubs
 from core.models.locate import revision_of
-from core.records import UNSURE, Caption
+from core.records import UNSURE, Caption, SeenCaption
 from tests.core.planted import unit_rows
 from tests.tiny_uploads import colour_models
 
@@ -75,6 +81,22 @@ def test_pictures_near_to_nothing_that_people_say_fit_worse(models, tmp_path, mo
     assert read_unsure_rule(captioner, clip).hubness_weight == 2.0
     monkeypatch.setattr(hubs, "BANK_FILE", tmp_path / "none")  # then the fit cannot be measured
     assert read_unsure_rule(captioner, clip) is None
+
+
+def test_a_caption_is_surer_where_a_classifier_sees_what_it_mentions(models):
+    images = models.clip.encode_image(pictures())
+    captions = [SeenCaption(f"caption {row}", seen=row / 10) for row in range(8)]
+    plain = fits(models.clip, [each.text for each in captions], images, USUAL)
+    rule = UnsureRule(0.0, USUAL, "", seen_weight=2.0)
+    found = sureness(captions, images, models.clip, rule)
+    assert found == pytest.approx(plain + 2 * np.arange(8) / 10, abs=1e-5)
+    below = float(np.median(found))
+    judged = with_doubts(captions, images, models.clip, replace(rule, below=below))
+    assert [UNSURE in each.flags for each in judged] == (found < below).tolist()
+    assert (found < below).tolist() != (plain < below).tolist()
+    assert {type(each) for each in judged} == {Caption}  # a record keeps nothing of it
+    write(models, {**rule_of(models, 0.25), "seen_weight": 2.0})
+    assert read_unsure_rule(models.profile.captioner, models.profile.clip).seen_weight == 2.0
 
 
 def test_only_captions_below_the_threshold_are_flagged(models):
