@@ -1,5 +1,7 @@
 # `make demo` and `make test` do all the set-up; see the README.
 # Python compiles what it imports by itself; compiling all of the packages takes half a minute.
+# A machine that forbids it would compile torch anew at every start of every process.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
