@@ -11,8 +11,10 @@ import ctypes
 import errno
 import mmap
 import os
+import tempfile
 import weakref
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -71,6 +73,24 @@ def read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     for start, part in parts:
         _fill(file.handle, part, start)
     return found
+
+
+def scratch(shape: tuple[int, int], folder: Path) -> np.ndarray:
+    """Return zeros to be written over, float32, whose pages are the system's to take back.
+
+    They lie in a file without a name, which is gone with the array.
+
+    Args:
+        shape: Rows and their length, each 1 or more.
+        folder: On whose disk.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal later
+            os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def let_go(array: np.ndarray) -> None:

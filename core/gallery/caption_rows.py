@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from core.mapped import scratch
 from core.records import CaptionPooling, ImageRecord
 
 NEAR_DUPLICATE = 0.95
 """Cosine of all-MiniLM-L6-v2 from which two captions of one image say the same. Recall hardly
 depends on it (0.90, 0.95 and 0.99 find as much); what a reader sees does: above it lies a changed
 article or number, below it another word that matters."""
+
+_IMAGES_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class CaptionRows:
     @classmethod
     def of(cls, records: Sequence[ImageRecord]) -> CaptionRows:
         """Count the captions of each record."""
-        return cls.counted([1 + len(record.more_captions) for record in records])
+        counts = (1 + len(record.more_captions) for record in records)
+        return cls.counted(np.fromiter(counts, np.int64, len(records)))
 
     @classmethod
     def counted(cls, counts: Sequence[int] | np.ndarray) -> CaptionRows:
@@ -54,35 +59,46 @@ class CaptionRows:
         """The image of each caption: int64 (captions,), rising."""
         return np.repeat(np.arange(self.images, dtype=np.int64), np.diff(self.first))
 
-    def mean(self, embeddings: np.ndarray) -> np.ndarray:
+    def mean(self, embeddings: np.ndarray, folder: Path | None = None) -> np.ndarray:
         """Return each image's mean embedding, made unit: float32 (n, dim).
 
         Where the captions of an image cancel each other out, its first one stands for it.
 
         Args:
             embeddings: float32 (captions, dim), rows of unit norm.
+            folder: On its disk the means lie, mapped; None holds them in memory.
+
+        Raises:
+            OSError: There is no room.
         """
         if self.single:
             return embeddings
-        sums = np.add.reduceat(embeddings, self.first[:-1], axis=0, dtype=np.float64)
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        lost = norms[:, 0] < 1e-6
-        sums[lost], norms[lost] = embeddings[self.first[:-1][lost]], 1.0
-        mean: np.ndarray = (sums / norms).astype(np.float32)
-        return mean
+        shape = self.images, embeddings.shape[1]
+        means = np.empty(shape, np.float32) if folder is None else scratch(shape, folder)
+        for start in range(0, self.images, _IMAGES_AT_ONCE):
+            first = self.first[start : start + _IMAGES_AT_ONCE + 1]
+            own = embeddings[first[0] : first[-1]]
+            begins = first[:-1] - first[0]
+            sums = np.add.reduceat(own, begins, axis=0, dtype=np.float64)
+            norms = np.linalg.norm(sums, axis=1, keepdims=True)
+            lost = norms[:, 0] < 1e-6
+            sums[lost], norms[lost] = own[begins[lost]], 1.0
+            means[start : start + len(begins)] = sums / norms
+        return means
 
     def indexed(
-        self, embeddings: np.ndarray, pooling: CaptionPooling
+        self, embeddings: np.ndarray, pooling: CaptionPooling, folder: Path | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what the caption lens indexes and whose each row is, as ``Index.build`` takes it.
 
         Args:
             embeddings: float32 (captions, dim), rows of unit norm.
             pooling: How several captions of an image are indexed.
+            folder: See :meth:`mean`.
         """
         if pooling == "best" and not self.single:
             return embeddings, self.owners
-        return self.mean(embeddings), None
+        return self.mean(embeddings, folder), None
 
     def rows_of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the caption rows of some images, and where each image's begin among them.

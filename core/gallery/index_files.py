@@ -18,7 +18,8 @@ from core.search.engines.approximate import Approximate
 from core.search.engines.entry import IndexEntry
 from core.search.engines.files import Clusters, check_index, read_clusters
 from core.search.engines.milvus import MilvusIndex, MilvusPlace
-from core.search.engines.training import build_for_gallery
+from core.search.engines.training import measured, trained_for_gallery
+from core.search.engines.writing import write_filled, write_flat
 from core.search.index import Index
 
 
@@ -102,18 +103,20 @@ def write_indexes(
     lens: Lens,
     vectors: np.ndarray,
     kinds: Sequence[IndexKind],
-    texts: np.ndarray | None = None,
+    texts: Sequence[np.ndarray] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[tuple[IndexEntry, ...], tuple[str, ...]]:
-    """Build, measure and write the indexes of one lens.
+    """Build, write and measure the indexes of one lens.
+
+    Vectors that are mapped stay so: of all kinds but ``hnsw`` a part at a time is in memory.
 
     Args:
         folder: Of the gallery.
         lens: Whose embeddings.
         vectors: What is indexed: float32 (n, dim), rows of unit norm.
         kinds: Of index, the best first.
-        texts: See :func:`core.search.engines.training.build_for_gallery`; likewise ``say``.
-        say: See there.
+        texts: See :func:`core.search.engines.training.measured`.
+        say: Receives messages on progress.
 
     Returns:
         An entry each for the manifest, and the names of the files.
@@ -123,12 +126,55 @@ def write_indexes(
     """
     entries, names = [], []
     for kind in kinds:
-        approximate, entry = build_for_gallery(kind, vectors, texts, say)
         name = index_file(lens, kind)
-        Index(vectors, (), None, approximate).save(folder / name)
+        if kind == "flat":
+            write_flat(vectors, folder / name)
+            entry = IndexEntry(kind=kind, recall=1.0)
+        else:
+            empty, entry = trained_for_gallery(
+                kind, vectors, asked_by_texts=bool(texts), folder=folder
+            )
+            say(f"{kind}: trained with {entry.trained_on:,} vectors, adding {len(vectors):,} ...")
+            write_filled(empty, vectors, folder / name)
+            say(f"{kind}: searching at rising effort ...")
+            held = GalleryFolder(folder).held(name, (folder / name).stat().st_size)
+            entry = measured(entry, Approximate.mapped(kind, held.path), vectors, texts)
         entries.append(entry)
         names.append(name)
     return tuple(entries), tuple(names)
+
+
+def measured_again(
+    folder: Path,
+    manifest: Manifest,
+    lens: Lens,
+    vectors: np.ndarray,
+    entry: IndexEntry,
+    texts: Sequence[np.ndarray] = (),
+) -> IndexEntry:
+    """Measure an index of a gallery as it would be today; its file stays as it is.
+
+    Args:
+        folder: Of the gallery.
+        manifest: Of it.
+        lens: Whose.
+        vectors: See :func:`write_indexes`.
+        entry: What the manifest says of the index.
+        texts: See :func:`write_indexes`.
+
+    Returns:
+        The entry with what was found; as it was for a kind that has nothing to tune.
+
+    Raises:
+        CorruptGalleryError: The file is missing, or no such index of these embeddings.
+        GalleryError: It cannot be read.
+    """
+    if not needs_file(entry.kind):
+        return entry
+    held = GalleryFolder(folder)
+    found = read_index(held, manifest, lens, entry, vectors.shape, mapped=True)
+    approximate = found.opened(vectors, (), None).approximate
+    return entry if approximate is None else measured(entry, approximate, vectors, texts)
 
 
 def needs_file(kind: IndexKind) -> bool:

@@ -75,7 +75,7 @@ def write_gallery(
     created_at: datetime | None = None,
     extra_files: Iterable[str] = (),
     indexes: Sequence[IndexKind] = (),
-    texts: Mapping[Lens, np.ndarray] | None = None,
+    texts: Mapping[Lens, Sequence[np.ndarray]] | None = None,
 ) -> Manifest:
     """Fill a folder with a gallery.
 
@@ -104,7 +104,7 @@ def write_gallery(
         indexes: Kinds of index, the best first; none chooses by size
             (:func:`core.search.engines.training.kinds_for`).
         texts: Queries by lens that the indexes are measured with; see
-            :func:`core.search.engines.training.build_for_gallery`.
+            :func:`core.search.engines.training.measured`.
 
     Returns:
         The manifest as written.
@@ -146,7 +146,7 @@ def write_as(
     extra_files: Iterable[str] = (),
     *,
     indexes: Sequence[IndexKind] = (),
-    texts: Mapping[Lens, np.ndarray] | None = None,
+    texts: Mapping[Lens, Sequence[np.ndarray]] | None = None,
 ) -> Manifest:
     """Fill a folder with the gallery that a manifest without files describes.
 
@@ -174,9 +174,9 @@ def write_as(
         write_array(folder / embeddings_file(lens), array)
         indexed = array
         if lens == "captions":
-            indexed, _ = rows.indexed(array, draft.caption_pooling)
+            indexed, _ = rows.indexed(array, draft.caption_pooling, folder)
         entries[lens], written = write_indexes(
-            folder, lens, indexed, kinds, (texts or {}).get(lens)
+            folder, lens, indexed, kinds, (texts or {}).get(lens, ())
         )
         names += written
     files = {name: FileRef.of(folder / name) for name in sorted({*names, *REQUIRED_FILES})}

@@ -72,7 +72,7 @@ def write_map(
     """
     if len(records) > MOST_PICTURES:
         return ()
-    means = CaptionRows.of(records).mean(captions)
+    means = CaptionRows.of(records).mean(captions, folder)
     _write(folder, lay_out({"captions": means, "clip": clip}))
     return MAP_FILES
 

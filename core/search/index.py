@@ -13,9 +13,10 @@ import numpy as np
 from core.errors import EmbeddingError, QueryError
 from core.mapped import let_go, read_rows
 from core.records import FAISS_KINDS, Hit, IndexKind
-from core.search.engines.approximate import Approximate, library, save
+from core.search.engines.approximate import Approximate, library
 from core.search.engines.files import Clusters
-from core.search.engines.training import add_all, trained_index
+from core.search.engines.training import trained_index
+from core.search.engines.writing import write_flat
 from core.search.query import check_index_kind
 
 NORM_TOLERANCE = 1e-3
@@ -102,6 +103,7 @@ class Index:
 
     Attributes:
         ids: Id of each image, in row order.
+        approximate: What finds candidates among the vectors; None compares with each of them.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Index:
             approximate: An index over the vectors; None compares a query with each of them.
         """
         self._vectors = vectors
-        self._approximate = approximate
+        self.approximate = approximate
         self.ids = ids
         self._kind: IndexKind = "flat" if approximate is None else approximate.kind
         self._owners = owners
@@ -154,7 +156,7 @@ class Index:
         if kind == "flat":
             return cls(vectors, ids, owners)
         approximate = trained_index(kind, vectors, vectors)
-        add_all(approximate, vectors)
+        approximate.add(vectors)
         return cls(vectors, ids, owners, approximate)
 
     @classmethod
@@ -202,11 +204,9 @@ class Index:
         Raises:
             OSError: It could not be written, as on a full disk.
         """
-        if self._approximate is not None:
-            return self._approximate.save(path)
-        index = library().IndexFlatIP(self.dim)
-        index.add(self._vectors)
-        save(index, path)
+        if self.approximate is None:
+            return write_flat(self._vectors, path)
+        return self.approximate.save(path)
 
     def __len__(self) -> int:
         """Return the number of vectors."""
@@ -225,7 +225,7 @@ class Index:
     @property
     def nlist(self) -> int | None:
         """Number of clusters; None for a kind that has none."""
-        return None if self._approximate is None else self._approximate.nlist
+        return None if self.approximate is None else self.approximate.nlist
 
     @property
     def default_nprobe(self) -> int | None:
@@ -233,7 +233,7 @@ class Index:
 
         What the build found to be enough, or else the root of nlist.
         """
-        found = self._approximate
+        found = self.approximate
         return None if found is None or found.nlist is None else found.effort
 
     def search(
@@ -280,7 +280,7 @@ class Index:
         return rankings
 
     def _scope(self, nprobe: int | None, among: np.ndarray | None) -> _Scope:
-        found = self._approximate
+        found = self.approximate
         effort = None if found is None else found.effort
         if found is not None and found.nlist is not None:
             effort = min(nprobe or found.effort, found.nlist)
@@ -305,10 +305,10 @@ class Index:
         """Search with spare candidates, and again with more where the cut may split a tie."""
         rankings: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
-        spares = _SPARE_CANDIDATES + (self._approximate.spares(depth) if self._approximate else 0)
+        spares = _SPARE_CANDIDATES + (self.approximate.spares(depth) if self.approximate else 0)
         fetched = min(scope.size, depth + spares)
         # Where codes stand for vectors, close scores say nothing of a tie.
-        compressed = self._approximate is not None and not self._approximate.exact
+        compressed = self.approximate is not None and not self.approximate.exact
         inexact = compressed and scope.effort is not None
         while pending.size:
             queries = vectors[pending]
@@ -328,10 +328,10 @@ class Index:
 
     def _nearest(self, queries: np.ndarray, count: int, depth: int, scope: _Scope) -> Any:  # noqa: ANN401
         """Return scores and rows, each (q, count), best first; -1 fills up what is not found."""
-        if scope.effort is None or self._approximate is None:
+        if scope.effort is None or self.approximate is None:
             return self._exact(queries, count, scope)
         selector = scope.selector()
-        scores, rows = self._approximate.search(queries, count, scope.effort, selector)
+        scores, rows = self.approximate.search(queries, count, scope.effort, selector)
         # What a filter allows may lie in other clusters than those nearest to the query.
         short = np.flatnonzero(rows[:, depth - 1] < 0) if scope.bits is not None else ()
         if len(short):

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.gallery.dataset.image_ids import ImageIds
+from core.gallery.index_files import write_indexes
+from core.gallery.layout import index_file
 from core.gallery.picture_set import PictureSet
 from core.records import LENSES, IndexKind, Lens
 from core.search.engines.approximate import Approximate, library
 from core.search.engines.entry import IndexEntry
-from core.search.engines.training import build_for_gallery
 from core.search.index import Index
 from core.search.results import FUSION_DEPTH
 from core.search.service import SearchService
@@ -67,7 +68,7 @@ def index(
         made = _Enlarged(Path(folder), pictures)
         for lens in LENSES:
             encoder = models.clip if lens == "clip" else models.sentence
-            texts = encoder.encode_text(tuning)
+            texts = [encoder.encode_text(sort) for sort in tuning]
             figures += made.fill(lens, opened.embeddings(lens), choice, texts, say)
         say("searching ...")
         library().omp_set_num_threads(1)  # as a server of many visitors has for each
@@ -76,7 +77,7 @@ def index(
     return result(figures, name, pictures=pictures, indexes=entries)
 
 
-def _texts(gallery: Gallery, count: int) -> tuple[list[str], list[str]]:
+def _texts(gallery: Gallery, count: int) -> tuple[tuple[list[str], list[str]], list[str]]:
     """Return words to tune with and words to search by, none twice."""
     from core.errors import SourceError
     from precompute.build.index_command import as_asked
@@ -85,7 +86,7 @@ def _texts(gallery: Gallery, count: int) -> tuple[list[str], list[str]]:
     tuning = as_asked(record.caption for record in gallery.records[:half])
     said = ((each.references or (each.caption,))[0] for each in gallery.records[half:])
     asked = list(dict.fromkeys(text for text in said if text.strip()))[:count]
-    if min(len(tuning), len(asked)) < 10:
+    if min(len(tuning[0]), len(asked)) < 10:
         raise SourceError("The gallery needs 20 different captions or more.")
     return tuning, asked
 
@@ -115,7 +116,7 @@ class _Enlarged(PictureSet):
         lens: Lens,
         real: np.ndarray,
         choice: IndexChoice,
-        texts: np.ndarray,
+        texts: Sequence[np.ndarray],
         say: Say,
     ) -> list[Figure]:
         """Make one lens's vectors and index; return what that took."""
@@ -139,11 +140,9 @@ class _Enlarged(PictureSet):
             marks.append((time.perf_counter(), time.process_time()))
             say(text)
 
-        approximate, entry = build_for_gallery(self._kind, vectors, texts, told)
+        (entry,), _ = write_indexes(self.folder, lens, vectors, (self._kind,), texts, told)
         marks.append((time.perf_counter(), time.process_time()))
         self.entries[lens] = entry
-        Index(vectors, self.ids, None, approximate).save(self._file(lens))
-        del approximate
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak_gb = peak / (2**20 if sys.platform != "darwin" else 2**30)
         title = f"{lens} {self._kind}"
@@ -170,7 +169,7 @@ class _Enlarged(PictureSet):
         ]
 
     def _file(self, lens: Lens) -> Path:
-        return self.folder / f"{lens}.faiss"
+        return self.folder / index_file(lens, self._kind)
 
     def _make_index(self, lens: Lens, kind: IndexKind) -> Index:
         if kind == "flat":

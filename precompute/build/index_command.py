@@ -116,7 +116,7 @@ def chosen_kinds(
 
 def query_texts(
     sentence: TextEncoder, clip: TextEncoder, records: Sequence[ImageRecord]
-) -> Mapping[Lens, np.ndarray]:
+) -> Mapping[Lens, Sequence[np.ndarray]]:
     """Return queries to measure the indexes with, as visitors may ask; none for a small gallery.
 
     Words lie farther from the vectors than these from each other, in both lenses, so that a search
@@ -125,33 +125,49 @@ def query_texts(
     Args:
         sentence: Of the gallery.
         clip: Likewise.
-        records: Whose captions are shortened to be the queries.
+        records: Whose captions the queries are made of.
+
+    Returns:
+        By lens, each of the sorts of :func:`as_asked`: float32 (q, dim).
     """
     from core.search.engines.training import FLAT_UP_TO
 
     if len(records) <= FLAT_UP_TO:
         return {}
     rows = range(0, len(records), max(1, len(records) // _TEXTS))
-    words = as_asked(records[row].caption for row in rows)[:_TEXTS]
-    return {"captions": sentence.encode_text(words), "clip": clip.encode_text(words)}
+    found = as_asked(records[row].caption for row in rows[:_TEXTS])
+    sorts = [texts for texts in found if texts]  # all captions may be blank
+    return {
+        "captions": [sentence.encode_text(texts) for texts in sorts],
+        "clip": [clip.encode_text(texts) for texts in sorts],
+    }
 
 
-def as_asked(captions: Iterable[str]) -> list[str]:
-    """Return captions cut to their first third, but three words or more; none twice.
+def as_asked(captions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return queries made of captions: short ones, and composed ones that no picture answers.
 
-    So short, they lie as far from their own pictures' vectors as what others say of pictures does.
+    A caption's first third, but three words or more, lies as far from its own picture's vector as
+    what others say of pictures does. With another caption's last third behind it, it asks for what
+    is in no picture, as visitors do. None comes twice.
     """
-    cut = []
-    for caption in captions:
-        words = caption.split()
-        cut.append(" ".join(words[: max(3, len(words) // 3)]))
-    return [text for text in dict.fromkeys(cut) if text]
+    words = [caption.split() for caption in captions]
+    begins = [own[: max(3, len(own) // 3)] for own in words]
+    ends = [own[-max(3, len(own) // 3) :] for own in words]
+    half = len(words) // 2
+    composed = zip(begins, ends[half:] + ends[:half], strict=True)
+    return _distinct(begins), _distinct(begin + end for begin, end in composed)
+
+
+def _distinct(texts: Iterable[list[str]]) -> list[str]:
+    return [text for text in dict.fromkeys(" ".join(words) for words in texts) if text]
 
 
 def reindex(
     folder: Path, models: Models, index: IndexChoice, index_bytes: int, say: Callable[[str], None]
 ) -> Manifest:
-    """Replace the indexes of a gallery; what it has already is kept.
+    """Replace the indexes of a gallery; the files of kinds that it has already are kept.
+
+    How much effort those need is found anew, as for an index that is built today.
 
     The new files are written first and the manifest last, so that the gallery is whole whenever
     this stops. An app that has it open goes on with the old files.
@@ -171,7 +187,7 @@ def reindex(
         OSError: A file could not be written.
     """
     from core.files import fsync
-    from core.gallery.index_files import write_indexes
+    from core.gallery.index_files import measured_again, write_indexes
     from core.gallery.layout import index_files
     from core.gallery.manifest import FileRef, Manifest
     from core.gallery.reader import Gallery
@@ -187,11 +203,15 @@ def reindex(
         fill_milvus(gallery, say)
         kinds = (*kinds, *(kind for kind in old.index_kinds if kind != "milvus"))
     missing = [kind for kind in kinds if kind not in (*old.index_kinds, "milvus")]
-    texts = query_texts(models.sentence, models.clip, gallery.records) if missing else {}
+    texts = query_texts(models.sentence, models.clip, gallery.records)
     entries: dict[Lens, tuple[IndexEntry, ...]] = {}
     for lens in LENSES:
+        words = texts.get(lens, ())
         kept = {entry.kind: entry for entry in old.indexes_of(lens)}
-        made, _ = write_indexes(folder, lens, vectors[lens], missing, texts.get(lens), say)
+        for kind in (kind for kind in kinds if kind in kept):
+            say(f"{lens}, {kind}: searching at rising effort ...")
+            kept[kind] = measured_again(folder, old, lens, vectors[lens], kept[kind], words)
+        made, _ = write_indexes(folder, lens, vectors[lens], missing, words, say)
         kept |= {entry.kind: entry for entry in made}
         if "milvus" in kinds:
             kept["milvus"] = _milvus_entry(kept.values())

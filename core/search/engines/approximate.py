@@ -17,6 +17,7 @@ HNSW_LINKS = 32
 _HNSW_EFFORT = 64
 _HNSW_MOST_EFFORT = 4096
 _BITS_A_CODE = 8
+_ADDED_AT_ONCE = 65_536
 _SEARCHES_KEPT = 16
 """After so many, what they looked into of a mapped file leaves resident memory."""
 _COMPRESSED_SPARES = {"ivfsq8": 1, "ivfpq": 10}
@@ -118,6 +119,11 @@ class Approximate:
         """The FAISS index."""
         return self._index
 
+    def add(self, vectors: np.ndarray) -> None:
+        """Add vectors some at a time, so that mapped ones need not be in memory at once."""
+        for start in range(0, len(vectors), _ADDED_AT_ONCE):
+            self._index.add(np.ascontiguousarray(vectors[start : start + _ADDED_AT_ONCE]))
+
     def spares(self, hits: int) -> int:
         """Return how many candidates more than ``hits`` a search needs, to be scored again."""
         return hits * _COMPRESSED_SPARES.get(self.kind, 0)
@@ -150,21 +156,16 @@ class Approximate:
         return found
 
     def save(self, path: Path) -> None:
-        """Write the index as a file of FAISS and force it to disk."""
-        save(self._index, path)
+        """Write the index as a file of FAISS and force it to disk.
 
-
-def save(index: Any, path: Path) -> None:  # noqa: ANN401
-    """Write any FAISS index and force it to disk.
-
-    Raises:
-        OSError: It could not be written, as on a full disk.
-    """
-    faiss = library()
-    try:
-        with path.open("wb") as file:  # FAISS takes no path that is not text
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    except RuntimeError as error:
-        reason = f"{path.name} could not be written: {error}"
-        raise OSError(errno.EIO, reason) from error
-    fsync(path)
+        Raises:
+            OSError: It could not be written, as on a full disk.
+        """
+        faiss = library()
+        try:
+            with path.open("wb") as file:  # FAISS takes no path that is not text
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
+        except RuntimeError as error:
+            reason = f"{path.name} could not be written: {error}"
+            raise OSError(errno.EIO, reason) from error
+        fsync(path)

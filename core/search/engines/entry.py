@@ -20,7 +20,8 @@ class EffortPoint(_Frozen):
 
     Attributes:
         effort: nprobe of the IVF kinds, efSearch of ``hnsw``.
-        recall: Share of the ten nearest vectors that are found: recall@10 against flat.
+        recall: Share of the ten nearest vectors that are found: recall@10 against flat. Of several
+            sorts of queries, that of which the least is found.
         compared: Share of all vectors that a query is compared with. What a search costs, on
             every machine.
     """

@@ -15,11 +15,11 @@ import numpy as np
 
 from core.records import IndexKind
 
-_INDEX = struct.Struct("<4siqqqBi")  # name, dim, vectors, unused, unused, is trained, metric
-_LISTS = struct.Struct("<4sQQ4s")  # name, lists, bytes a vector, how the sizes are stored
-_COUNT = struct.Struct("<Q")
+INDEX = struct.Struct("<4siqqqBi")  # name, dim, vectors, unused, unused, is trained, metric
+LISTS = struct.Struct("<4sQQ4s")  # name, lists, bytes a vector, how the sizes are stored
+COUNT = struct.Struct("<Q")
 _NO_DIRECT_MAP = b"\0"
-_INNER_PRODUCT = 0
+INNER_PRODUCT = 0
 _NAMES: Mapping[str, bytes] = {"ivf": b"IwFl", "ivfsq8": b"IwSq", "ivfpq": b"IwPQ"}
 _SCALAR = struct.Struct("<iifQQQ")  # quantizer, range, its argument, dim, bytes, trained numbers
 _SCALAR_END = struct.Struct("<QB")  # bytes a vector, by residual
@@ -172,8 +172,8 @@ def _check_links(file: _Reader, size: int, dim: int) -> None:
 
 
 def _require_index(file: _Reader, name: bytes, size: int, dim: int) -> None:
-    found, its_dim, its_size, _, _, trained, metric = file.unpack(_INDEX)
-    if found != name or trained != 1 or metric != _INNER_PRODUCT:
+    found, its_dim, its_size, _, _, trained, metric = file.unpack(INDEX)
+    if found != name or trained != 1 or metric != INNER_PRODUCT:
         raise ValueError("it is not an IVF index by inner product")
     if (its_size, its_dim) != (size, dim):
         raise ValueError(f"it is of {its_size} vectors of length {its_dim}, not {size} of {dim}")
@@ -181,7 +181,7 @@ def _require_index(file: _Reader, name: bytes, size: int, dim: int) -> None:
 
 def _list_sizes(file: _Reader, nlist: int, code_bytes: int) -> np.ndarray:
     """Return how many vectors each cluster has: int64 (nlist,), not checked."""
-    name, lists, width, storage = file.unpack(_LISTS)
+    name, lists, width, storage = file.unpack(LISTS)
     if (name, lists, width) != (b"ilar", nlist, code_bytes):
         raise ValueError("its lists are not of its clusters")
     if storage == b"full":
@@ -221,7 +221,7 @@ class _Reader:
         return layout.unpack(self.take(layout.size))
 
     def count(self) -> int:
-        return int(self.unpack(_COUNT)[0])
+        return int(self.unpack(COUNT)[0])
 
     def array(self, dtype: type[np.generic], length: int) -> np.ndarray:
         size = length * np.dtype(dtype).itemsize

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from core.records import INDEX_PAIR, IndexKind
 from core.search.engines.approximate import Approximate, library
 from core.search.engines.entry import EffortPoint, IndexEntry
+from core.search.engines.writing import sampled
 
 RECALL_GOAL = 0.95
 """Share of the ten nearest that a search has to find, of queries the training never saw."""
@@ -27,7 +29,6 @@ _TRAINING_SEED = 1234
 _HELD_OUT = 1_000
 _VECTORS_A_CLUSTER = 64
 _LEAST_CODEBOOK_SAMPLE = 65_536
-_CHUNK = 65_536
 _HNSW_EFFORTS = (16, 1024)
 
 
@@ -67,68 +68,81 @@ def trained_index(kind: IndexKind, vectors: np.ndarray, sample: np.ndarray) -> A
     return approximate
 
 
-def add_all(approximate: Approximate, vectors: np.ndarray) -> None:
-    """Add vectors some at a time, so that mapped ones need not be in memory at once."""
-    for start in range(0, len(vectors), _CHUNK):
-        approximate.raw.add(np.ascontiguousarray(vectors[start : start + _CHUNK]))
-
-
-def build_for_gallery(
-    kind: IndexKind,
-    vectors: np.ndarray,
-    texts: np.ndarray | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> tuple[Approximate | None, IndexEntry]:
-    """Build an index and find how much effort its searches need.
+def trained_for_gallery(
+    kind: IndexKind, vectors: np.ndarray, *, asked_by_texts: bool, folder: Path
+) -> tuple[Approximate, IndexEntry]:
+    """Train an index for a gallery's vectors, and leave it empty.
 
     Args:
-        kind: Of the index.
+        kind: Any but ``flat``.
         vectors: float32 (n, dim), rows of unit norm, in memory or mapped.
-        texts: Queries as visitors ask them: float32 (q, dim), unit norm; None holds out vectors.
-        say: Receives messages on progress.
+        asked_by_texts: Whether texts measure it; else vectors do, which are held out.
+        folder: On its disk a sample lies while it is trained with.
 
     Returns:
-        The index, None for ``flat``, and what the manifest says of it. Fewer than a thousand
-        vectors are not measured.
+        The index, and what the manifest says of it before it is measured.
+
+    Raises:
+        OSError: The sample could not be written.
     """
-    if kind == "flat":
-        return None, IndexEntry(kind=kind, recall=1.0)
-    shuffled = np.random.default_rng(_TRAINING_SEED).permutation(len(vectors))
-    measured = len(vectors) >= LEAST_MEASURED
-    held_out = min(_HELD_OUT, len(vectors) // 10) if measured and texts is None else 0
     approximate = Approximate.untrained(kind, vectors.shape[1], len(vectors))
-    wanted = _VECTORS_A_CLUSTER * (approximate.nlist or 1)
+    wanted = _VECTORS_A_CLUSTER * (approximate.nlist or 0)
     if kind == "ivfpq":
         wanted = max(wanted, _LEAST_CODEBOOK_SAMPLE)
-    sample = np.sort(shuffled[held_out : held_out + wanted])
-    if len(sample) < len(vectors):
-        approximate = trained_index(kind, vectors, vectors[sample])
-    else:
-        approximate = trained_index(kind, vectors, vectors)
-    say(f"{kind}: trained with {len(sample):,} vectors, adding {len(vectors):,} ...")
-    add_all(approximate, vectors)
-    entry = IndexEntry(
+    held_out = 0 if asked_by_texts else _held_out(len(vectors))
+    sample = np.sort(_shuffled(len(vectors))[held_out : held_out + wanted])
+    whole = len(sample) in (0, len(vectors))  # hnsw is not trained
+    given = vectors if whole else sampled(vectors, sample, folder)
+    return trained_index(kind, vectors, given), IndexEntry(
         kind=kind,
         nlist=approximate.nlist,
-        trained_on=0 if kind == "hnsw" else len(sample),
-        query_origin="vectors" if texts is None else "texts",
+        trained_on=len(sample),
+        query_origin="texts" if asked_by_texts else "vectors",
     )
-    if not measured:
-        return approximate, entry
-    say(f"{kind}: searching at rising effort ...")
-    own = np.sort(shuffled[:held_out]) if held_out else None
-    queries = vectors[own] if own is not None else texts
-    curve = _Curve(approximate, vectors, np.ascontiguousarray(queries), own)
+
+
+def measured(
+    entry: IndexEntry,
+    approximate: Approximate,
+    vectors: np.ndarray,
+    texts: Sequence[np.ndarray] = (),
+) -> IndexEntry:
+    """Find how much effort the searches of a gallery's index need.
+
+    Args:
+        entry: What is said of it.
+        approximate: The index, filled.
+        vectors: What is in it: float32 (n, dim), rows of unit norm, in memory or mapped.
+        texts: Sorts of queries as visitors ask them: each float32 (q, dim), unit norm. Enough is
+            found of each of them. Without, the vectors ask that the training held out.
+
+    Returns:
+        The entry with what was found; as it was for fewer than :data:`LEAST_MEASURED` vectors.
+    """
+    if len(vectors) < LEAST_MEASURED:
+        return entry
+    own = None if texts else np.sort(_shuffled(len(vectors))[: _held_out(len(vectors))])
+    curve = _Curve(approximate, vectors, texts if own is None else [vectors[own]], own)
     chosen = curve.least_effort()
-    approximate.effort = chosen.effort
-    return approximate, entry.model_copy(
+    return entry.model_copy(
         update={
             "effort": chosen.effort,
             "recall": chosen.recall,
             "queries": len(curve.queries),
+            "query_origin": "texts" if texts else "vectors",
             "curve": tuple(sorted(curve.points.values(), key=lambda point: point.effort)),
         }
     )
+
+
+def _shuffled(size: int) -> np.ndarray:
+    """Return the rows of a gallery's vectors in an order that is always the same."""
+    return np.random.default_rng(_TRAINING_SEED).permutation(size)
+
+
+def _held_out(size: int) -> int:
+    """Return how many vectors, the first of that order, ask and are not trained with."""
+    return min(_HELD_OUT, size // 10) if size >= LEAST_MEASURED else 0
 
 
 class _Curve:
@@ -138,12 +152,13 @@ class _Curve:
         self,
         approximate: Approximate,
         vectors: np.ndarray,
-        queries: np.ndarray,
+        sorts: Sequence[np.ndarray],
         own: np.ndarray | None,
     ) -> None:
         self._approximate = approximate
         self._vectors = vectors
-        self.queries = queries
+        self.queries = queries = np.concatenate(sorts)
+        self._ends = np.cumsum([len(sort) for sort in sorts])[:-1]
         # A query that is one of the vectors is no answer to itself.
         self._own = np.full(len(queries), -1) if own is None else own
         _, rows = library().knn(queries, vectors, _DEPTH + 1, library().METRIC_INNER_PRODUCT)
@@ -175,14 +190,16 @@ class _Curve:
         _, rows = self._approximate.search(self.queries, count, effort)
         compared = counted.share(len(self.queries) * len(self._vectors))
         found = self._scores(rows)[:, :_DEPTH] >= self._needed - 1e-5
-        shares = found.mean(axis=1)
-        recall = float(shares.mean())
+        sorts = np.split(found.mean(axis=1), self._ends)
+        recall = min(float(shares.mean()) for shares in sorts)
         self.points[effort] = EffortPoint(
             effort=effort, recall=round(recall, 4), compared=round(compared, 6)
         )
         # Two standard errors on the safe side: the visitors' queries are others than these.
-        doubt = 2 * float(shares.std()) / len(shares) ** 0.5
-        self._certain[effort] = recall - doubt >= RECALL_GOAL
+        self._certain[effort] = all(
+            float(shares.mean()) - 2 * float(shares.std()) / len(shares) ** 0.5 >= RECALL_GOAL
+            for shares in sorts
+        )
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
         """Return the true scores of rows, best first: float32 (q, rows)."""

@@ -19,7 +19,7 @@ from precompute.build.index_command import (
     query_texts,
     reindex,
 )
-from tests.core.planted import gallery_on_disk, profile, records, unit_rows
+from tests.core.planted import forge_manifest, gallery_on_disk, profile, records, unit_rows
 
 
 def test_a_gallery_gets_another_index_and_keeps_the_rest(tmp_path):
@@ -48,6 +48,24 @@ def test_a_gallery_gets_another_index_and_keeps_the_rest(tmp_path):
     assert Manifest.read(folder).index_kinds == ("flat", "ivf")
 
 
+def test_the_effort_of_an_index_that_is_there_is_found_anew(tmp_path):
+    """As of one that an earlier version tuned by other queries."""
+    folder, models = tmp_path / "gallery", Models(profile(tmp_path / "models"))
+    built = gallery_on_disk(folder, models.profile, unit_rows(1200, 8), unit_rows(1200, 6))
+    old = {lens: [one.model_dump() for one in built.indexes[lens]] for lens in LENSES}
+    for entries in old.values():
+        entries[1] |= {"effort": 1, "recall": 0.3, "curve": []}
+    forge_manifest(folder, indexes=old)
+    assert Gallery.open(folder, models.profile).index("clip", "ivf").default_nprobe == 1
+    inodes = {path: path.stat().st_ino for path in folder.glob("*.faiss")}
+    reindex(folder, models, IndexChoice.auto, 1 << 30, lambda text: None)
+    after = Manifest.read(folder)
+    assert (after.indexes, after.files) == (built.indexes, built.files)
+    assert {path: path.stat().st_ino for path in folder.glob("*.faiss")} == inodes
+    again = Gallery.open(folder, models.profile)
+    assert again.index("clip", "ivf").default_nprobe == built.indexes["clip"][1].effort > 1
+
+
 def test_texts_are_asked_of_a_large_gallery_alone(monkeypatch):
     class Encoder:
         def encode_text(self, texts):
@@ -56,15 +74,20 @@ def test_texts_are_asked_of_a_large_gallery_alone(monkeypatch):
     assert query_texts(Encoder(), Encoder(), records(50)) == {}
     monkeypatch.setattr("core.search.engines.training.FLAT_UP_TO", 40)
     found = query_texts(Encoder(), Encoder(), records(50))
-    assert {lens: rows.shape for lens, rows in found.items()} == dict.fromkeys(LENSES, (50, 50))
+    shapes = {lens: [rows.shape for rows in sorts] for lens, sorts in found.items()}
+    assert shapes == dict.fromkeys(LENSES, [(50, 50)] * 2)
 
 
-def test_a_query_is_shorter_than_a_caption():
+def test_queries_are_short_or_composed_of_two_captions():
     long = "a black dog runs through deep snow at night and chases a ball"
-    assert as_asked([long, "two cats sit on it", "a dog", "a dog", ""]) == [
-        "a black dog runs",
-        "two cats sit",
+    short, composed = as_asked([long, "two cats sit on it", "a dog", "a dog", ""])
+    assert short == ["a black dog runs", "two cats sit", "a dog"]
+    assert composed == [
+        "a black dog runs a dog",
+        "two cats sit a dog",
         "a dog",
+        "a dog and chases a ball",
+        "sit on it",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.search.engines.training import RECALL_GOAL, build_for_gallery, kinds_for
+from core.search.engines.training import RECALL_GOAL, kinds_for, measured, trained_for_gallery
 from core.search.index import Index
 from tests.core.planted import image_ids, unit_rows
 
@@ -24,10 +24,19 @@ def recall(index: Index, flat: Index, queries: np.ndarray) -> float:
     return np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in rankings])
 
 
+def built(kind, vectors, folder, texts=()):
+    by_texts = bool(texts)
+    approximate, entry = trained_for_gallery(kind, vectors, asked_by_texts=by_texts, folder=folder)
+    approximate.add(vectors)
+    entry = measured(entry, approximate, vectors, texts)
+    approximate.effort = entry.effort
+    return approximate, entry
+
+
 @pytest.mark.parametrize("kind", ["ivf", "ivfsq8", "ivfpq", "hnsw"])
-def test_the_effort_that_is_written_down_finds_enough(kind):
+def test_the_effort_that_is_written_down_finds_enough(kind, tmp_path):
     vectors, ids = near_centres(SIZE, seed=1), image_ids(SIZE)
-    approximate, entry = build_for_gallery(kind, vectors)
+    approximate, entry = built(kind, vectors, tmp_path)
     index, flat = Index(vectors, ids, None, approximate), Index(vectors, ids)
     assert entry.recall >= RECALL_GOAL
     assert (entry.queries, entry.query_origin) == (SIZE // 10, "vectors")
@@ -43,14 +52,25 @@ def test_the_effort_that_is_written_down_finds_enough(kind):
         assert all(point.recall < entry.recall for point in less)
 
 
-def test_texts_far_from_the_pictures_need_more_effort_than_pictures():
+def test_texts_far_from_the_pictures_need_more_effort_than_pictures(tmp_path):
     """As CLIP's: a query between the clouds has its neighbours in several of them."""
     vectors = near_centres(SIZE, seed=1)
-    _, by_vectors = build_for_gallery("ivf", vectors)
-    _, by_texts = build_for_gallery("ivf", vectors, texts=unit_rows(300, DIM, seed=3))
+    _, by_vectors = built("ivf", vectors, tmp_path)
+    _, by_texts = built("ivf", vectors, tmp_path, texts=[unit_rows(300, DIM, seed=3)])
     assert by_texts.query_origin == "texts"
     assert by_texts.recall >= RECALL_GOAL
     assert by_texts.effort > by_vectors.effort
+
+
+def test_enough_is_found_of_each_sort_of_queries(tmp_path):
+    """Of many easy ones and a few hard ones the mean says nothing of these."""
+    vectors = near_centres(SIZE, seed=1)
+    easy, hard = near_centres(3000, seed=2), unit_rows(300, DIM, seed=3)
+    _, by_hard = built("ivf", vectors, tmp_path, texts=[hard])
+    _, by_easy = built("ivf", vectors, tmp_path, texts=[easy])
+    _, by_both = built("ivf", vectors, tmp_path, texts=[easy, hard])
+    assert by_easy.effort < by_hard.effort == by_both.effort
+    assert (by_both.queries, by_both.recall) == (3300, by_hard.recall)
 
 
 def test_the_kind_follows_size_and_memory():
