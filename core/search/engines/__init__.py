@@ -1,3 +1,3 @@
 """Approximate FAISS indexes, their files and training; Milvus; what is asked of any index."""
 
-__all__ = ["approximate", "entry", "files", "milvus", "protocol", "training"]
+__all__ = ["approximate", "entry", "files", "milvus", "protocol", "training", "writing"]
