@@ -162,7 +162,7 @@ import sys
 from pathlib import Path
 from core.duel.votes import Vote, Votes, mirror_to
 folder = Path(sys.argv[1])
-mirror = mirror_to("mine/votes", folder / "mirrored", every_minutes=60)
+mirror = mirror_to("mine/votes", folder / "mirrored")
 votes = Votes(folder / "votes.sqlite", mirror)
 assert votes.add(Vote("g", "a dog", "clip", "fused", "both"), "anna")
 assert not votes.add(Vote("g", "a dog", "clip", "fused", "both"), "anna")

@@ -253,6 +253,10 @@ def test_words_in_captions_are_a_row_that_stays_until_it_is_hidden(visit):
 
 
 def test_the_endpoint_of_words_ranks_by_shared_words(address):
-    asked = {"data": ["dogs on a beach -sleeps", 5, "planted", "-caption:brown"]}
-    found = httpx.post(f"{address}/gradio_api/run/search_words", json=asked).json()["data"][0]
-    assert [hit["id"] for hit in found["hits"]] == [image_id(3), image_id(2), image_id(1)]
+    def found(query: str) -> list[str]:
+        asked = {"data": [query, 5, "planted", "-caption:brown"]}
+        answer = httpx.post(f"{address}/gradio_api/run/search_words", json=asked).json()["data"][0]
+        return [hit["id"] for hit in answer["hits"]]
+
+    assert found("dogs on a beach -sleeps^0.5") == [image_id(3), image_id(2), image_id(1)]
+    assert found("dogs on a beach -sleeps") == [image_id(3), image_id(2)]  # below 0 is not found

@@ -69,6 +69,7 @@ OPEN = {
     "/static/{path:path}",
     "/svelte/{path:path}",
     "/theme.css",
+    "/awaited/{image_id}.webp",
     "/thumbnails/{gallery}/cover.webp",
     "/thumbnails/{gallery}/{image_id}.webp",
     "/uploads/{token}/large/{image_id}.webp",

@@ -23,9 +23,10 @@ def test_captions_come_evenly_from_the_photos_one_of_each(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     assert spread_captions(path, 4) == ["0 one", "3 two", "6 one", "9 two"]
     assert len(spread_captions(path, 1000)) == 10
-    path.write_text("no json")
-    with pytest.raises(SourceError, match="no list of captions"):
-        spread_captions(path, 4)
+    for text, trouble in (("no json", "not valid JSON"), ('{"image": "0"}', "no list of captions")):
+        path.write_text(text)
+        with pytest.raises(SourceError, match=trouble):
+            spread_captions(path, 4)
 
 
 def test_a_bank_is_written_beside_those_of_other_models(tmp_path, monkeypatch):
