@@ -25,6 +25,7 @@ from core.records import Caption, CaptionPooling, ImageRecord
 from core.ui.galleries.shelf import Shelf
 from core.uploads.registry import Uploads
 from tests.core import planted
+from tests.e2e.running_app import free_port
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -212,11 +213,16 @@ def planted_models(profile: Profile) -> Models:
 
 @contextmanager
 def launched(shelf: Shelf, uploads: Uploads | None = None, **options: Any) -> Iterator[gr.Blocks]:
-    """Run the app on a free port; what it changes in the environment is put back after it."""
+    """Run the app on a free port; what it changes in the environment is put back after it.
+
+    Gradio does not find a port by itself: once another process took its first choice, its MCP
+    server cannot be started again on a second one.
+    """
     from core.ui.launch import launch
 
+    port = free_port()
     with patch.dict(os.environ):
-        page = launch(shelf, host="127.0.0.1", port=0, block=False, uploads=uploads, **options)
+        page = launch(shelf, host="127.0.0.1", port=port, block=False, uploads=uploads, **options)
         try:
             yield page
         finally:

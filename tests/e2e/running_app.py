@@ -56,7 +56,7 @@ def run_app(*arguments: object, **environment: str) -> subprocess.CompletedProce
 @contextmanager
 def running_app(*arguments: object, **environment: str) -> Iterator[str]:
     """Start the app, wait until it says where it answers, and stop it in the end."""
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-u", "app.py", "--port", str(port), *map(str, arguments)],
         cwd=REPOSITORY,
@@ -93,7 +93,8 @@ def _wait_for(process: subprocess.Popen[str], address: str) -> None:
     pytest.fail(f"the app did not start:\n{''.join(said)}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on, from the system's own range."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
