@@ -108,7 +108,7 @@ def words(
     validation: terminal.ValidationOption = None,
     min_count: Annotated[
         int, typer.Option(min=1, help="Words that the texts use less often are not added.")
-    ] = 4,
+    ] = _MIN_COUNT,
     epochs: terminal.EpochsOption = None,
     batch_size: terminal.BatchSizeOption = None,
     seed: terminal.SeedOption = None,
