@@ -142,6 +142,9 @@
 
   /* ---- sharing ---------------------------------------------------------------------------- */
 
+  /** What is shown or on its way here: sharing need not wait for the results of an address. */
+  const shared = () => restoring ?? view ?? fromAddress();
+
   const copy = async (text, field) => {
     if (navigator.clipboard) return navigator.clipboard.writeText(text);
     field.select(); // where the page is not served over https
@@ -169,16 +172,16 @@
 
   /** The calls of the API behind the view: names, and values by the names of their parameters. */
   const calls = () => {
-    const { q: query, g: gallery, tab, index, w } = view;
-    const k = Number(view.k);
-    const start = Number(view.start) || 0;
-    if (view.s) {
-      const [lens, image_id] = view.s.split(":");
+    const { q: query, g: gallery, tab, k: count, index, nprobe: probes, s, start: first, more, w } = shared();
+    const k = Number(count);
+    const start = Number(first) || 0;
+    if (s) {
+      const [lens, image_id] = s.split(":");
       return [["similar", { image_id, lens, k, gallery }]];
     }
     if (!["compare", "map"].includes(tab)) {
       const exact = index === USUAL.index;
-      const nprobe = exact ? null : Number(view.nprobe) || null;
+      const nprobe = exact ? null : Number(probes) || null;
       const kind = exact ? "default" : index;
       return [[`search_${tab}`, { query, k, index: kind, gallery, filters: "", start, nprobe }]];
     }
@@ -187,7 +190,7 @@
     const sum = box ? box.dataset.sum : "zscore";
     const fusion = !mixed ? "default" : w === "rank" ? "rrf" : sum;
     const caption_weight = fusion === sum ? Number(w) : null;
-    const rows = tab === "compare" ? view.more.split(",") : [];
+    const rows = tab === "compare" ? more.split(",") : [];
     const text = rows.includes("text") && Boolean(document.querySelector(".tl-text"));
     const both = { query, k, gallery, fusion, caption_weight, filters: "", text, start };
     const words = rows.includes("words") ? [["search_words", { query, k, gallery }]] : [];
@@ -223,11 +226,11 @@
       })
       .join("\n");
 
-  const card = () => {
-    const query = new URLSearchParams({ q: view.q, g: view.g });
+  const card = (q, g) => {
+    const query = new URLSearchParams({ q, g });
     const figure = make("figure");
     const image = make("img");
-    image.setAttribute("alt", `The first picture of each lens for “${view.q}”`);
+    image.setAttribute("alt", `The first picture of each lens for “${q}”`);
     image.setAttribute("width", "1200");
     image.setAttribute("height", "630");
     image.setAttribute("src", `preview.png?${query}`);
@@ -243,11 +246,12 @@
     dialog.setAttribute("aria-label", "Share");
     const shut = button("tl-close", "×", () => dialog.close());
     shut.setAttribute("aria-label", "Close");
-    const address = location.origin + (view ? toAddress(view) : location.pathname);
+    const { q, g, s } = shared();
+    const address = location.origin + toAddress(shared());
     const server = new URL("./", document.baseURI).href;
     dialog.append(shut, make("h2", "", "Share"), copied("Copy the address", address));
-    if (view && view.q && !view.s) dialog.append(card());
-    if (view && (view.q || view.s)) {
+    if (q && !s) dialog.append(card(q, g));
+    if (q || s) {
       dialog.append(
         copied("Copy as Python", asPython(server)),
         copied("Copy as curl", asCurl(server)),

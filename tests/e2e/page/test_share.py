@@ -146,6 +146,26 @@ def test_what_is_shared_leads_back_here(address, browser):
     assert visit.problems == []
 
 
+PRESS_AT_ONCE = """
+new MutationObserver((_, observer) => {
+  const share = document.querySelector('.tl-share');
+  if (!share) return;
+  observer.disconnect();
+  share.click();
+}).observe(document, { childList: true, subtree: true });
+"""
+
+
+def test_share_need_not_wait_for_the_results_of_an_address(address, browser):
+    browser.add_init_script(PRESS_AT_ONCE)
+    browser.goto(f"{address}/?q=a+red+bus&g=planted&k=3")
+    fields = browser.locator("dialog.tl-share-dialog textarea")
+    expect(fields).to_have_count(3, timeout=30_000)
+    link, python, _ = (field.input_value() for field in fields.all())
+    assert query_of_text(link) == {"q": "a red bus", "g": "planted", "k": "3"}
+    assert 'client.predict("a red bus", 3, "planted", api_name="/compare")' in python
+
+
 def query_of_text(text: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(text).query).items()}
 
