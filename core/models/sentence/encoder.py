@@ -84,15 +84,18 @@ class MiniLmEncoder:
         import torch
 
         tokenizer, bert = self._model.get()
+        if not texts:
+            return []
+        encodings = tokenizer.encode(texts)
+        with torch.inference_mode():
+            rows = bert(torch.tensor([encoding.ids for encoding in encodings])).cpu().numpy()
         found = []
-        for text in texts:
-            (encoding,) = tokenizer.encode([text])
-            words = tuple(encoding.word_ids)
+        for encoding, vectors in zip(encodings, rows, strict=True):
+            kept = sum(encoding.attention_mask)
+            words = tuple(encoding.word_ids[:kept])
             count = 1 + max((word for word in words if word is not None), default=-1)
             spans = tuple(encoding.word_to_chars(word) or (0, 0) for word in range(count))
-            with torch.inference_mode():
-                vectors = bert(torch.tensor([encoding.ids]))[0].cpu().numpy()
-            found.append(TokenEmbeddings(vectors, words, spans))
+            found.append(TokenEmbeddings(vectors[:kept], words, spans))
         return found
 
     def _load(self) -> tuple[BertTokenizer, Bert]:
