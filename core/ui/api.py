@@ -18,7 +18,7 @@ from core.search.query_language.parse import ParsedQuery
 from core.search.results import SearchResult
 from core.ui.galleries.shelf import Shelf, ShelvedGallery
 from core.ui.mcp_answers import description_of
-from core.ui.parts.events import for_endpoint
+from core.ui.parts.events import for_endpoint, server_address
 
 IndexChoice = Literal["default", "flat", "ivf", "ivfsq8", "ivfpq", "hnsw", "milvus"]
 
@@ -89,8 +89,8 @@ def add_endpoints(shelf: Shelf) -> None:
         Returns:
             query, captions and clip (lists of rank, id, file_name, score, caption, its
             confidence and whether it is unsure, more_captions: where a picture has several,
-            caption is the one nearest to the words; image, the address of a small picture
-            relative to this server's, license and source), fused (the same for both lenses
+            caption is the one nearest to the words; image, the address of a small picture, license
+            and source), fused (the same for both lenses
             joined, with the ranks in each lens, and by text if asked for), total (pictures ranked),
             fusion (how they were joined), agreement (overlap, jaccard, rbo, shared and by_chance,
             the number that two blind choices would share; null if only one lens answered),
@@ -315,7 +315,7 @@ def _hit(entry: ShelvedGallery, hit: Hit | FusedHit) -> dict[str, Any]:
         "rank": hit.rank,
         "id": hit.id,
         "file_name": record.file_name,
-        "image": entry.thumbnail_url(hit.id),
+        "image": "/".join(filter(None, (server_address.get(), entry.thumbnail_url(hit.id)))),
         "license": record.license,
         "source": record.source_url,
         "confidence": record.captions[nearest].confidence,

@@ -46,6 +46,10 @@ refusal_statuses: ContextVar[list[int] | None] = ContextVar("refusal_statuses", 
 """Collects, for whoever answers a call, the status of HTTP of what the caller sent amiss."""
 
 
+server_address: ContextVar[str] = ContextVar("server_address", default="")
+"""Address by which a call reached this server, without a slash at its end; "" outside of one."""
+
+
 class PageBlocks(gr.Blocks):
     """Blocks whose callers get one sentence for whatever goes wrong.
 
@@ -81,6 +85,7 @@ class PageBlocks(gr.Blocks):
 
     async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Answer one call."""
+        token = server_address.set(_address_of(kwargs.get("root_path"), kwargs.get("request")))
         try:
             return await super().process_api(block_fn, *args, **kwargs)
         except gr.Error as error:
@@ -90,6 +95,8 @@ class PageBlocks(gr.Blocks):
             _note_refusal(error)
             sentence = sentence_for(error, str(getattr(block_fn, "name", block_fn)))
             raise gr.Error(sentence, print_exception=False) from error
+        finally:
+            server_address.reset(token)
 
 
 def for_endpoint(handler: Callable[P, R]) -> Callable[P, R]:
@@ -122,6 +129,17 @@ def sentence_for(error: Exception, where: str) -> str:
         "Something went wrong here, not with what you typed. If you report it, give the request "
         f"id {request_id}."
     )
+
+
+def _address_of(root: str | None, request: Any) -> str:  # noqa: ANN401 - gradio's or starlette's
+    """Return the address of this server, for a call over MCP too, of which gradio gives no root."""
+    if root:
+        return root
+    if request is None:
+        return ""
+    from gradio.route_utils import API_PREFIX, get_root_url
+
+    return get_root_url(request, "", None).partition(API_PREFIX)[0]
 
 
 def _note_refusal(error: BaseException | None) -> None:

@@ -163,7 +163,7 @@ def test_the_lenses_are_joined_as_asked(client):
 
 def test_a_picture_s_address_leads_to_it(client, address):
     hit = client.predict("dog frisbee snow", 1, api_name="/compare")["clip"][0]
-    answer = httpx.get(f"{address}/{hit['image']}")
+    answer = httpx.get(hit["image"])
     assert answer.headers["content-type"] == "image/webp"
     assert hit["license"] == "CC BY 2.0"
 
@@ -309,6 +309,7 @@ def test_an_agent_finds_pictures(address, shelf):
         names, found = pool.submit(lambda: asyncio.run(ask())).result()
     assert sorted(f"/{name}" for name in names) == sorted(NAMES)
     assert [hit["rank"] for hit in found["captions"]] == [1, 2]
+    assert httpx.get(found["clip"][0]["image"]).headers["content-type"] == "image/webp"
 
 
 @pytest.mark.parametrize("way", ["call", "call/v2", "run"])
@@ -321,6 +322,16 @@ def test_plain_http_finds_pictures(address, way):
         stream = httpx.get(f"{address}/gradio_api/{way}/compare/{reply['event_id']}").text
         (found,) = json.loads(stream.partition("data: ")[2])
     assert len(found["captions"]) == 2
+    assert httpx.get(found["captions"][0]["image"]).headers["content-type"] == "image/webp"
+
+
+def test_behind_a_proxy_pictures_have_the_address_that_the_caller_knows(address):
+    proxied = {"X-Forwarded-Host": "pictures.example", "X-Forwarded-Proto": "https"}
+    url = f"{address}/gradio_api/run/compare"
+    (found,) = httpx.post(url, json={"data": ["dog"]}, headers=proxied).json()["data"]
+    for part in ("captions", "clip", "fused"):
+        for hit in found[part]:
+            assert hit["image"].startswith("https://pictures.example/thumbnails/planted/")
 
 
 @pytest.mark.parametrize(
