@@ -1,7 +1,7 @@
-"""Whether a query is in another language than English, which is the only one the models know.
+"""Whether the models can read a query: English words are all that they know.
 
-It says so only when it is sure: most letters are of another script, or the words are function words
-of another language, or accented, and none is a common word of English.
+Of another language it says so only when it is sure: most letters are of another script, or the
+words are function words of another language, or accented, and none is a common word of English.
 """
 
 from __future__ import annotations
@@ -84,7 +84,19 @@ _SETTLING = _SUPPORTING - _AMBIGUOUS
 
 _COMMON_ACCENTS = _word_set("café cafés fiancée fiancé résumé naïve jalapeño piñata crêpe crêpes")
 
-NOTE = "The models know English only; this looks like another language, so little may fit."
+_FOREIGN = "The models know English only; this looks like another language, so little may fit."
+_NO_WORDS = "The models read words only; there are none here, so what is found means nothing."
+
+
+def reading_note(query: str) -> str:
+    """Return one sentence if the models cannot read a query, or "".
+
+    Args:
+        query: Its words, normalised.
+    """
+    if query and not any(character.isalnum() for character in query):
+        return _NO_WORDS
+    return _FOREIGN if is_foreign(query) else ""
 
 
 def is_foreign(query: str) -> bool:

@@ -7,7 +7,8 @@
   const { make, button, root } = page;
 
   const KEPT = "twolens-upload"; // in this tab's sessionStorage: finds the upload after a reload
-  const HIDDEN = /^(\.|thumbs\.db$|desktop\.ini$)/i; // files of the system, in any folder
+  // Files that systems put into any folder, never a person's photo.
+  const HIDDEN = /^(\._.*|\.ds_store|\.picasa\.ini|thumbs\.db|desktop\.ini)$/i;
 
   /* ---- sending ---------------------------------------------------------------------------- */
 

@@ -34,3 +34,21 @@ def test_files_of_one_name_keep_the_names_of_their_folders(open_tab, uploads, tm
         "trip › day 1 › IMG_1.png",
         "trip › day 2 › IMG_1.png",
     ]
+
+
+def test_what_systems_put_into_folders_is_left_out_but_no_photo(open_tab, uploads, tmp_path):
+    folder = tmp_path / "trip"
+    folder.mkdir()
+    for place, name in enumerate((".hidden.png", "a.png")):
+        folder.joinpath(name).write_bytes(picture_bytes((8, 8 + 80 * place, 8), size=(64, 48)))
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".picasa.ini"):
+        folder.joinpath(name).write_bytes(b"of a system")
+    visit = open_tab()
+    drop(visit, folder)
+    expect(state(visit)).to_contain_text("2 photos are ready")
+    visit.page.click("#upload-describe")
+    expect(state(visit)).to_contain_text("2 photos described", timeout=20_000)
+    visit.page.get_by_text("Captions and downloads").click()
+    names = visit.page.locator("td.tl-file-name")
+    expect(names).to_have_count(2)
+    assert sorted(names.all_inner_texts()) == [".hidden.png", "a.png"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.errors import QueryError
 from core.search.query_language.filters import Filter
-from core.search.query_language.foreign import NOTE, is_foreign
+from core.search.query_language.foreign import reading_note
 from core.search.query_language.negation import without_in_words
 from core.search.query_language.parse import ParsedQuery, Part, parse_query
 from core.ui.galleries.shelf import ShelvedGallery
@@ -21,7 +21,8 @@ _ALL = 'data-start="0" data-words=""'
 
 def above_results(entry: ShelvedGallery, query: ParsedQuery) -> str:
     """Return what stands above the answer to a query: its chips, and the folded filters."""
-    note = f'<p class="tl-note">{NOTE}</p>' if is_foreign(query.words) else ""
+    said = reading_note(query.words)
+    note = f'<p class="tl-note">{said}</p>' if said else ""
     return (
         f'<div class="tl-asked">{query_chips(entry, query)}{filter_panel(entry, query)}</div>{note}'
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from core.errors import TwoLensError
 from core.records import SAMPLE_NAME, Lens
-from core.search.query_language.foreign import is_foreign
+from core.search.query_language.foreign import reading_note
 from core.search.results import SearchResult
 from core.ui.galleries.shelf import AwaitedGallery, Shelf, ShelvedGallery
 from core.ui.parts.events import sentence_for
@@ -203,9 +203,9 @@ def match_note(entry: ShelvedGallery, result: SearchResult, words: str) -> str:
     Args:
         entry: The gallery.
         result: What the lens found.
-        words: That were asked; of words in another language the page says more than this.
+        words: That were asked; of words that no model reads the page says more than this.
     """
-    if entry.matches_well(result) is not False or is_foreign(words):
+    if entry.matches_well(result) is not False or reading_note(words):
         return ""
     return '<p class="tl-no-match"><strong>Nothing here matches well.</strong></p>'
 

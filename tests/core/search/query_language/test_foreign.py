@@ -1,10 +1,10 @@
-"""Queries in other languages are told; English ones almost never."""
+"""Queries in other languages, or of no words, are told; English ones almost never."""
 
 from __future__ import annotations
 
 import pytest
 
-from core.search.query_language.foreign import is_foreign
+from core.search.query_language.foreign import is_foreign, reading_note
 from precompute.calibrate.match import OTHER_LANGUAGES, as_typed
 from precompute.sources.pairs import load_pairs
 
@@ -37,6 +37,15 @@ def test_most_queries_in_other_languages_are_told():
 )
 def test_names_and_borrowed_words_are_english(query):
     assert not is_foreign(query)
+
+
+def test_what_the_models_cannot_read_is_told_in_a_sentence():
+    for query in ("🐕", "🚀 🚀", "?!", "❤️"):
+        assert "read words only" in reading_note(query), query
+    for query in ("赤いバス", "ein Hund rennt am Strand"):
+        assert "English only" in reading_note(query), query
+    for query in ("", "a dog 🐕", "7", "NYC"):
+        assert reading_note(query) == "", query
 
 
 def test_captions_and_what_visitors_type_of_them_almost_never_are(shared_data):
