@@ -50,6 +50,18 @@ server_address: ContextVar[str] = ContextVar("server_address", default="")
 """Address by which a call reached this server, without a slash at its end; "" outside of one."""
 
 
+class SentenceError(gr.Error):
+    """Tells a caller one sentence; as text it is that sentence, where gradio's has quotes."""
+
+    def __init__(self, sentence: str) -> None:
+        """Take the sentence; the log gets no traceback of it."""
+        super().__init__(sentence, print_exception=False)
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return str(self.message)
+
+
 class PageBlocks(gr.Blocks):
     """Blocks whose callers get one sentence for whatever goes wrong.
 
@@ -74,13 +86,12 @@ class PageBlocks(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
             _note_status(400)
-            raise gr.Error(str(error.message)[:_SENTENCE_CHARS], print_exception=False) from error
+            raise SentenceError(str(error.message)[:_SENTENCE_CHARS]) from error
         except Exception as error:
             _note_status(400)
             logger.debug("a caller's values do not fit", exc_info=error)
-            raise gr.Error(
-                "What was sent does not fit this function; see its description.",
-                print_exception=False,
+            raise SentenceError(
+                "What was sent does not fit this function; see its description."
             ) from error
 
     async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -94,7 +105,7 @@ class PageBlocks(gr.Blocks):
         except Exception as error:
             _note_refusal(error)
             sentence = sentence_for(error, str(getattr(block_fn, "name", block_fn)))
-            raise gr.Error(sentence, print_exception=False) from error
+            raise SentenceError(sentence) from error
         finally:
             server_address.reset(token)
 
@@ -108,7 +119,7 @@ def for_endpoint(handler: Callable[P, R]) -> Callable[P, R]:
             return handler(*args, **kwargs)
         except Exception as error:
             sentence = sentence_for(error, handler.__name__)
-            raise gr.Error(sentence, print_exception=False) from error
+            raise SentenceError(sentence) from error
 
     return reporting
 

@@ -15,7 +15,7 @@ from core.errors import UploadError
 from core.ui.api import compare_json, similar_json
 from core.ui.galleries.shelf import ShelvedGallery
 from core.ui.operation.visitors import visitor_of
-from core.ui.parts.events import for_endpoint, sentence_for
+from core.ui.parts.events import SentenceError, for_endpoint, sentence_for
 from core.ui.uploads.desk import UploadDesk
 from core.ui.uploads.routes import CSV, GALLERY, JSONL, download_address, thumbnail_address
 from core.ui.uploads.tab import DESCRIBE_EVENT
@@ -87,7 +87,7 @@ class UploadEndpoints:
                 yield _progress(session, progress)
         except Exception as error:
             sentence = sentence_for(error, "describing")
-            raise gr.Error(sentence, print_exception=False) from error
+            raise SentenceError(sentence) from error
 
     @for_endpoint
     def on_stop(self, request: gr.Request) -> dict[str, Any]:

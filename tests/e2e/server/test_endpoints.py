@@ -297,6 +297,10 @@ def test_an_agent_finds_pictures(address, shelf):
             assert started.serverInfo.name == "TwoLens"
             names = [tool.name for tool in (await session.list_tools()).tools]
             found = await session.call_tool("compare", {"query": "dog beach", "k": 2})
+            refused = await session.call_tool("compare", {"query": "dog", "k": 0})
+            assert refused.isError and refused.content[0].text == (
+                "The number of pictures (k) must be between 1 and 50; got 0."
+            )
             listed = await session.call_tool("galleries", {})
             assert [each["name"] for each in listed.structuredContent["result"]] == [
                 *("planted", "three")
