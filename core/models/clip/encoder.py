@@ -16,6 +16,7 @@ from core.models.clip.towers import (
     load_image_tower,
     load_query_tower,
 )
+from core.models.clip.views import View, views_of
 from core.models.devices import keep_freed_memory, resolve_device
 from core.models.encoding import (
     Once,
@@ -52,6 +53,7 @@ class ClipEncoder:
         self._files = Once(self._find_files)
         self._image_tower = Once(self._load_image_tower)
         self._text_tower = Once(self._load_text_tower)
+        self._views = Once(self._read_views)
         self._patch_map = Once(self._load_patch_map)
         self._tokenizing = threading.Lock()
 
@@ -92,25 +94,30 @@ class ClipEncoder:
     def encode_image(self, images: Sequence[Image]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``images``.
 
-        Never builds or reads the text tower.
+        Of a model whose configuration lists views (:mod:`.views`), a row is the mean direction of
+        the unit embeddings of a picture's views. Never builds or reads the text tower.
 
         Args:
             images: RGB images of any size.
 
         Raises:
             ModelNotFoundError: The weights cannot be loaded.
-            ModelError: Their dimension is not the one of the specification.
+            ModelError: Their dimension is not the one of the specification, or the views are none.
         """
-        tower = self.image_tower
+        tower, views = self.image_tower, self._views.get()
 
         def embed(batch: Sequence[Image]) -> torch.Tensor:
             import torch
 
-            pixels = torch.stack([tower.preprocess(image) for image in batch])
+            seen = [tower.preprocess(view.of(image)) for image in batch for view in views]
+            pixels = torch.stack(seen)
             pixels = pixels.to(self._torch_device, memory_format=torch.channels_last)
-            return tower.module(pixels)
+            rows = tower.module(pixels)
+            if len(views) == 1:
+                return rows
+            return torch.nn.functional.normalize(rows).unflatten(0, (-1, len(views))).mean(dim=1)
 
-        return embed_in_batches(embed, images, _IMAGE_BATCH, self._dim)
+        return embed_in_batches(embed, images, max(1, _IMAGE_BATCH // len(views)), self._dim)
 
     def unload_idle(self, seconds: float) -> bool:
         """Forget towers that were not used for so long; return whether there were any."""
@@ -118,7 +125,7 @@ class ClipEncoder:
         return any([tower.drop_if_idle(seconds) for tower in towers])
 
     def explain(self, image: Image, texts: np.ndarray) -> PatchRelevance:
-        """Return how much each patch of an image speaks for each text.
+        """Return how much each patch of an image, seen whole, speaks for each text.
 
         The first call loads the image tower if it was not, and its last block in float32.
 
@@ -154,6 +161,9 @@ class ClipEncoder:
         files = find_clip_files(self.spec)
         require_dim(self.spec, files.model_cfg["embed_dim"])
         return files
+
+    def _read_views(self) -> tuple[View, ...]:
+        return views_of(self._files.get().config, self.spec.name)
 
     def _load_image_tower(self) -> ImageTower:
         from core.models.clip.int8 import products_run_in_8_bits, to_8_bits
