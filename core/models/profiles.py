@@ -94,7 +94,7 @@ PROFILES: dict[ProfileName, Profile] = {
             base=_MINI_CAPTIONER,
             score_range=(0.0, 0.8),
         ),
-        fusion=Fusion("corrected", 0.15),
+        fusion=Fusion("corrected", 0.1),
     ),
     "full": Profile(
         name="full",

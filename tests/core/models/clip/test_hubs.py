@@ -55,4 +55,4 @@ def test_the_shipped_clip_model_has_a_bank_and_the_small_profile_uses_it():
     assert bank is not None and bank.shape == (2000, 512) and bank.dtype == np.float32
     assert np.linalg.norm(bank, axis=1) == pytest.approx(np.ones(2000), abs=2e-3)
     assert len(np.unique(bank, axis=0)) > 1900
-    assert PROFILES["mini"].served_fusion == Fusion("corrected", 0.15)
+    assert PROFILES["mini"].served_fusion == Fusion("corrected", 0.1)
