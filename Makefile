@@ -27,9 +27,10 @@ lint: .venv/.requirements-dev
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+# It names all of requirements.txt too: one call of pip, which resolves everything once.
+.venv/.requirements-dev: requirements-dev.txt requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements-dev.txt
-	@touch $@
+	@touch .venv/.requirements $@
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
