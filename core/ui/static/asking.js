@@ -23,7 +23,7 @@
   };
 
   /** Puts words into a field as if they were typed, and searches. */
-  const ask = (field, words) => {
+  page.ask = (field, words) => {
     field.value = words;
     field.dispatchEvent(new Event("input", { bubbles: true }));
     setTimeout(() => field.closest(".tl-search").querySelector(".tl-go").click());
@@ -34,7 +34,7 @@
     const stage = field && stageOf(field);
     if (!words || !stage || stage.dataset.asked === words) return;
     if (field.closest("#upload-query") && !document.querySelector("#upload-results .tl-card")) return;
-    ask(field, words);
+    page.ask(field, words);
   };
 
   document.addEventListener(
@@ -87,7 +87,7 @@
     for (const query of recent())
       offered.append(
         button("tl-chip", query, () => {
-          ask(field, query);
+          page.ask(field, query);
           withdraw();
         }),
       );

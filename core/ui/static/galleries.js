@@ -7,6 +7,18 @@
 
   const listOf = (node) => node.closest(".tl-gallery").querySelector(".tl-gallery-list");
 
+  /** Gradio's own field of the chosen gallery, which every search takes along. */
+  const nameField = () => document.querySelector("#gallery :is(input, textarea)");
+
+  let left = null; // the gallery before the chosen one
+
+  const setName = (name) => {
+    const field = nameField();
+    left = field.value;
+    field.value = name;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
   const show = (button) => {
     const list = listOf(button);
     const box = button.getBoundingClientRect();
@@ -25,13 +37,23 @@
     list.hidePopover();
     now.focus();
     if (item.getAttribute("aria-current") === "true") return;
-    // At once; the answer draws the whole list anew.
+    // At once, so that what is asked meanwhile is asked of it; the answer draws the list anew.
+    setName(item.dataset.gallery);
     now.querySelector(".tl-gallery-name").textContent = item.dataset.gallery;
     now.querySelector("img").src = item.querySelector("img").src;
     const field = page.fieldOf(document);
     const tab = field ? field.closest(".tl-query").id.replace("-query", "") : "";
     host.twolensTrigger("choose", { name: item.dataset.gallery, tab });
   };
+
+  // Results that were on their way here when another gallery was chosen are asked for again.
+  window.addEventListener("twolens:shown", (event) => {
+    const told = event.detail.querySelector("[data-address]");
+    const field = page.fieldOf(document);
+    if (!told || !field || !event.detail.offsetParent) return;
+    const { q, g } = JSON.parse(told.dataset.address);
+    if (q && g === left && g !== nameField().value) page.ask(field, q);
+  });
 
   document.addEventListener("click", (event) => {
     if (!(event.target instanceof Element)) return;
