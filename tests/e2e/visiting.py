@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -87,6 +87,24 @@ class Visit:
     def choose_gallery(self, name: str) -> None:
         self.page.locator(".tl-gallery-now").click()
         self.page.locator(".tl-gallery-item", has_text=name).click()
+
+    def holding_first(self, words: str) -> list[Route]:
+        """Hold back the first event with some words in it; it will be the one in the list."""
+        held: list[Route] = []
+
+        def pass_on(route: Route) -> None:
+            if not held and words in (route.request.post_data or ""):
+                held.append(route)
+            else:
+                route.continue_()
+
+        self.page.route("**/run/predict*", pass_on)
+        return held
+
+    def let_go(self, held: list[Route]) -> None:
+        """Let it reach the server, and wait for the answer."""
+        with self.page.expect_response(lambda answer: answer.request == held[0].request):
+            held[0].continue_()
 
     def overflow(self) -> int:
         return self.page.evaluate(

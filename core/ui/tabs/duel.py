@@ -26,6 +26,7 @@ from core.ui.parts.results.cards import Standing, alt_text, card, standing_of
 from core.ui.parts.results.states import examples_of
 
 _PICTURES = 5
+_UNLESS_TYPED = "(typed, drawn) => typed || drawn"
 _LEAST_VOTES = 20
 _MOST_OPEN = 2_000
 _CHOICES: tuple[tuple[Choice, str], ...] = (
@@ -211,7 +212,10 @@ def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes, tab: gr.Tab) -> 
 
         return on_vote
 
-    tab.select(partial(_ready, duels), [query, gallery], query, **PAGE_EVENT)
+    ready = gr.Textbox(visible="hidden")
+    drawn = tab.select(partial(_ready, duels), [query, gallery], ready, **PAGE_EVENT)
+    # In the browser, which alone knows what was typed meanwhile.
+    drawn.then(None, [query, ready], query, js=_UNLESS_TYPED, api_visibility="private")
     gr.on([query.submit, go.click], on_begin, [query, gallery], [view, choices], **SEARCH_EVENT)
     draw.click(on_draw, gallery, [query, view, choices], **SEARCH_EVENT)
     for choice, button in buttons:
@@ -227,9 +231,9 @@ def _notice(sentence: str) -> str:
     return f'<div class="tl-notice" role="alert"><p>{escape(sentence)}</p></div>'
 
 
-def _ready(duels: Duels, text: str, gallery: str) -> object:
+def _ready(duels: Duels, text: str, gallery: str) -> str:
     """Return words for a field that is empty, so that a duel is one press away."""
-    return gr.skip() if text or not duels.shelf.entries else duels.draw(gallery)
+    return "" if text or not duels.shelf.entries else duels.draw(gallery)
 
 
 def _start(duels: Duels) -> str:

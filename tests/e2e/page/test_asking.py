@@ -98,20 +98,6 @@ def test_results_are_saved_as_a_table_and_their_links_copied(visit, address, she
     assert best.id in visit.page.evaluate("navigator.clipboard.readText()")
 
 
-def holding_first(page, words: str) -> list:
-    """Keep the first request with some words in it from reaching the server; return it in a list."""
-    held = []
-
-    def pass_on(route) -> None:
-        if not held and words in (route.request.post_data or ""):
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route("**/run/predict*", pass_on)
-    return held
-
-
 def address_of(visit) -> dict:
     answers = visit.page.locator(".tl-address").evaluate_all(
         "all => all.filter(e => e.parentElement.offsetParent).map(e => e.dataset.address)"
@@ -122,7 +108,7 @@ def address_of(visit) -> dict:
 def test_words_that_follow_a_choice_at_once_are_searched_in_the_gallery_chosen(visit):
     visit.search("dog beach")
     expect(visit.cards(".tl-lens.clip")).to_have_count(5)
-    held = holding_first(visit.page, '"name":"three"')
+    held = visit.holding_first('"name":"three"')
     visit.choose_gallery("three")
     visit.search("boat sea")
     stage = visit.page.locator(".tl-stage:visible")
@@ -134,12 +120,11 @@ def test_words_that_follow_a_choice_at_once_are_searched_in_the_gallery_chosen(v
 def test_an_answer_of_the_gallery_before_is_not_shown_as_that_of_the_chosen_one(visit):
     visit.search("dog beach")
     expect(visit.cards(".tl-lens.clip")).to_have_count(5)
-    held = holding_first(visit.page, "boat sea")
+    held = visit.holding_first("boat sea")
     visit.search("boat sea")
     visit.choose_gallery("three")
     expect(visit.cards(".tl-lens.clip")).to_have_count(3)
-    with visit.page.expect_response(lambda answer: answer.request == held[0].request):
-        held[0].continue_()
+    visit.let_go(held)
     again = visit.page.locator('.tl-stage[data-asked="boat sea"]:visible')
     expect(again.locator(".tl-lens.clip .tl-card")).to_have_count(3)
     assert address_of(visit)["g"] == "three"

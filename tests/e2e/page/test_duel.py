@@ -73,6 +73,16 @@ def test_words_stand_ready_and_what_will_happen_is_told(visit: Visit):
     assert visit.low_contrast(".tl-duel-start") == []
 
 
+def test_what_is_typed_before_words_stand_ready_stays(visit: Visit):
+    page, held = visit.page, visit.holding_first("data")
+    page.get_by_role("tab", name="Blind duel").click()
+    field = page.locator("#duel-query input")
+    field.fill("my own words")
+    visit.let_go(held)
+    page.wait_for_timeout(300)
+    expect(field).to_have_value("my own words")
+
+
 def test_a_drawn_query_is_answered_and_a_vote_needs_a_duel(visit: Visit):
     page = visit.page
     page.get_by_role("tab", name="Blind duel").click()
