@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from core.ui.galleries.shelf import Shelf
 from tests.e2e import raw_requests
@@ -42,15 +43,40 @@ def chromium() -> Iterator[object]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def idle_contexts() -> dict[str, list[BrowserContext]]:
+    """Contexts that no test uses, by their options: all that is left in them is the HTTP cache."""
+    return {}
+
+
 @pytest.fixture
-def visit(chromium, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+def new_page(chromium: Browser, idle_contexts) -> Iterator[Callable[..., Page]]:
+    """Opens pages, each as a visitor of its own; gradio's scripts come from the cache."""
+    used = []
+
+    def open_page(**options: object) -> Page:
+        idle = idle_contexts.setdefault(repr(sorted(options.items())), [])
+        context = idle.pop() if idle else chromium.new_context(**options)
+        used.append((context, idle))
+        return context.new_page()
+
+    yield open_page
+    for context, idle in used:
+        for page in context.pages:
+            page.close()
+        context.clear_permissions()
+        context.set_storage_state({"cookies": [], "origins": []})
+        idle.append(context)
+
+
+@pytest.fixture
+def visit(new_page, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
     """A page of its own over the planted galleries, on which nothing may go wrong."""
-    options = {"viewport": DESKTOP, **getattr(request, "param", {})}
-    context = chromium.new_context(**options)
-    context.set_default_timeout(15_000)
-    visit = Visit(context.new_page(), address)
+    page = new_page(**{"viewport": DESKTOP, **getattr(request, "param", {})})
+    page.set_default_timeout(15_000)
+    visit = Visit(page, address)
     yield visit
-    context.close()
+    page.close()
     assert visit.problems == []
     assert visit.elsewhere == []
 

@@ -34,9 +34,8 @@ def measured_address(measured):
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_under_each_kind_stands_what_was_measured(chromium, measured_address, viewport, scheme):
-    context = chromium.new_context(viewport=viewport, color_scheme=scheme)
-    visit = Visit(context.new_page(), measured_address)
+def test_under_each_kind_stands_what_was_measured(new_page, measured_address, viewport, scheme):
+    visit = Visit(new_page(viewport=viewport, color_scheme=scheme), measured_address)
     visit.page.get_by_role("tab", name="Break a lens").click()
     kinds = visit.page.locator(".tl-limit")
     expect(kinds).to_have_count(len(LIMITS))
@@ -62,7 +61,6 @@ def test_under_each_kind_stands_what_was_measured(chromium, measured_address, vi
     assert visit.low_contrast(".tl-limits") == []
     assert visit.overflow() == 0
     assert visit.problems == [] and visit.elsewhere == []
-    context.close()
 
 
 def test_without_figures_it_says_so_or_that_they_are_coming(tmp_path):

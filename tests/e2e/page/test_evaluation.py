@@ -40,9 +40,8 @@ def measured_later(tmp_path):
     ("width", "height", "scheme"),
     [(1380, 900, "light"), (1380, 900, "dark"), (390, 844, "light")],
 )
-def test_the_tab_reads_well_everywhere(chromium, measured, width, height, scheme):
-    context = chromium.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
+def test_the_tab_reads_well_everywhere(new_page, measured, width, height, scheme):
+    page = new_page(viewport={"width": width, "height": height})
     visit = Visit(page, measured + ("/?__theme=dark" if scheme == "dark" else ""))
     page.get_by_role("tab", name="Which is better?").click()
     heading = page.get_by_role("heading", name="The CLIP lens, on these pictures")
@@ -58,12 +57,10 @@ def test_the_tab_reads_well_everywhere(chromium, measured, width, height, scheme
     assert visit.low_contrast(".tl-measured") == []
     assert page.evaluate("window.pwned") is None
     assert visit.problems == [] and visit.elsewhere == []
-    context.close()
 
 
-def test_a_case_opens_large_and_another_gallery_says_why_it_has_no_figures(chromium, measured):
-    context = chromium.new_context(viewport={"width": 1380, "height": 900})
-    page = context.new_page()
+def test_a_case_opens_large_and_another_gallery_says_why_it_has_no_figures(new_page, measured):
+    page = new_page(viewport={"width": 1380, "height": 900})
     visit = Visit(page, measured)
     page.get_by_role("tab", name="Which is better?").click()
     page.locator(".tl-m-case .tl-card").first.click()
@@ -75,11 +72,10 @@ def test_a_case_opens_large_and_another_gallery_says_why_it_has_no_figures(chrom
     visit.choose_gallery("three")
     expect(page.get_by_text("This gallery has not been evaluated.")).to_be_visible()
     assert visit.problems == []
-    context.close()
 
 
-def test_compare_tells_what_was_measured_and_offers_what_only_one_lens_solves(chromium, measured):
-    page = chromium.new_page()
+def test_compare_tells_what_was_measured_and_offers_what_only_one_lens_solves(new_page, measured):
+    page = new_page()
     visit = Visit(page, measured)
     verdict = page.locator(".tl-verdict:visible")
     expect(page.locator(".tl-only:visible")).to_have_text(
@@ -105,7 +101,6 @@ def test_compare_tells_what_was_measured_and_offers_what_only_one_lens_solves(ch
     expect(page.locator(".tl-agree:visible")).to_be_visible()
     expect(page.locator(".tl-verdict:visible, .tl-only:visible")).to_have_count(0)
     assert visit.problems == []
-    page.close()
 
 
 def test_figures_that_come_later_are_shown_without_a_restart(measured_later):

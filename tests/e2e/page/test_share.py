@@ -30,10 +30,8 @@ from tests.planted_app import (
 
 
 @pytest.fixture
-def browser(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
-    context.close()
+def browser(new_page):
+    return new_page(viewport={"width": 1280, "height": 900})
 
 
 @pytest.fixture(scope="module")

@@ -138,9 +138,8 @@ def test_why_adds_up_to_the_scores_that_were_shown(coco_app):
     assert why["failures"] == {}
 
 
-def test_the_page_searches_real_photos(coco_app, chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    visit = Visit(context.new_page(), coco_app)
+def test_the_page_searches_real_photos(coco_app, new_page):
+    visit = Visit(new_page(viewport={"width": 1280, "height": 900}), coco_app)
     visit.search("people riding horses on the beach")
     for lens in ("captions", "clip"):
         expect(visit.cards(f".tl-lens.{lens}")).to_have_count(5, timeout=30_000)
@@ -164,4 +163,3 @@ def test_the_page_searches_real_photos(coco_app, chromium):
     dialog.get_by_role("button", name="similar by CLIP").click()
     expect(visit.cards(".tl-lens.clip")).to_have_count(5)
     assert (visit.problems, visit.elsewhere) == ([], [])
-    context.close()

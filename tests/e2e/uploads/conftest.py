@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
 
 from tests.e2e.visiting import Visit
 from tests.planted_app import launched, planted_shelf
@@ -39,20 +38,20 @@ def uploads(served):
 
 
 @pytest.fixture
-def open_tab(chromium: Browser, served, uploads):
+def open_tab(new_page, served, uploads):
     visits: list[Visit] = []
 
     def open_page(**options) -> Visit:
-        context = chromium.new_context(**{"viewport": DESKTOP, **options})
-        context.set_default_timeout(20_000)
-        visit = Visit(context.new_page(), served[0])
+        page = new_page(**{"viewport": DESKTOP, **options})
+        page.set_default_timeout(20_000)
+        visit = Visit(page, served[0])
         visit.page.get_by_role("tab", name="Your photos").click()
         visits.append(visit)
         return visit
 
     yield open_page
     for visit in visits:
-        visit.page.context.close()
+        visit.page.close()
         assert [problem for problem in visit.problems if problem != GRADIOS_OWN] == []
         assert visit.elsewhere == []
 
