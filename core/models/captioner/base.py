@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,13 @@ from core.models.captioner.decoding import (
     sampling_arguments,
     search_arguments,
 )
+from core.models.captioner.encoded_images import EncodedImages
 from core.models.captioner.naming import Namer
 from core.models.captioner.rerank import RerankProbe, best_caption, select_captions
 from core.models.captioner.settings import Decoding
 from core.models.encoding import Once
 from core.models.spec import ModelSpec, TextEncoder
+from core.models.views import View
 from core.records import Caption, SeenCaption
 
 if TYPE_CHECKING:
@@ -62,28 +63,6 @@ class Loaded:
     namer: Namer | None = None
     tokenizing: Lock = field(default_factory=Lock)
     prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedImages:
-    """One batch of images after the image tower, which runs once however often they are captioned.
-
-    Attributes:
-        pixels: Tensor (n, 3, height, width), what the tower was given.
-        tokens: Tensor (n, tokens, width), its last hidden state; the first is the class token.
-    """
-
-    pixels: Any
-    tokens: Any
-
-    def take(self, rows: Sequence[int]) -> EncodedImages:
-        """Return some of the images."""
-        return EncodedImages(self.pixels[rows], self.tokens[rows])
-
-    def class_tokens(self) -> np.ndarray:
-        """Return the tower's embedding of each image as a whole, float32 (n, width)."""
-        tokens: np.ndarray = self.tokens[:, 0].float().cpu().numpy()
-        return tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +193,9 @@ class GeneratingCaptioner(ABC):
                 chosen = better(described[row].caption, second.caption)
                 described[row] = replace(second, caption=chosen)
         if loaded.namer is not None:
-            shares = loaded.namer.shares(loaded.namer.features(images))
+            views = loaded.decoding.views
+            shares = loaded.namer.shares(loaded.namer.features(_seen(images, views)))
+            shares = shares.reshape(-1, len(views), shares.shape[1]).mean(axis=1)
             missed = loaded.namer.missed(shares, [one.caption.text for one in described])
             if missed:
                 starts = [sighting.name.phrase for sighting in missed.values()]
@@ -322,12 +303,16 @@ class GeneratingCaptioner(ABC):
         """Run the image tower over one batch of RGB images, once."""
         import torch
 
-        pixels = loaded.processor.image_processor(
-            [image.convert("RGB") for image in images], return_tensors="pt"
-        ).to(loaded.device)["pixel_values"]
+        views = loaded.decoding.views
+        pixels = loaded.processor.image_processor(_seen(images, views), return_tensors="pt").to(
+            loaded.device
+        )["pixel_values"]
         with torch.inference_mode():
             output = loaded.model.vision_model(pixel_values=pixels)
-        return EncodedImages(pixels, output.last_hidden_state)
+        by_image = (-1, len(views))
+        return EncodedImages(
+            pixels.unflatten(0, by_image)[:, 0], output.last_hidden_state.unflatten(0, by_image)
+        )
 
     def _written(
         self,
@@ -353,7 +338,7 @@ class GeneratingCaptioner(ABC):
             search["logits_processor"] = GivenStart.alone(given)
 
         with torch.inference_mode():
-            output = _with_encoded(loaded.model, encoded).generate(
+            output = encoded.in_place_of_tower(loaded.model).generate(
                 pixel_values=encoded.pixels,
                 **self._prompt(loaded, decoding.prompt, len(encoded.pixels)),
                 **{**search_arguments(decoding), **search},
@@ -371,18 +356,6 @@ class GeneratingCaptioner(ABC):
         """Return the part of the model that generates."""
 
 
-def _with_encoded(model: Any, encoded: EncodedImages) -> Any:  # noqa: ANN401 - transformers' own
-    """Return the model with the tower's output in the tower's place; all else is shared.
-
-    A view for one call: nothing of the model itself changes, so calls at once do not meet.
-    """
-    import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-    class Known(torch.nn.Module):
-        def forward(self, *_: object, **__: object) -> BaseModelOutputWithPooling:
-            return BaseModelOutputWithPooling(last_hidden_state=encoded.tokens)
-
-    view = copy(model)
-    view._modules = {**model._modules, "vision_model": Known()}
-    return view
+def _seen(images: Sequence[Image], views: Sequence[View]) -> list[Image]:
+    """Return the views of RGB images, those of an image together."""
+    return [view.of(image.convert("RGB")) for image in images for view in views]

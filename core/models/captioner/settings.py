@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import ModelError
+from core.models.views import VIEWS_NAME, WHOLE, View, views_of
 
 DECODING_FILE = "twolens.json"
 """Beside a checkpoint: ``{"decoding": {...}}`` with the fields of :class:`Decoding`."""
@@ -64,6 +65,8 @@ class Decoding:
         candidates: Captions among which a captioner with a probe (:mod:`.rerank`) chooses; its
             search has as many beams. Without a probe the likeliest caption is taken.
         rerank_weight: How much the probe counts beside how likely a caption is.
+        image_views: Boxes of the views of a picture that are read together
+            (:mod:`core.models.views`); each costs a run of the image tower.
         further: How captions beyond the first are found, where several are wanted.
     """
 
@@ -77,6 +80,7 @@ class Decoding:
     no_repeat_ngram_size: int = 0
     candidates: int = 1
     rerank_weight: float = 3.0
+    image_views: tuple[tuple[float, ...], ...] = (WHOLE,)
     further: FurtherCaptions = FurtherCaptions()
 
     def __post_init__(self) -> None:
@@ -91,6 +95,16 @@ class Decoding:
                 f"Choosing among {self.candidates} captions, the probe counting "
                 f"{self.rerank_weight}, is not possible."
             )
+        _ = self.views
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views of a picture, at least one.
+
+        Raises:
+            ModelError: They are no boxes within the picture.
+        """
+        return views_of({VIEWS_NAME: self.image_views}, "the captioner")
 
     def for_retry(self) -> Decoding:
         """Return the decoding of the second attempt: another prompt, no bigram twice."""
@@ -120,6 +134,8 @@ def read_decoding(folder: Path | None, default: Decoding = Decoding()) -> Decodi
             _check_names(further, FurtherCaptions)
             further["prompts"] = tuple(further.get("prompts", ()))
             values = {**values, "further": FurtherCaptions(**further)}
+        if VIEWS_NAME in values:
+            values = {**values, VIEWS_NAME: tuple(map(tuple, values[VIEWS_NAME]))}
         return Decoding(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{DECODING_FILE} of the captioner cannot be read.") from error

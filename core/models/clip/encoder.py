@@ -16,7 +16,6 @@ from core.models.clip.towers import (
     load_image_tower,
     load_query_tower,
 )
-from core.models.clip.views import View, views_of
 from core.models.devices import keep_freed_memory, resolve_device
 from core.models.encoding import (
     Once,
@@ -26,6 +25,7 @@ from core.models.encoding import (
     require_precision,
 )
 from core.models.spec import ModelSpec
+from core.models.views import View, views_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +94,8 @@ class ClipEncoder:
     def encode_image(self, images: Sequence[Image]) -> np.ndarray:
         """Return float32 (n, dim), rows of unit norm, in the order of ``images``.
 
-        Of a model whose configuration lists views (:mod:`.views`), a row is the mean direction of
-        the unit embeddings of a picture's views. Never builds or reads the text tower.
+        Of a model whose configuration lists views (:mod:`core.models.views`), a row is the mean
+        direction of the unit embeddings of a picture's views. Never builds or reads the text tower.
 
         Args:
             images: RGB images of any size.

@@ -6,6 +6,7 @@ import pytest
 
 from core.errors import ModelError
 from core.models.captioner.settings import DECODING_FILE, Decoding, read_decoding
+from core.models.views import View
 
 
 def test_retry_differs_in_prompt_and_search():
@@ -21,6 +22,8 @@ def test_read_decoding(tmp_path):
     path = tmp_path / DECODING_FILE
     path.write_text('{"decoding": {"num_beams": 3, "max_new_tokens": 24}}')
     assert read_decoding(tmp_path) == Decoding(num_beams=3, max_new_tokens=24)
+    path.write_text('{"decoding": {"image_views": [[0, 0, 1, 1], [0, 0, 0.8, 0.8]]}}')
+    assert read_decoding(tmp_path).views == (View(), View(0, 0, 0.8, 0.8))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,9 @@ def test_read_decoding(tmp_path):
         ('{"decoding": {"beams": 3}}', "unknown settings: beams"),
         ('{"decoding": {"num_beams": 0}}', "0 beams"),
         ('{"decoding": {"num_beams": "three"}}', "cannot be read"),
+        ('{"decoding": {"image_views": [[0, 0, 2, 1]]}}', "no list of 1 to 16 boxes"),
+        ('{"decoding": {"image_views": []}}', "no list of 1 to 16 boxes"),
+        ('{"decoding": {"image_views": 3}}', "cannot be read"),
         ("{}", "cannot be read"),
         ("not json", "cannot be read"),
     ],

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from core.errors import ModelError
 from core.models.clip.encoder import ClipEncoder
 from core.models.clip.towers import CONFIG_NAME
-from core.models.clip.views import View, views_of
 from core.models.spec import ModelSpec
+from core.models.views import View, views_of
 from tests.tiny_clip import build_tiny_clip
 
 WHOLE, MIRRORED, CENTRE = [0, 0, 1, 1], [1, 0, 0, 1], [0.25, 0.25, 0.75, 0.75]

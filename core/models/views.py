@@ -1,8 +1,8 @@
-"""The views of a picture whose embeddings stand for it together (test-time augmentation).
+"""The views of a picture that a model sees together (test-time augmentation).
 
-An ``open_clip_config.json`` may list them as ``image_views``: boxes of left, top, right and bottom
-as shares of the picture, 0 to 1; with left and right exchanged a view is mirrored. Without a list
-the whole picture is the only view.
+A CLIP model's ``open_clip_config.json`` and a captioner's ``twolens.json`` may list them as
+``image_views``: boxes of left, top, right and bottom as shares of the picture, 0 to 1; with left
+and right exchanged a view is mirrored. Without a list the whole picture is the only view.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from core.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_NAME = "image_views"
+VIEWS_NAME = "image_views"
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 _MOST = 16
 
 
@@ -47,13 +48,13 @@ def views_of(config: Mapping[str, Any], name: str) -> tuple[View, ...]:
     """Return the views that a model's configuration lists.
 
     Args:
-        config: Content of ``open_clip_config.json``.
+        config: What has the list, or has none.
         name: The model, for the error.
 
     Raises:
         ModelError: They are no boxes within the picture.
     """
-    listed = config.get(_NAME)
+    listed = config.get(VIEWS_NAME)
     if listed is None:
         return (View(),)
     try:
@@ -62,7 +63,7 @@ def views_of(config: Mapping[str, Any], name: str) -> tuple[View, ...]:
         views = ()
     if not 0 < len(views) <= _MOST:
         raise ModelError(
-            f"The configuration of {name} has {_NAME} that are no list of 1 to {_MOST} boxes "
+            f"The configuration of {name} has {VIEWS_NAME} that are no list of 1 to {_MOST} boxes "
             "[left, top, right, bottom] from 0 to 1."
         )
     return views
