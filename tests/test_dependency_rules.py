@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import json
 import subprocess
 import sys
@@ -50,6 +51,14 @@ def _strings(path: Path) -> set[str]:
     """Return all strings of a file: a process is started by the name of its module."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def test_pytest_looks_into_every_folder_that_has_tests(pytestconfig):
+    """By its own list it leaves out folders named build or dist, and says nothing."""
+    files = (ROOT / "tests").rglob("test_*.py")
+    folders = {name for path in files for name in path.relative_to(ROOT).parts[:-1]}
+    for pattern in pytestconfig.getini("norecursedirs"):
+        assert not fnmatch.filter(folders, pattern)
 
 
 def test_what_a_file_imports_of_ours_is_there():

@@ -268,8 +268,8 @@ def _machine(profile: Profile, device: str) -> Iterator[Finding]:
     import torch
 
     from core.models.captioner.loading import supported_precision
-    from core.models.clip.int8 import products_run_in_8_bits
     from core.models.devices import resolve_device
+    from core.models.eight_bit import products_run_in_8_bits
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(count))

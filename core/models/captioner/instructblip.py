@@ -53,12 +53,18 @@ class InstructBlipCaptioner(GeneratingCaptioner):
         return self._encode(self.load(), images).class_tokens()
 
     def _load(self) -> Loaded:
-        from core.models.devices import resolve_device
+        from core.models.devices import keep_freed_memory, resolve_device
+        from core.models.eight_bit import linears_to_8_bits, products_run_in_8_bits
 
         device = resolve_device(self._device)
         precision = self._precision or supported_precision(self.spec.precision, device)
         _log.info("loading %s in %s on %s", self.spec.name, precision, device)
         model, processor = read_instructblip(self.spec, device, precision)
+        decoding = self._decoding or decoding_of(self.spec)
+        if device == "cpu" and precision == "fp32":
+            keep_freed_memory()
+            if decoding.image_precision == "int8" and products_run_in_8_bits():
+                linears_to_8_bits(model.vision_model)
         probe = read_probe(self.spec, self._sentence.spec) if self._sentence else None
         if probe is not None:
             probe.require_width(model.config.vision_config.hidden_size)
@@ -66,7 +72,7 @@ class InstructBlipCaptioner(GeneratingCaptioner):
             model=model,
             processor=processor,
             device=device,
-            decoding=self._decoding or decoding_of(self.spec),
+            decoding=decoding,
             suppressed=model.generation_config.suppress_tokens,
             probe=probe,
             namer=read_namer(self.spec, device),

@@ -67,6 +67,8 @@ class Decoding:
         rerank_weight: How much the probe counts beside how likely a caption is.
         image_views: Boxes of the views of a picture that are read together
             (:mod:`core.models.views`); each costs a run of the image tower.
+        image_precision: ``int8`` lets the image tower of a captioner in fp32 multiply in 8 bits on
+            a CPU that can (:mod:`core.models.eight_bit`).
         further: How captions beyond the first are found, where several are wanted.
     """
 
@@ -81,6 +83,7 @@ class Decoding:
     candidates: int = 1
     rerank_weight: float = 3.0
     image_views: tuple[tuple[float, ...], ...] = (WHOLE,)
+    image_precision: Literal["fp32", "int8"] = "fp32"
     further: FurtherCaptions = FurtherCaptions()
 
     def __post_init__(self) -> None:
@@ -95,6 +98,8 @@ class Decoding:
                 f"Choosing among {self.candidates} captions, the probe counting "
                 f"{self.rerank_weight}, is not possible."
             )
+        if self.image_precision not in ("fp32", "int8"):
+            raise ModelError(f"An image tower runs in fp32 or int8, not {self.image_precision!r}.")
         _ = self.views
 
     @property

@@ -166,7 +166,8 @@ class ClipEncoder:
         return views_of(self._files.get().config, self.spec.name)
 
     def _load_image_tower(self) -> ImageTower:
-        from core.models.clip.int8 import products_run_in_8_bits, to_8_bits
+        from core.models.clip.int8 import to_8_bits
+        from core.models.eight_bit import products_run_in_8_bits
 
         tower = load_image_tower(self._files.get())
         if self._torch_device == "cpu":

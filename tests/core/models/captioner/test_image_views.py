@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from core.models.captioner.instructblip import InstructBlipCaptioner
 from core.models.captioner.settings import Decoding
+from core.models.eight_bit import products_run_in_8_bits
 from core.models.spec import ModelSpec
 from core.models.views import WHOLE
 from tests.core.models.captioner.test_naming import save_namer
@@ -68,3 +69,19 @@ def test_one_of_a_batch_is_captioned_again_with_its_own_views(folder, images):
         for image in images
         for text, sure, seen in said(captioner, [image])
     ]
+
+
+def test_the_tower_in_8_bits_is_near_to_the_one_in_floats(folder, images, monkeypatch):
+    def tokens_in(precision: str) -> np.ndarray:
+        decoding = replace(SEARCH, image_precision=precision)
+        spec = ModelSpec("tiny", f"path:{folder}", licence="none")
+        return InstructBlipCaptioner(spec, device="cpu", decoding=decoding).class_tokens(images)
+
+    floats, eight = tokens_in("fp32"), tokens_in("int8")
+    if products_run_in_8_bits():
+        assert not np.array_equal(floats, eight)
+    apart = (floats * eight).sum(axis=1)
+    lengths = np.linalg.norm(floats, axis=1) * np.linalg.norm(eight, axis=1)
+    assert np.median(apart / lengths) > 0.99
+    monkeypatch.setattr("core.models.eight_bit.products_run_in_8_bits", lambda: False)
+    np.testing.assert_array_equal(tokens_in("int8"), floats)

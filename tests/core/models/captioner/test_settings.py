@@ -35,6 +35,7 @@ def test_read_decoding(tmp_path):
         ('{"decoding": {"image_views": [[0, 0, 2, 1]]}}', "no list of 1 to 16 boxes"),
         ('{"decoding": {"image_views": []}}', "no list of 1 to 16 boxes"),
         ('{"decoding": {"image_views": 3}}', "cannot be read"),
+        ('{"decoding": {"image_precision": "int4"}}', "fp32 or int8, not 'int4'"),
         ("{}", "cannot be read"),
         ("not json", "cannot be read"),
     ],

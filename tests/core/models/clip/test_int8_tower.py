@@ -15,11 +15,11 @@ from PIL import Image
 
 from core.errors import ModelError
 from core.gallery.manifest import ModelRef
+from core.models import eight_bit
 from core.models.choose import clip_spec
-from core.models.clip import int8
 from core.models.clip.encoder import ClipEncoder
-from core.models.clip.int8 import products_run_in_8_bits
 from core.models.clip.towers import CONFIG_NAME
+from core.models.eight_bit import products_run_in_8_bits
 from core.models.profiles import PROFILES
 from core.models.spec import ModelSpec
 from tests.tiny_clip import TINY_CFG, TINY_MINILM_CFG, build_tiny_clip
@@ -77,7 +77,7 @@ def test_an_image_hears_nothing_of_its_neighbours(tiny: ModelSpec) -> None:
 
 def test_products_are_exact_at_their_largest() -> None:
     weight = torch.randn(40, 3072, generator=torch.Generator().manual_seed(0)).sign()
-    linear = int8.EightBitLinear(weight, torch.zeros(40))
+    linear = eight_bit.EightBitLinear(weight, torch.zeros(40))
     for tokens in (weight[:7], -weight[:7], torch.ones(7, 3072)):
         # All are whole numbers of steps, so nothing is rounded before the product.
         expected = tokens.double() @ weight.double().T
@@ -86,7 +86,7 @@ def test_products_are_exact_at_their_largest() -> None:
 
 def test_an_empty_token_is_no_division_by_zero() -> None:
     bias = torch.tensor([1.0, -2.0])
-    linear = int8.EightBitLinear(torch.zeros(2, 8), bias)
+    linear = eight_bit.EightBitLinear(torch.zeros(2, 8), bias)
     torch.testing.assert_close(linear(torch.zeros(1, 3, 8)), bias.expand(1, 3, 2))
 
 
@@ -103,14 +103,14 @@ def test_a_cpu_that_cannot_runs_in_floats(tiny: ModelSpec, another_cpu: pytest.M
     def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("could not create a primitive descriptor for the matmul primitive")
 
-    another_cpu.setattr(int8, "product_in_8_bits", refuse)
+    another_cpu.setattr(eight_bit, "product_in_8_bits", refuse)
     found = _in_8_bits(tiny).encode_image(_images())
     np.testing.assert_array_equal(found, ClipEncoder(tiny, device="cpu").encode_image(_images()))
 
 
 def test_a_cpu_that_cuts_sums_off_runs_in_floats(another_cpu: pytest.MonkeyPatch) -> None:
-    exact = int8.product_in_8_bits
-    another_cpu.setattr(int8, "product_in_8_bits", lambda *args: exact(*args).clamp(max=32767))
+    exact = eight_bit.product_in_8_bits
+    another_cpu.setattr(eight_bit, "product_in_8_bits", lambda *args: exact(*args).clamp(max=32767))
     assert not products_run_in_8_bits()
 
 
