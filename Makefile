@@ -23,13 +23,17 @@ lint: .venv/.requirements-dev
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "TwoLens needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
 
+# uv installs in a third of the time; where it cannot, pip does.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
+install = $(PIP) uv==0.13.9 && $(BIN)/uv pip install --quiet --python $(BIN)/python -r $(1) || $(PIP) -r $(1)
+
 .venv/.requirements: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
+	$(call install,requirements.txt)
 	@touch $@
 
-# It names all of requirements.txt too: one call of pip, which resolves everything once.
+# It names all of requirements.txt too: one call, which resolves everything once.
 .venv/.requirements-dev: requirements-dev.txt requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements-dev.txt
+	$(call install,requirements-dev.txt)
 	@touch .venv/.requirements $@
 
 clean:

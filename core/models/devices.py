@@ -40,9 +40,13 @@ def resolve_device(name: str) -> str:
 def give_back_memory() -> None:
     """Return what unloaded models held to the system, on a GPU too.
 
-    glibc keeps freed blocks for later; see malloc_trim(3). Does nothing of it without glibc.
+    glibc keeps freed blocks for later, see malloc_trim(3), and so does pyarrow. Does nothing of the
+    former without glibc.
     """
     gc.collect()
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")

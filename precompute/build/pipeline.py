@@ -84,8 +84,6 @@ def build(
     ranks = Ranks.join(options.device) if options.executor == "accelerate" else None
     source = open_source(options.source)
     plan = plan_of(options, source, settings)
-    device = ranks.device if ranks else options.device
-    models = models or Models(options.profile, device=device)
     run = _Build(options, settings, source, workspace, models, say, reader, ranks)
     try:
         if ranks is None or ranks.number == 0:
@@ -118,7 +116,7 @@ class _Build:
         settings: Settings,
         source: Source,
         workspace: Workspace,
-        models: Models,
+        models: Models | None,
         say: Say,
         reader: TextReader | None,
         ranks: Ranks | None,
@@ -128,7 +126,10 @@ class _Build:
         self._source = source
         self._workspace = workspace
         self._say = say
-        self._models = models
+        self._models = models or Models(
+            options.profile, device=ranks.device if ranks else options.device
+        )
+        self._unloads = models is None
         self._reader = reader
         self._ranks = ranks
         self._describing = self._describes(None)
@@ -226,6 +227,8 @@ class _Build:
             self._ranks.wait()
             made = self._workspace.finished()
         seconds = time.perf_counter() - started
+        if self._unloads:
+            self._models.unload_idle(0)  # what follows needs text encoders at most
         whole = assemble(self._workspace, len(done | made), self._source)
         result = BuildResult(
             images=len(whole.records),

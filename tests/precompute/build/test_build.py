@@ -16,6 +16,7 @@ from core.errors import ModelNotFoundError, SourceError
 from core.gallery.reader import Gallery
 from core.images.decode import DecodeLimits, decode
 from core.models.profiles import Models
+from precompute.build import pipeline
 from tests.precompute.build.builds import MODELS, build, litter, options, photos, rows
 from tests.precompute.conftest import noise_photo
 
@@ -65,6 +66,22 @@ def test_a_mixed_folder(mixed, tiny, tmp_path):
     assert {item["file_name"]: item["reason"] for item in report["skipped"]} == reasons
     assert report["notes"] == [{"file_name": "moving.gif", "note": "shows its first frame of 3"}]
     assert litter(out.parent) == []
+
+
+def test_models_that_it_loaded_are_unloaded_when_all_is_described(tiny, tmp_path, monkeypatch):
+    made = []
+
+    def remembered(*args, **options) -> Models:
+        made.append(Models(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(pipeline, "Models", remembered)
+    pipeline.build(options(photos(tmp_path / "photos", 2), tmp_path / "g", tiny, device="cpu"))
+    assert [models.unload_idle(0) for models in made] == [[]]
+    given = Models(tiny, device="cpu")
+    again = options(tmp_path / "photos", tmp_path / "h", tiny, device="cpu")
+    pipeline.build(again, models=given)
+    assert tiny.captioner.name in given.unload_idle(0)
 
 
 def test_what_is_stored_is_what_the_models_say(mixed, tiny, tmp_path):

@@ -253,7 +253,7 @@ def mini() -> InstructBlipCaptioner:
 
 
 def test_the_shipped_checkpoint_describes_each_photo_in_its_own_words(mini, shared_data):
-    paths = sorted((shared_data / "coco_cc").glob("*.jpg"))[::5]
+    paths = sorted((shared_data / "coco_cc").glob("*.jpg"))[::10]
     captions = mini.caption([Image.open(path).convert("RGB") for path in paths])
     assert not any("empty" in caption.flags for caption in captions)
     assert all(len(caption.text.split()) >= 4 for caption in captions)
@@ -261,12 +261,12 @@ def test_the_shipped_checkpoint_describes_each_photo_in_its_own_words(mini, shar
 
 
 def test_the_shipped_checkpoint_reaches_its_floor(mini, shared_data):
-    """On 100 of the validation images; the figure of all 1,000 is in the model card."""
+    """On 50 of the validation images; the figure of all 1,000 is in the model card."""
     pytest.importorskip("sacrebleu")
     from precompute.evaluate.metrics.caption_metrics import bleu4
 
     folder = shared_data / "flickr8k" / "validation"
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:10]
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:20]
     photos = [Image.open(folder / row["file_name"]).convert("RGB") for row in rows]
     captions = [caption.text for caption in mini.caption(photos)]
-    assert bleu4(captions, [row["captions"] for row in rows]) >= 14.0
+    assert bleu4(captions, [row["captions"] for row in rows]) >= 20.0  # 25.1 when shipped
