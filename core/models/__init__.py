@@ -5,6 +5,7 @@ __all__ = [
     "choose",
     "clip",
     "devices",
+    "eight_bit",
     "locate",
     "match_threshold",
     "matcher",

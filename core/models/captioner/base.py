@@ -357,5 +357,6 @@ class GeneratingCaptioner(ABC):
 
 
 def _seen(images: Sequence[Image], views: Sequence[View]) -> list[Image]:
-    """Return the views of RGB images, those of an image together."""
-    return [view.of(image.convert("RGB")) for image in images for view in views]
+    """Return the views of images in RGB, those of an image together."""
+    in_rgb = (image if image.mode == "RGB" else image.convert("RGB") for image in images)
+    return [view.of(image) for image in in_rgb for view in views]

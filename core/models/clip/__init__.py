@@ -1,3 +1,3 @@
 """CLIP: an encoder of images and of texts in one space, its two towers loaded apart."""
 
-__all__ = ["encoder", "hubs", "int8", "patches", "towers"]
+__all__ = ["encoder", "hubs", "patches", "towers"]

@@ -26,7 +26,9 @@ from core.ui.parts.results.cards import Standing, alt_text, card, standing_of
 from core.ui.parts.results.states import examples_of
 
 _PICTURES = 5
-_UNLESS_TYPED = "(typed, drawn) => typed || drawn"
+_UNLESS_TYPED = """(typed, drawn) =>
+    typed || document.activeElement.closest("#duel-query") ? typed : drawn
+"""
 _LEAST_VOTES = 20
 _MOST_OPEN = 2_000
 _CHOICES: tuple[tuple[Choice, str], ...] = (
@@ -214,7 +216,7 @@ def duel_tab(shelf: Shelf, gallery: gr.Component, votes: Votes, tab: gr.Tab) -> 
 
     ready = gr.Textbox(visible="hidden")
     drawn = tab.select(partial(_ready, duels), [query, gallery], ready, **PAGE_EVENT)
-    # In the browser, which alone knows what was typed meanwhile.
+    # In the browser, which alone knows what was typed meanwhile, or is about to be.
     drawn.then(None, [query, ready], query, js=_UNLESS_TYPED, api_visibility="private")
     gr.on([query.submit, go.click], on_begin, [query, gallery], [view, choices], **SEARCH_EVENT)
     draw.click(on_draw, gallery, [query, view, choices], **SEARCH_EVENT)

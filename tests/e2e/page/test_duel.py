@@ -33,6 +33,7 @@ def test_a_visitor_votes_blindly_and_then_sees(visit: Visit, file: Path):
     page = visit.page
     page.get_by_role("tab", name="Blind duel").click()
     field = page.locator("#duel-query input")
+    expect(field).not_to_have_value("")  # words stand ready
     field.fill("dog beach")
     field.press("Enter")
     rows = page.get_by_role("region", name=re.compile("^Row [AB]$"))
@@ -81,6 +82,16 @@ def test_what_is_typed_before_words_stand_ready_stays(visit: Visit):
     visit.let_go(held)
     page.wait_for_timeout(300)
     expect(field).to_have_value("my own words")
+
+
+def test_words_do_not_come_between_a_visitor_and_the_field(visit: Visit):
+    page, held = visit.page, visit.holding_first("data")
+    page.get_by_role("tab", name="Blind duel").click()
+    field = page.locator("#duel-query input")
+    field.focus()
+    visit.let_go(held)
+    page.wait_for_timeout(300)
+    expect(field).to_have_value("")
 
 
 def test_a_drawn_query_is_answered_and_a_vote_needs_a_duel(visit: Visit):
