@@ -261,12 +261,12 @@ def test_the_shipped_checkpoint_describes_each_photo_in_its_own_words(mini, shar
 
 
 def test_the_shipped_checkpoint_reaches_its_floor(mini, shared_data):
-    """On 50 of the validation images; the figure of all 1,000 is in the model card."""
+    """On 25 of the validation images; the figure of all 1,000 is in the model card."""
     pytest.importorskip("sacrebleu")
     from precompute.evaluate.metrics.caption_metrics import bleu4
 
     folder = shared_data / "flickr8k" / "validation"
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:20]
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").open()][:1000:40]
     photos = [Image.open(folder / row["file_name"]).convert("RGB") for row in rows]
     captions = [caption.text for caption in mini.caption(photos)]
-    assert bleu4(captions, [row["captions"] for row in rows]) >= 20.0  # 25.1 when shipped
+    assert bleu4(captions, [row["captions"] for row in rows]) >= 18.0  # 21.7 when shipped

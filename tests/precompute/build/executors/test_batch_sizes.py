@@ -76,7 +76,7 @@ def gpu(monkeypatch):
         genuine = made.captioner.caption
 
         def caption(images):
-            time.sleep(0.05)
+            time.sleep(0.2)  # far more than a busy machine adds
             return genuine(images)
 
         made.captioner.caption = caption
